@@ -1,0 +1,1 @@
+"""Training: spec + data -> exports/<name>/<version>/. One file per way of learning."""

@@ -1,0 +1,89 @@
+"""Data sets: one file per source, all giving the same `ImageData`.
+
+`load(data, kind)` takes the name of a built-in set or a folder of the user's own and finds the layout by looking.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from marina.errors import CallError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture: a file, or pixels (uint8, [H, W] grey or [H, W, 3] RGB), with its class or its boxes."""
+
+    image: Path | np.ndarray
+    label: int = -1  # classifiers
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # [N, 4] x1, y1, x2, y2 in pixels
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N], without background
+
+    def encoded(self) -> tuple[bytes, str]:
+        """The picture as a client would send it: (bytes, content type). Pixels become a PNG."""
+        if isinstance(self.image, Path):
+            suffix = self.image.suffix.lower().lstrip(".")
+            return self.image.read_bytes(), f"image/{'jpeg' if suffix in ('jpg', 'jpeg') else suffix}"
+        buffer = io.BytesIO()
+        Image.fromarray(self.image).save(buffer, "PNG")
+        return buffer.getvalue(), "image/png"
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in three splits. `test` is what the floor is measured on and is touched for nothing else."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    source: str
+    licence: str
+
+    def about(self) -> dict[str, Any]:
+        """Name, origin, counts and fingerprint, for the export's metadata."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "licence": self.licence,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+            "fingerprint": fingerprint([*self.train, *self.validation, *self.test]),
+        }
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 over pictures and labels in their order, so that two runs can tell whether they saw the same data."""
+    digest = hashlib.sha256()
+    for example in examples:
+        image = example.image
+        digest.update(image.read_bytes() if isinstance(image, Path) else np.ascontiguousarray(image).tobytes())
+        digest.update(f"{example.label}".encode() + example.boxes.tobytes() + example.labels.tobytes())
+    return digest.hexdigest()
+
+
+def load(data: str, kind: str, seed: int = 0) -> ImageData:
+    """The built-in set or the folder that `data` names, for a model of `kind` ("classifier" or "detector").
+
+    Raises CallError, with the layouts that are understood, when `data` is neither.
+    """
+    from training.datasets import digits, image_folder, object_folder, scenes
+
+    if kind == "classifier":
+        return digits.load() if data == "digits" else image_folder.load(_folder(data, "digits"), seed)
+    return scenes.load() if data == "scenes" else object_folder.load(_folder(data, "scenes"), seed)
+
+
+def _folder(data: str, built_in: str) -> Path:
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise CallError(f"data {data!r} is neither the built-in set {built_in!r} nor a folder")
+    return folder.resolve()

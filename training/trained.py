@@ -1,0 +1,55 @@
+"""What a recipe hands to the export: the contract between `training/<recipe>.py` and `training/export.py`.
+
+A recipe module offers
+
+    Settings   pydantic model (extra keys forbidden): every setting with its default and a description
+    train(settings: Settings, seed: int, report: Path) -> Trained
+
+and draws its pictures (curves, confusions, worst misses) as PNG into the folder `report`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request with what must come back.
+
+    `expect` is {"class": name}, {"detections": [{"class": name, "bbox": [x1, y1, x2, y2]}]} in pixels of the image that is
+    sent, or {"action": number or list}.
+    """
+
+    name: str
+    body: bytes
+    content_type: str
+    expect: dict[str, Any]
+
+
+@dataclass
+class Trained:
+    """A trained model with all that its handler needs.
+
+    `module` is on the CPU, in eval mode, and takes one batch exactly as the handler stacks it: uint8 [B, C, H, W] for
+    images, float32 [B, *observation shape] for policies (discrete observations: int64 [B]). Normalisation, un-squashing
+    and box decoding happen inside it. It returns
+
+        classifier  logits float32 [B, classes]
+        detector    (boxes float32 [B, A, 4] as x1, y1, x2, y2 in pixels of the graph's input, scores float32 [B, A, classes]
+                    in 0..1 without background): all candidates, before thresholds and non-maximum suppression
+        policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and "q_values",
+                    "probabilities" or "value" where the policy has them
+    """
+
+    kind: Literal["classifier", "detector", "policy"]
+    module: torch.nn.Module
+    example: torch.Tensor  # a batch of at least 2, as the handler stacks it
+    metrics: dict[str, float]  # on held-out data; the spec's floor is checked against these names
+    preprocess: dict[str, Any]  # preprocess_config.json
+    postprocess: dict[str, Any]  # postprocess_config.json
+    samples: list[Sample]  # held-out examples that the model answers rightly, spread over the classes
+    data: dict[str, Any]  # name, source, licence, fingerprint and counts of the training data
+    classes: list[str] | None = None  # index -> class name
+    training: dict[str, Any] = field(default_factory=dict)  # epochs or steps done, seconds, what else is worth keeping
