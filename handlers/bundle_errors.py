@@ -1,11 +1,11 @@
 """The errors of the serving side. A refusal is the caller's fault and reaches that caller alone, as JSON.
 
-    Refusal            400  base: the request can't be answered; the message says what to send instead
-    ├── NotUnderstood  400  the body can't be read: no image, broken JSON, wrong key, shape or value
-    ├── TooLarge       413  more bytes, pixels or rows than the model's limits
-    └── NotSupported   415  a kind of content that this model doesn't take
-    ModelFault         500  ours: the model failed on a request that was right; details go to the log only
-    BrokenArchive      a worker refuses to come up: a file of the archive is missing, changed or answers wrongly
+Refusal            400  base: the request can't be answered; the message says what to send instead
+├── NotUnderstood  400  the body can't be read: no image, broken JSON, wrong key, shape or value
+├── TooLarge       413  more bytes, pixels or rows than the model's limits
+└── NotSupported   415  a kind of content that this model doesn't take
+ModelFault         500  ours: the model failed on a request that was right; details go to the log only
+BrokenArchive      a worker refuses to come up: a file of the archive is missing, changed or answers wrongly
 """
 
 from http import HTTPStatus

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from bundle_errors import NotUnderstood, TooLarge
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bundle_errors import NotUnderstood, TooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 
@@ -68,8 +69,7 @@ def open_image(data: bytes, mode: str = "RGB", max_bytes: int = 10_000_000, max_
         raise TooLarge(f"the image declares {image.width} x {image.height} pixels; send at most {max_pixels:,} in all")
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_mode(image, mode)
+        return _to_mode(ImageOps.exif_transpose(image), mode)
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, ZeroDivisionError, struct.error) as error:
         raise NotUnderstood(f"the {image.format or ''} image is damaged or cut off; send a whole file") from error
 

@@ -1,12 +1,12 @@
 """The errors of the tool, and whose fault each one is.
 
-    MarinaError
-    ├── CallError            the caller's: a wrong argument, spec, file or folder              exit code 2
-    └── WorkError            the work's: it was asked for rightly and did not come about       exit code 1
-        ├── BelowFloor       a trained model missed its floor, so nothing was exported
-        ├── ParityError      an exported graph answers differently from the model that was trained
-        ├── ServerError      TorchServe did not start, died, or is not ready
-        └── RequestError     a server answered a request with an error; carries its status and its own words
+MarinaError
+├── CallError            the caller's: a wrong argument, spec, file or folder              exit code 2
+└── WorkError            the work's: it was asked for rightly and did not come about       exit code 1
+├── BelowFloor       a trained model missed its floor, so nothing was exported
+├── ParityError      an exported graph answers differently from the model that was trained
+├── ServerError      TorchServe did not start, died, or is not ready
+└── RequestError     a server answered a request with an error; carries its status and its own words
 """
 
 from typing import ClassVar

@@ -80,8 +80,6 @@ class Serving(Section):
             "jobQueueSize": self.queue_size,
             "maxRetryTimeoutInSec": self.max_retry_timeout_s,
             "deviceType": self.device,
-            "parallelType": "",
-            "parallelLevel": 1,
             "useJobTicket": False,
             "useVenv": False,
             "asyncCommunication": False,
@@ -130,7 +128,7 @@ class Spec(Section):
 
     name: str = Field(description="the file's name; never written in the file")
     about: str = Field(min_length=1, description="what it is: the comment on the file's first line")
-    version: str = Field(default="1.0", pattern=f"^{VERSION.pattern}$", description="written in quotes: \"1.0\"")
+    version: str = Field(default="1.0", pattern=f"^{VERSION.pattern}$", description='written in quotes: "1.0"')
     kind: Kind = Field(description="which handler serves it")
     training: Training
     floor: dict[str, float] = Field(min_length=1, description="metric -> the least that is exported")

@@ -1,0 +1,38 @@
+"""From a detector's dense candidates to what it found: thresholds and non-maximum suppression.
+
+The graph gives every candidate; this keeps the good ones, for the server and for the evaluation alike. The order of the steps is
+torchvision's (`SSD.postprocess_detections`, `FCOS.postprocess_detections`), so the detections are too.
+"""
+
+import torch
+from torchvision.ops import batched_nms
+
+
+def select(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    score_threshold: float,
+    candidates: int,
+    nms_threshold: float,
+    detections_per_image: int,
+    candidates_per: str = "image",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What was found in one picture, best first: boxes float32 [N, 4], scores float32 [N], labels int64 [N].
+
+    `boxes` [A, 4] are x1, y1, x2, y2 in pixels and `scores` [A, classes] in 0..1 without background. Of the scores above
+    `score_threshold` the best `candidates` go on, in the whole image or in each class ("image" | "class", SSD's way); of boxes
+    of one class that overlap by more than `nms_threshold` (intersection over union) the best one stays; the best
+    `detections_per_image` are given back.
+    """
+    above = scores > score_threshold
+    if candidates_per == "class" and bool((above.sum(0) > candidates).any()):
+        least = scores.topk(min(candidates, len(scores)), dim=0).values[-1]
+        above &= scores >= least
+    places, labels = above.nonzero(as_tuple=True)
+    kept = scores[places, labels]
+    if candidates_per == "image" and len(kept) > candidates:
+        kept, best = kept.topk(candidates)
+        places, labels = places[best], labels[best]
+    found = boxes[places]
+    order = batched_nms(found, kept, labels, nms_threshold)[:detections_per_image]
+    return found[order], kept[order], labels[order]

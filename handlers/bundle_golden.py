@@ -1,0 +1,45 @@
+"""Golden samples: requests with the answers of the model that was trained, and the comparison of answers.
+
+samples/samples.json lists {"name", "file", "content_type", "expect", "answer"}; the files lie beside it.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+FOLDER = "samples"
+INDEX = "samples.json"
+TOLERANCE = 2e-3  # batch kernels differ in the last bits of float32; labels, order and counts must be equal
+PIXELS = 0.5  # and boxes, in pixels
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The samples of an export or an unpacked archive, each with its request's bytes under "body"."""
+    samples: list[dict[str, Any]] = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf-8"))
+    return [{**sample, "body": (folder / FOLDER / sample["file"]).read_bytes()} for sample in samples]
+
+
+def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
+    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance."""
+    if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
+        return "" if golden == answer else f"{where}: {answer!r} instead of {golden!r}"
+    if isinstance(golden, int | float):
+        close = isinstance(answer, int | float) and not isinstance(answer, bool) and _close(golden, answer, tolerance)
+        return "" if close else f"{where}: {answer!r} instead of {golden!r}"
+    if type(golden) is not type(answer) or len(golden) != len(answer):
+        return f"{where}: another form or length than the golden answer's"
+    if not isinstance(golden, dict):
+        pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
+    elif golden.keys() == answer.keys():
+        pairs = {f"{where}.{key}": (golden[key], answer[key]) for key in golden}
+    else:
+        return f"{where}: the keys {sorted(answer)} instead of {sorted(golden)}"
+    found = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
+    return next(filter(None, found), "")
+
+
+def _close(left: float, right: float, tolerance: float) -> bool:
+    if isinstance(left, int) and isinstance(right, int):
+        return left == right
+    return math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)

@@ -1,0 +1,120 @@
+"""exports/<name>/<version>/ -> model_store/<name>-<version>.mar: self-contained, reproducible, checksummed.
+
+torch-model-archiver lays the archive out; the zip is written here, with sorted names, fixed dates and a fixed creation time,
+so that two builds of one export are equal byte for byte. Every build works in a private temporary folder (below TMPDIR), because
+the archiver deletes $TMPDIR/<model name> first, whatever that is.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from marina import HANDLERS, paths
+from marina.errors import CallError, WorkError
+from marina.spec import Spec
+
+from bundle_checksums import NAME as CHECKSUMS
+from bundle_checksums import file_digest, verify_checksums, write_checksums
+from bundle_errors import BrokenArchive
+
+NEVER_PACKED = ("report",)  # pictures for people; they stay with the export
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A built archive; `changed` is False when the same bytes were there before."""
+
+    path: Path
+    sha256: str
+    changed: bool
+
+
+def build(spec: Spec) -> Archive:
+    """Archive the export of `spec`. Raises CallError when there is none, WorkError when it is damaged or can't be packed."""
+    check_export(spec)
+    store = paths.model_store()
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="marina-archive-") as scratch:
+        contents = _collect(spec, Path(scratch) / "contents")
+        layout = _lay_out(spec, contents, Path(scratch))
+        packed = Path(scratch) / spec.archive_name
+        _zip(layout, packed)
+        return _publish(packed, store / spec.archive_name)
+
+
+def check_export(spec: Spec) -> None:
+    """Raise unless the export of `spec` is complete and unchanged."""
+    if not (spec.export_dir / CHECKSUMS).is_file():
+        raise CallError(f"no export {spec.export_dir}; run: marina train {spec.name}")
+    try:
+        verify_checksums(spec.export_dir)
+    except BrokenArchive as error:
+        raise WorkError(f"export {spec.export_dir}: {error}; train again with: marina train {spec.name} --force") from error
+
+
+def _collect(spec: Spec, folder: Path) -> Path:
+    """All files of the archive's root but the entry handler, which the archiver adds, and their checksums."""
+    shutil.copytree(spec.export_dir, folder, ignore=shutil.ignore_patterns(*NEVER_PACKED, CHECKSUMS))
+    for module in sorted(HANDLERS.glob("bundle_*.py")):
+        shutil.copy(module, folder)
+    shutil.copy(HANDLERS / f"{spec.kind}_handler.py", folder)
+    shutil.copy(paths.models() / f"{spec.name}.yaml", folder / "spec.yaml")
+    config = yaml.safe_dump(spec.serving.model_config_yaml(), sort_keys=False)
+    (folder / "model-config.yaml").write_text(config, encoding="utf-8")
+    write_checksums(folder)
+    return folder
+
+
+def _lay_out(spec: Spec, contents: Path, scratch: Path) -> Path:
+    """Run torch-model-archiver; returns the folder that is to be zipped."""
+    archiver = [sys.executable, "-m", "model_archiver.model_packaging"]
+    call = [
+        *archiver,
+        *("--model-name", spec.name, "--version", spec.version, "--archive-format", "no-archive"),
+        *("--handler", str(HANDLERS / f"{spec.kind}_handler.py"), "--serialized-file", str(contents / "model.pt2")),
+        *("--config-file", str(contents / "model-config.yaml"), "--extra-files", str(contents)),
+        *("--export-path", str(scratch)),
+    ]
+    private = scratch / "tmp"
+    private.mkdir()
+    done = subprocess.run(call, check=False, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(private)})
+    if done.returncode != 0:
+        raise WorkError(f"torch-model-archiver failed on {spec.name}: {(done.stderr or done.stdout).strip()[-800:]}")
+    layout = scratch / spec.name
+    manifest = layout / "MAR-INF" / "MANIFEST.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["createdOn"] = "01/01/1980 00:00:00"  # TorchServe warns when there is none
+    manifest.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return layout
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+
+
+def _publish(packed: Path, target: Path) -> Archive:
+    """Move the archive and its checksum into the store in one step each; a reader never sees half a file."""
+    digest = file_digest(packed)
+    changed = not target.is_file() or file_digest(target) != digest
+    if changed:
+        arriving = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copyfile(packed, arriving)
+        arriving.replace(target)
+    checksum = target.with_name(target.name + ".sha256")
+    text = f"{digest}  {target.name}\n"
+    if not checksum.is_file() or checksum.read_text(encoding="utf-8") != text:
+        checksum.write_text(text, encoding="utf-8")
+    return Archive(target, digest, changed)

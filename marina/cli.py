@@ -1,0 +1,365 @@
+"""The command line: thin; every command says what it does, calls the module that does it, and shows the result.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong.
+"""
+
+import functools
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from marina import ready as readiness
+from marina import paths, server, spec, up
+from marina.client import Client
+from marina.console import Output, err
+from marina.errors import CallError, MarinaError, ServerError, WorkError
+from marina.spec import Spec
+
+app = typer.Typer(
+    help="Carries a PyTorch model from its data to a released endpoint on TorchServe. `marina up` goes the whole way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models by the name of their spec; all when left out.")]
+Name = Annotated[str, typer.Argument(help="A model, by the name of its spec in models/.")]
+PortBase = Annotated[int, typer.Option("--port-base", metavar="N", help="Inference at N, management at N+1, metrics at N+2.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; the rest goes to stderr.")]
+DEFAULT_PORT = 8080
+
+
+def main() -> None:
+    """Entry point of `marina` and `python -m marina`."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("ts").setLevel(logging.ERROR)  # it reports every optional runtime that is not installed
+    app()
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into a line on stderr and an exit code; with --json also into the JSON object."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except MarinaError as error:
+            err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            Output(bool(options.get("as_json"))).result({"ok": False, "error": str(error)})
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            err.print("stopped")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+@app.command("up", rich_help_panel="The whole way")
+@guarded
+def up_(
+    names: Names = None,
+    once: Annotated[bool, typer.Option("--once", help="End after the table instead of serving until Ctrl-C.")] = False,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Train what is missing, archive, serve, register, wait for readiness, send every sample, show the answers."""
+    output, chosen = Output(as_json), up.choose(names or [])
+    up.prepare(chosen, output)
+    with up.serving(chosen, port_base, output) as client:
+        answered = up.show_samples(client, chosen, output)
+        wrong = [one for one in answered if one.problem]
+        summary = [{**one.__dict__} for one in answered]
+        if once:
+            output.result({"ok": not wrong, "answers": summary})
+        else:
+            output.say(f"serving at {client.inference} (tokens: marina token inference --port-base {port_base}); Ctrl-C stops it")
+            _wait_for_ctrl_c(port_base)
+            output.result({"ok": not wrong, "answers": summary})
+    if wrong:
+        raise WorkError(f"{len(wrong)} of {len(answered)} answers are wrong")
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def train(
+    names: Annotated[list[str], typer.Argument(help="Models to train; what was exported before is replaced.")],
+    data: Annotated[str | None, typer.Option(help="A folder of your own: ImageFolder, Pascal VOC or COCO json.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrule the spec: training.epochs=1")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train models and export those that reach their floor."""
+    output, overrides = Output(as_json), _overrides(setting or [])
+    if data is not None:
+        overrides["training.data"] = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
+    chosen = [spec.load(name, overrides) for name in names]
+    for one in chosen:
+        up.train(one, output)
+    output.result({"ok": True, "exports": {one.name: str(one.export_dir) for one in chosen}})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def archive(names: Names = None, as_json: Json = False) -> None:
+    """Pack exports into model_store/<name>-<version>.mar; without names, every model that has an export."""
+    chosen = up.choose(names or [])
+    if not names:
+        chosen = [one for one in chosen if up.is_trained(one)]
+    if not chosen:
+        raise CallError("no model has an export yet; run: marina train NAME")
+    output = Output(as_json)
+    built = {one.name: up.pack(one, output) for one in chosen}
+    output.result({"ok": True, "archives": {name: {"path": str(one.path), "sha256": one.sha256} for name, one in built.items()}})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def serve(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models to register at once; none when left out.")] = None,
+    background: Annotated[bool, typer.Option("--background", help="Return when it serves; `marina stop` stops it.")] = False,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Start TorchServe, by default until Ctrl-C."""
+    output, chosen = Output(as_json), up.choose(names) if names else []
+    where = {"ok": True, "inference": f"http://127.0.0.1:{port_base}", "management": f"http://127.0.0.1:{port_base + 1}"}
+    if background:
+        state = server.start(port_base)
+        try:
+            up.register(Client(port_base), chosen, output)
+        except BaseException:
+            server.stop(state)
+            raise
+        output.say(f"serving at {where['inference']}; stop it with: marina stop --port-base {port_base}")
+    else:
+        with up.serving(chosen, port_base, output):
+            output.say(f"serving at {where['inference']}; Ctrl-C stops it")
+            _wait_for_ctrl_c(port_base)
+    output.result(where)
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def stop(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """Stop the server at --port-base, its workers included; it is no error when none runs."""
+    state, output = server.read_state(port_base), Output(as_json)
+    if state:
+        server.stop(state)
+    output.say(f"stopped the server at {port_base}" if state else f"no server of this home runs at {port_base}")
+    output.result({"ok": True, "stopped": bool(state)})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def register(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """Register archives of the model store and wait for their workers; what is registered already stays."""
+    output, chosen, client = Output(as_json), up.choose(names or []), _client(port_base)
+    up.register(client, chosen, output)
+    output.result({"ok": True, "registered": {one.name: one.version for one in chosen}})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def unregister(
+    name: Name,
+    version: Annotated[str | None, typer.Option(help="This version only; all when left out.")] = None,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Remove a model from the server; its archive stays in the store."""
+    removed, output = _client(port_base).unregister(name, version), Output(as_json)
+    output.say(f"{name}: {'unregistered' if removed else 'was not registered'}")
+    output.result({"ok": True, "removed": removed})
+
+
+@app.command(rich_help_panel="Look")
+@guarded
+def ready(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """Exit 0 when every model has its workers and answers its golden samples; otherwise 1, with the reasons."""
+    client, chosen = _client(port_base), up.choose(names or [])
+    reasons = [reason for one in chosen for reason in readiness.problems(client, one)]
+    if reasons:
+        raise ServerError("not ready:\n  " + "\n  ".join(reasons))
+    Output(as_json).say(f"ready: {', '.join(f'{one.name} {one.version}' for one in chosen)}")
+    Output(as_json).result({"ok": True, "ready": [one.name for one in chosen]})
+
+
+@app.command("list", rich_help_panel="Look")
+@guarded
+def list_(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """What the server has registered: versions, workers and their states."""
+    client, output = _client(port_base), Output(as_json)
+    entries = [entry for name in client.models() for entry in client.describe(name)]
+    states = [" ".join(worker["status"] for worker in entry["workers"]) or "none" for entry in entries]
+    rows = [(entry["modelName"], entry["modelVersion"], entry["modelUrl"], state) for entry, state in zip(entries, states, strict=True)]
+    output.table(f"Registered at {client.management}", ("model", "version", "archive", "workers"), rows)
+    output.result({"ok": True, "models": entries})
+
+
+@app.command(rich_help_panel="Use")
+@guarded
+def predict(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="An image, or a .json file with the body.")],
+    draw: Annotated[Path | None, typer.Option(help="Write the image with the answer drawn on it.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="top_k=3, confidence_threshold=0.3")] = None,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Send one file and print the answer; where no server runs, a private one is started for the time."""
+    if not file.is_file():
+        raise CallError(f"no file {file}")
+    output, chosen = Output(as_json), spec.load(name)
+    content_type = "application/json" if file.suffix == ".json" else "application/octet-stream"
+    headers = {key: str(value) for key, value in _overrides(option or []).items()}
+    with serving_client([chosen], port_base, output) as client:
+        answer = client.predict(name, file.read_bytes(), content_type=content_type, headers=headers)
+    if draw:
+        from marina.draw import draw as draw_answer
+
+        draw_answer(file.read_bytes(), answer, draw)
+        output.say(f"drawn to {draw}")
+    output.result(answer) if as_json else output.console.print_json(json.dumps(answer))
+
+
+@app.command(rich_help_panel="Use")
+@guarded
+def evaluate(
+    name: Name,
+    data: Annotated[str | None, typer.Option(help="A folder instead of the data it was trained on.")] = None,
+    episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Episodes, for a policy.")] = 100,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Measure a model through its endpoint, beside the same in process and what training recorded."""
+    from marina import evaluate as evaluation
+
+    output, chosen = Output(as_json), spec.load(name)
+    local = evaluation.measure(chosen, evaluation.in_process(chosen), data, episodes, lambda rows: output.track(rows, "in process"))
+    with serving_client([chosen], port_base, output) as client:
+        answer = evaluation.through_endpoint(client, chosen)
+        served = evaluation.measure(chosen, answer, data, episodes, lambda rows: output.track(rows, "through the endpoint"))
+    recorded = up.export_metrics(chosen) if data is None else {}
+    rows = [(metric, served[metric], local[metric], recorded.get(metric, "")) for metric in served]
+    output.table(f"{name} {chosen.version}", ("metric", "endpoint", "in process", "at training"), rows)
+    output.result({"ok": True, "endpoint": served, "in_process": local, "at_training": recorded})
+
+
+@app.command(rich_help_panel="Use")
+@guarded
+def play(
+    name: Name,
+    episodes: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 1,
+    gif: Annotated[Path | None, typer.Option(help="Write the first episode as an animated GIF.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Let a served policy act in its environment, and record it."""
+    from marina.play import play as run
+
+    output, chosen = Output(as_json), spec.load(name)
+    if chosen.kind != "policy":
+        raise CallError(f"{name} is a {chosen.kind}; only policies play. For images see: marina predict {name} FILE --draw OUT.png")
+    environment = json.loads((chosen.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))["environment"]
+    with serving_client([chosen], port_base, output) as client:
+
+        def act(observation: Any) -> tuple[Any, dict[str, Any]]:
+            answer = client.predict(name, {"observation": observation[0].tolist()}, chosen.version)
+            return answer["action"], answer
+
+        returns = run(act, environment, episodes, seed, gif)
+    output.table(f"{name} in {environment}", ("episode", "return"), list(enumerate(returns, 1)))
+    if gif:
+        output.say(f"recorded to {gif}")
+    output.result({"ok": True, "returns": returns, "gif": str(gif) if gif else None})
+
+
+@app.command(rich_help_panel="Use")
+@guarded
+def loadtest(
+    name: Name,
+    users: Annotated[int, typer.Option(min=1, max=1000, help="How many send at a time.")] = 8,
+    seconds: Annotated[int, typer.Option(min=1, max=3600, help="For how long.")] = 15,
+    report: Annotated[Path | None, typer.Option(help="Locust's HTML page; by default run/loadtest/NAME.html")] = None,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Put a model under load, check every answer, and hold it to its spec's service level."""
+    from marina import loadtest as load
+
+    output, chosen = Output(as_json), spec.load(name)
+    page = report or paths.run(0).parent / "loadtest" / f"{name}.html"
+    with serving_client([chosen], port_base, output) as client:
+        figures = load.run(chosen, int(client.inference.rsplit(":", 1)[1]), users, seconds, page)
+    columns = ("users", "requests", "failures", "requests/s", "p50 ms", "p95 ms", "p99 ms")
+    row = (users, figures.requests, figures.failures, figures.requests_per_second, figures.p50_ms, figures.p95_ms, figures.p99_ms)
+    output.table(f"{name} {chosen.version}, {seconds} s", columns, [row])
+    output.say(f"report: {page}")
+    breaches = figures.breaches(chosen)
+    if breaches:
+        raise WorkError("; ".join([f"{name} misses its service level: {breaches[0]}", *breaches[1:], *figures.errors]))
+    output.result({"ok": True, **figures.__dict__, "report": str(page)})
+
+
+@app.command(rich_help_panel="Look")
+@guarded
+def token(
+    api: Annotated[str, typer.Argument(help="inference or management")] = "inference",
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Print the Authorization header of an API, for: curl -H "$(marina token inference)" ..."""
+    if api not in ("inference", "management"):
+        raise CallError(f"no API {api!r}; choose inference or management")
+    header = f"Authorization: Bearer {_client(port_base).token(api)}"
+    Output(as_json).result({"ok": True, "header": header}) if as_json else print(header)
+
+
+@contextmanager
+def serving_client(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
+    """A client of the server at `port`; where none runs, of a private one that is stopped afterwards."""
+    if server.read_state(port):
+        yield Client(port)
+        return
+    for one in chosen:
+        readiness.golden_samples(one)  # says what to run when there is no archive
+    private = server.free_port_base()
+    output.say(f"no server at {port}: starting a private one at {private}")
+    with up.serving(chosen, private, output) as client:
+        yield client
+    shutil.rmtree(paths.run(private), ignore_errors=True)  # after a failure its logs stay
+
+
+def _client(port: int) -> Client:
+    if not server.read_state(port):
+        raise ServerError(f"no server of this home runs at {port}; start one with: marina serve --port-base {port}")
+    return Client(port)
+
+
+def _overrides(settings: list[str]) -> dict[str, Any]:
+    pairs = [setting.partition("=") for setting in settings]
+    if wrong := [key for key, sign, _ in pairs if not sign or not key]:
+        raise CallError(f"{wrong[0]!r} is no KEY=VALUE; write it like training.epochs=1")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def _wait_for_ctrl_c(port: int) -> None:
+    """Until Ctrl-C, SIGTERM or `marina stop`; raises ServerError when the server dies."""
+    try:
+        while server.read_state(port):
+            time.sleep(1)
+    except KeyboardInterrupt:
+        err.print("stopping")
+        return
+    if not server.was_started(port):
+        return
+    raise ServerError(f"the server ended by itself:\n{server.log_tail(port)}")

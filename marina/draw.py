@@ -1,0 +1,72 @@
+"""Draws an answer on the picture that was sent: boxes of a detector, the best classes of a classifier."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from marina.errors import CallError
+
+# Okabe and Ito's colours (2008), which people with any kind of colour vision can tell apart
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+LEAST_SIDE = 480  # small pictures are enlarged to it, so that the writing can be read
+
+
+def draw(body: bytes, answer: dict[str, Any], target: Path) -> None:
+    """Write `body` (an image) with `answer` on it to `target`, whose suffix decides the format.
+
+    Raises CallError for an answer that is not about an image and for a suffix that Pillow doesn't write.
+    """
+    from PIL import Image, ImageOps
+
+    if "detections" not in answer and "predictions" not in answer:
+        raise CallError("only answers about images can be drawn; for a policy see: marina play NAME --gif FILE")
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGB")
+    scale = max(1.0, LEAST_SIDE / max(image.size))
+    sharp = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
+    image = image.resize((round(image.width * scale), round(image.height * scale)), sharp)
+    drawn = _boxes(image, answer["detections"], scale) if "detections" in answer else _classes(image, answer["predictions"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        drawn.save(target)
+    except ValueError as error:
+        raise CallError(f"can't write {target}: {error}; use a name like answer.png") from error
+
+
+def _boxes(image: Any, detections: list[dict[str, Any]], scale: float) -> Any:
+    from PIL import ImageDraw
+
+    pen = ImageDraw.Draw(image)
+    font, line = _font(max(image.size)), max(2, max(image.size) // 240)
+    for found in reversed(detections):  # the surest on top
+        colour = COLOURS[found["class_index"] % len(COLOURS)]
+        x1, y1, x2, y2 = (edge * scale for edge in found["bbox"])
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line)
+        text = f"{found['class']} {found['score']:.2f}"
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        width, height = right - left + 6, bottom - top + 6
+        place = (min(max(0, x1), image.width - width), y1 - height if y1 >= height else y1)
+        pen.rectangle((*place, place[0] + width, place[1] + height), fill=colour)
+        pen.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="black", font=font)
+    return image
+
+
+def _classes(image: Any, predictions: list[dict[str, Any]]) -> Any:
+    """The picture with a bar per class below it."""
+    from PIL import Image, ImageDraw
+
+    font = _font(max(image.size))
+    row = round(font.size * 1.7)
+    sheet = Image.new("RGB", (image.width, image.height + row * len(predictions) + row // 2), "white")
+    sheet.paste(image, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    for index, found in enumerate(predictions):
+        top = image.height + row // 4 + index * row
+        pen.rectangle((0, top + 2, found["probability"] * sheet.width, top + row - 2), fill=COLOURS[1])
+        pen.text((8, top + row / 2), f"{found['class']}  {found['probability']:.3f}", fill="black", font=font, anchor="lm")
+    return sheet
+
+
+def _font(side: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=max(14, side // 32))

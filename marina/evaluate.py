@@ -1,0 +1,102 @@
+"""Measures a model through its endpoint, beside the same measurement in this process.
+
+Both send the same requests - files as they are, pictures as PNG, observations of a real environment - and both answers are
+measured by the same code. In process means the export's own program behind the serving code, without a server.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marina.client import Client
+from marina.errors import CallError, WorkError
+from marina.spec import Spec
+
+Rows = list[tuple[bytes, str]]  # bodies with their content types
+Answer = Callable[[Rows, dict[str, str]], list[Any]]  # (rows, headers of every row) -> answers
+IN_FLIGHT = 8
+
+
+def through_endpoint(client: Client, spec: Spec) -> Answer:
+    """Answers from the server; several requests are under way at once, so that it can batch them."""
+
+    def answer(rows: Rows, headers: dict[str, str]) -> list[Any]:
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            return list(pool.map(lambda row: client.predict(spec.name, row[0], spec.version, row[1], headers), rows))
+
+    return answer
+
+
+def in_process(spec: Spec) -> Answer:
+    """Answers from the export itself. Raises CallError when there is none."""
+    from training.export import handler_of
+
+    if not (spec.export_dir / "SHA256SUMS").is_file():
+        raise CallError(f"no export {spec.export_dir}; run: marina train {spec.name}")
+    handler = handler_of(spec.kind)
+    handler.load(spec.export_dir)
+
+    def answer(rows: Rows, headers: dict[str, str]) -> list[Any]:
+        answers = handler.answer_rows([({"body": body}, headers) for body, _ in rows])
+        for one in answers:
+            if isinstance(one, Exception):
+                raise WorkError(f"{spec.name}: a request of the evaluation was refused: {one}")
+        return answers
+
+    return answer
+
+
+def measure(
+    spec: Spec, answer: Answer, data: str | None, episodes: int, progress: Callable[[Iterable[Any]], Iterable[Any]]
+) -> dict[str, float]:
+    """Accuracy; mAP and AP50; or mean return over `episodes`: whatever the kind is measured by, on held-out data.
+
+    `data` is a folder or a built-in set; None takes what the model was trained on.
+    """
+    if spec.kind == "policy":
+        return _policy(spec, answer, episodes)
+    from training import datasets
+
+    seed = spec.training.seed
+    images = datasets.load(data or trained_on(spec), spec.kind, seed)
+    rows = [example.encoded() for example in images.test]
+    if spec.kind == "classifier":
+        answers = _in_parts(rows, answer, {"top_k": "1"}, progress)
+        right = [
+            found["predictions"][0]["class"] == images.classes[example.label] for found, example in zip(answers, images.test, strict=True)
+        ]
+        return {"accuracy": float(np.mean(right)), "images": len(right)}
+    from training.detector import detection_metrics
+
+    answers = _in_parts(rows, answer, {"confidence_threshold": "0.01"}, progress)
+    metrics: dict[str, float] = detection_metrics([found["detections"] for found in answers], images.test, images.classes)
+    return metrics
+
+
+def trained_on(spec: Spec) -> str:
+    """The data that the export was trained on: what `--data` said then, or the spec, or the recipe's default."""
+    metadata = json.loads((Path(spec.export_dir) / "model_metadata.json").read_text(encoding="utf-8"))
+    return str(metadata["training"]["data"])
+
+
+def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
+    from training.rollout import episode_returns
+
+    environment = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))["environment"]
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        body = json.dumps({"instances": observations.tolist()}).encode()
+        (found,) = answer([(body, "application/json")], {})
+        return np.array([one["action"] for one in found["predictions"]])
+
+    returns = episode_returns(act, environment, episodes, seed=10_000 + spec.training.seed)
+    return {"mean_return": float(returns.mean()), "std_return": float(returns.std()), "episodes": len(returns)}
+
+
+def _in_parts(rows: Rows, answer: Answer, headers: dict[str, str], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> list[Any]:
+    parts = [rows[start : start + 4 * IN_FLIGHT] for start in range(0, len(rows), 4 * IN_FLIGHT)]
+    return [found for part in progress(parts) for found in answer(part, headers)]

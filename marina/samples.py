@@ -1,0 +1,64 @@
+"""The golden samples on the client's side: does an answer say what the spec expects, and how to show both in a table."""
+
+from typing import Any
+
+Box = list[float]
+
+
+def mismatch(expect: dict[str, Any], answer: Any) -> str:
+    """In words, where `answer` is not what `expect` says; empty when it is.
+
+    {"class": name} asks for the most probable class; {"detections": [...]} for exactly these objects, each with its class
+    and an intersection over union of at least 0.5; {"action": value} for the action, to 1e-3 where it is continuous.
+    """
+    if not isinstance(answer, dict):
+        return f"no JSON object: {str(answer)[:80]}"
+    if "class" in expect:
+        found = answer["predictions"][0]["class"]
+        return "" if found == expect["class"] else f"class {found!r} instead of {expect['class']!r}"
+    if "detections" in expect:
+        return _detections(expect["detections"], answer["detections"])
+    return "" if _same_action(expect["action"], answer["action"]) else f"action {answer['action']} instead of {expect['action']}"
+
+
+def short(content: dict[str, Any]) -> str:
+    """An expectation or an answer in a few characters."""
+    if "predictions" in content:
+        best = content["predictions"][0]
+        return f"{best['class']} ({best['probability']:.3f})" if "class" in best else f"{len(content['predictions'])} answers"
+    if "detections" in content:
+        names = sorted(str(item["class"]) for item in content["detections"])
+        return " ".join(names[:8]) + (f" … {len(names)} in all" if len(names) > 8 else "") or "nothing"
+    if "class" in content:
+        return str(content["class"])
+    action = content.get("action")
+    values = content.get("q_values") or content.get("probabilities") or []
+    return f"{action}" + (f" (q {' '.join(f'{value:.1f}' for value in values)})" if values and len(values) <= 4 else "")
+
+
+def intersection_over_union(one: Box, two: Box) -> float:
+    """Of two boxes [x1, y1, x2, y2]; 0 when they don't touch."""
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    shared = max(0.0, width) * max(0.0, height)
+    total = (one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - shared
+    return shared / total if total > 0 else 0.0
+
+
+def _detections(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
+    left = list(found)
+    for item in expected:
+        same = [one for one in left if one["class"] == item["class"]]
+        best = max(same, key=lambda one: intersection_over_union(one["bbox"], item["bbox"]), default=None)
+        if best is None or intersection_over_union(best["bbox"], item["bbox"]) < 0.5:
+            return f"no {item['class']!r} at {[round(edge) for edge in item['bbox']]}"
+        left.remove(best)
+    return f"{len(left)} more than expected, the first a {left[0]['class']!r}" if left else ""
+
+
+def _same_action(expected: Any, action: Any) -> bool:
+    if isinstance(expected, list) and isinstance(action, list):
+        return len(expected) == len(action) and all(map(_same_action, expected, action))
+    if isinstance(expected, int) and isinstance(action, int):
+        return expected == action
+    return isinstance(action, int | float) and isinstance(expected, int | float) and abs(action - expected) <= 1e-3

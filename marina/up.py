@@ -1,0 +1,118 @@
+"""The whole way: train what is missing, archive, start TorchServe, register, wait for readiness, send every sample."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import monotonic
+
+from marina import archive, ready, server, spec
+from marina.client import Client
+from marina.console import Output
+from marina.errors import ServerError, WorkError
+from marina.spec import Spec
+
+
+def prepare(chosen: list[Spec], output: Output) -> None:
+    """Train what has no export and archive everything; what is there already is left alone."""
+    for one in chosen:
+        if is_trained(one):
+            warn_if_stale(one, output)
+        else:
+            train(one, output)
+    for one in chosen:
+        pack(one, output)
+
+
+def is_trained(one: Spec) -> bool:
+    """Whether there is a complete export of this version."""
+    return (one.export_dir / "SHA256SUMS").is_file()
+
+
+def train(one: Spec, output: Output) -> None:
+    """Train and export one model, and say what it reached."""
+    from training.train import train as run
+
+    started = monotonic()
+    output.say(f"{one.name}: training ({one.training.recipe})")
+    folder = run(one)
+    reached = ", ".join(f"{name} {value:.4g}" for name, value in export_metrics(one).items())
+    output.say(f"{one.name}: {reached} after {monotonic() - started:.0f} s; exported to {folder}")
+
+
+def warn_if_stale(one: Spec, output: Output) -> None:
+    """Say when the export was trained with other settings than the spec has now."""
+    trained = json.loads((one.export_dir / "model_metadata.json").read_text(encoding="utf-8"))["training"]
+    wanted = {"recipe": one.training.recipe, "seed": one.training.seed, **one.training.settings}
+    other = sorted(key for key, value in wanted.items() if trained.get(key) != value)
+    if other:
+        say = f"trained with another {', '.join(other)} than models/{one.name}.yaml says now; `marina train {one.name}` trains it anew"
+        output.say(f"{one.name}: {say}")
+
+
+def export_metrics(one: Spec) -> dict[str, float]:
+    """The metrics that the export recorded."""
+    metrics: dict[str, float] = json.loads((one.export_dir / "model_metadata.json").read_text(encoding="utf-8"))["metrics"]
+    return metrics
+
+
+def pack(one: Spec, output: Output) -> archive.Archive:
+    """Archive one model and say where it is."""
+    built = archive.build(one)
+    output.say(f"{one.name}: {built.path} ({'built' if built.changed else 'unchanged'}, sha256 {built.sha256[:12]}…)")
+    return built
+
+
+def register(client: Client, chosen: list[Spec], output: Output) -> None:
+    """Register the archives and wait for their workers; several at once, since a worker's start is mostly waiting."""
+
+    def one_of(one: Spec) -> str:
+        new = client.register(one.name, one.version, one.archive_name, timeout=one.serving.startup_timeout_s + 60)
+        return f"{one.name} {one.version}: {'registered' if new else 'was registered already'}"
+
+    with ThreadPoolExecutor(4) as pool:
+        for line in pool.map(one_of, chosen):
+            output.say(line)
+
+
+def wait_ready(client: Client, chosen: list[Spec]) -> None:
+    """Raise ServerError with every reason unless all models are ready."""
+    reasons = [reason for one in chosen for reason in ready.problems(client, one)]
+    if reasons:
+        raise ServerError("not ready:\n  " + "\n  ".join(reasons))
+
+
+@contextmanager
+def serving(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
+    """A server with these models, ready, for the length of a `with` block; it is stopped on every way out."""
+    started = monotonic()
+    with server.running_server(port):
+        client = Client(port)
+        try:
+            register(client, chosen, output)
+            wait_ready(client, chosen)
+        except WorkError as error:
+            raise ServerError(f"{error}\n--- end of the server's log ---\n{server.log_tail(port)}") from error
+        output.say(f"ready after {monotonic() - started:.1f} s")
+        yield client
+
+
+def show_samples(client: Client, chosen: list[Spec], output: Output) -> list[ready.Answered]:
+    """Send every sample of every model and print what came back."""
+    from marina.samples import short
+
+    answered = [one for model in chosen for one in ready.send_samples(client, model)]
+    rows = [
+        (
+            *(one.model, one.version, one.sample, short(one.answer) if one.answer else one.problem, short(one.expect)),
+            *(f"{one.milliseconds:.1f}", "wrong" if one.problem else "right"),
+        )
+        for one in answered
+    ]
+    output.table("Answers", ("model", "version", "request", "answer", "expected", "ms", ""), rows)
+    return answered
+
+
+def choose(names: list[str]) -> list[Spec]:
+    """The specs of `names`, or of all models when there are none."""
+    return [spec.load(name) for name in names or spec.names()]

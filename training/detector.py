@@ -1,0 +1,218 @@
+"""Learns to find things in pictures: boxes with a class and a score. Lightning carries the loop, torchvision the losses.
+
+The pixels are prepared once into one uint8 tensor (pictures x 3 x height x width bytes of memory).
+The epoch that does best on the validation pictures is handed over.
+"""
+
+import copy
+import logging
+import re
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from pydantic import Field, model_validator
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from marina import spec
+from training import datasets, detector_report
+from training.datasets import Example, ImageData
+from training.detector_architectures import Candidates, Targets, build
+from training.detector_evaluation import LEAST, Found, at_threshold, best_threshold, detect, judge, precision_recall
+from training.detector_pixels import Batches, Prepared
+from training.trained import Sample, Trained
+
+from bundle_images import ImageInput
+
+SAMPLES = 64
+
+
+class Settings(spec.Section):
+    """The settings of this recipe."""
+
+    data: str = Field(description="'scenes', or a folder of one's own (Pascal VOC or COCO)")
+    architecture: Literal["fcos_small", "ssdlite320_mobilenet_v3_large"] = Field(default="fcos_small", description="the detector")
+    weights: str = Field(default="none", description="'none', or the path of a state dict to start from")
+    height: int = Field(default=320, ge=64, le=2048, multiple_of=32, description="height of the graph's input, pixels")
+    width: int = Field(default=320, ge=64, le=2048, multiple_of=32, description="width of the graph's input, pixels")
+    fit: Literal["stretch", "letterbox"] = Field(default="letterbox", description="how a picture is brought to that size")
+    epochs: int = Field(default=30, ge=1, le=10_000, description="times that all training pictures are seen")
+    batch_size: int = Field(default=16, ge=2, le=512, description="pictures per step")
+    learning_rate: float = Field(default=2e-3, gt=0, description="peak of the one-cycle schedule (AdamW)")
+    weight_decay: float = Field(default=1e-2, ge=0, description="of AdamW")
+    augmentation: Literal["none", "light"] = Field(default="light", description="light: other scales, places, brightness and tints")
+    flip: bool = Field(default=False, description="mirror half of the pictures; not for things that read one way")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="of the convolutions while training")
+    score_threshold: float | None = Field(default=None, ge=0, lt=1, description="least score served; default: the best on validation")
+    nms_threshold: float = Field(default=0.5, gt=0, le=1, description="boxes of one class that overlap more are one thing")
+    detections_per_image: int = Field(default=100, ge=1, le=1000, description="most things found in one picture")
+
+    @model_validator(mode="after")
+    def _size(self) -> "Settings":
+        if self.architecture.startswith("ssdlite320") and (self.height, self.width) != (320, 320):
+            raise ValueError(f"{self.architecture} takes 320 x 320 only; leave height and width out")
+        return self
+
+
+def train(settings: Settings, seed: int, report: Path) -> Trained:
+    """Learn, choose the best epoch and the threshold on validation, measure on test, draw the report."""
+    started = time.monotonic()
+    data = datasets.load(settings.data, "detector", seed)
+    lightning.seed_everything(seed, verbose=False)
+    inputs = ImageInput(settings.height, settings.width, fit=settings.fit)
+    learner = Learner(settings, data, inputs)
+    pictures = Prepared.of(data.train, inputs, "training pictures")
+    _fit(learner, Batches(pictures, settings.batch_size, settings.augmentation == "light", settings.flip, seed), settings)
+    detector = learner.best.cpu().eval()
+
+    threshold = settings.score_threshold
+    if threshold is None:
+        threshold = best_threshold(learner.found(detector, learner.validation), data.validation)
+    test = Prepared.of(data.test, inputs, "test pictures")
+    found = learner.found(detector, test)
+    served = [one.above(threshold) for one in found]
+    summary, curves = precision_recall(found, data.test)
+    detector_report.curves(learner.history, report / "curves.png")
+    detector_report.precision_recall(curves, data.classes, report / "precision_recall.png")
+    detector_report.examples(served, data.test, data.classes, report / "examples.png")
+    return Trained(
+        kind="detector",
+        module=detector,
+        example=test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),
+        metrics={**summary, **at_threshold(served, data.test)},
+        preprocess=inputs.as_config(),
+        postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},
+        samples=samples(found, data, threshold),
+        data=data.about(),
+        classes=list(data.classes),
+        training={"epochs": settings.epochs, "best_epoch": learner.best_epoch + 1, "seconds": round(time.monotonic() - started, 1)},
+    )
+
+
+class Learner(lightning.LightningModule):
+    """The detector with its optimiser; after each epoch it measures itself on the validation pictures and keeps the best."""
+
+    def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
+        super().__init__()
+        self.settings, self.inputs, self.truth = settings, inputs, data.validation
+        self.detector = build(settings.architecture, len(data.classes), settings.height, settings.width, settings.weights)
+        self.validation = Prepared.of(data.validation, inputs, "validation pictures")
+        self.postprocess = {
+            "nms_threshold": settings.nms_threshold,
+            "candidates": 1000 if self.detector.candidates_per == "image" else 300,
+            "candidates_per": self.detector.candidates_per,
+            "detections_per_image": settings.detections_per_image,
+        }
+        self.reduced = settings.precision == "bfloat16" or (settings.precision == "auto" and _fast_bfloat16())
+        self.losses: list[float] = []
+        self.history: list[dict[str, float]] = []
+        self.best, self.best_epoch = self.detector, -1
+        self.detector.train()
+
+    def training_step(self, batch: tuple[torch.Tensor, Targets]) -> torch.Tensor:
+        """One step on pictures of 0..255."""
+        loss = torch.stack(list(self.detector.loss(*batch, bfloat16=self.reduced).values())).sum()
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def found(self, detector: Candidates, pictures: Prepared) -> list[Found]:
+        """What `detector` finds in `pictures`, down to the least scores that count for average precision."""
+        return detect(detector, pictures.pixels, pictures.sizes, self.inputs, {**self.postprocess, "score_threshold": LEAST})
+
+    def measure(self) -> dict[str, float]:
+        """Measure the epoch that has ended on the validation pictures, and keep the detector if no epoch did better."""
+        self.detector.eval()
+        summary, _ = precision_recall(self.found(self.detector, self.validation), self.truth)
+        self.detector.train()
+        self.history.append({"loss": float(np.mean(self.losses)), **summary})
+        self.losses.clear()
+        if self.best_epoch < 0 or _rank(summary) > _rank(self.history[self.best_epoch]):
+            self.best, self.best_epoch = copy.deepcopy(self.detector), len(self.history) - 1
+        return self.history[-1]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW under a one-cycle learning rate (Smith and Topin 2018)."""
+        rate, steps = self.settings.learning_rate, int(self.trainer.estimated_stepping_batches)
+        optimizer = torch.optim.AdamW(self.detector.parameters(), rate, weight_decay=self.settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps), pct_start=0.2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _rank(summary: dict[str, float]) -> tuple[float, float]:
+    return summary["ap50"], summary["map"]
+
+
+def _fast_bfloat16() -> bool:
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+class EpochProgress(Callback):
+    """One line: the epoch, its loss, the last validation."""
+
+    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
+        self.progress, self.epochs = progress, epochs
+        self.task = progress.add_task("epoch 1", total=epochs * steps)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        """A step more."""
+        self.progress.advance(self.task)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        """The epoch's results."""
+        last = module.measure()
+        said = f"epoch {len(module.history)} of {self.epochs}: loss {last['loss']:.2f}, validation AP50 {last['ap50']:.3f}"
+        self.progress.update(self.task, description=said)
+
+
+def _fit(learner: Learner, batches: Batches, settings: Settings) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # it would tell of the devices and advertise
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        trainer = lightning.Trainer(
+            max_epochs=settings.epochs,
+            accelerator="auto",
+            devices=1,
+            gradient_clip_val=5.0,
+            callbacks=[EpochProgress(progress, settings.epochs, len(batches))],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # Lightning's own affair with torch
+            trainer.fit(learner, train_dataloaders=batches)
+
+
+def samples(found: Sequence[Found], data: ImageData, threshold: float) -> list[Sample]:
+    """Test pictures that are answered wholly rightly, and not by a hair; those with the classes seldom shown so far come first."""
+    sure = [k for k, (one, example) in enumerate(zip(found, data.test, strict=True)) if _sure(one, example, threshold)]
+    shown = np.zeros(len(data.classes))
+    chosen: list[Sample] = []
+    stem = re.sub(r"[^a-z0-9]+", "-", data.name.lower()).strip("-")[:40] or "picture"
+    while sure and len(chosen) < SAMPLES:
+        k = min(sure, key=lambda row: float(shown[data.test[row].labels].mean()))
+        sure.remove(k)
+        example = data.test[k]
+        np.add.at(shown, example.labels, 1)
+        expect = [
+            {"class": data.classes[label], "bbox": [round(value, 2) for value in box]}
+            for label, box in zip(example.labels.tolist(), example.boxes.tolist(), strict=True)
+        ]
+        chosen.append(Sample(f"{stem}-{k}", *example.encoded(), {"detections": expect}))
+    return chosen
+
+
+def _sure(found: Found, example: Example, threshold: float) -> bool:
+    """All objects found and nothing else, at a threshold a little lower and a little higher too."""
+    for least in (threshold - 0.03, threshold + 0.03):
+        right, taken = judge(found.above(least), example, overlap=0.55)
+        if not (len(taken) and taken.all() and right.all()):
+            return False
+    return True

@@ -1,0 +1,188 @@
+"""The detectors that the recipe knows, and the one graph that each becomes.
+
+Anchors, matching and losses are torchvision's own. What is exported is `Candidates`: everything up to the dense candidates,
+normalisation and box decoding included. Thresholds and non-maximum suppression follow in `bundle_detections`.
+"""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.detection import FCOS, ssdlite320_mobilenet_v3_large
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+from marina.errors import CallError
+
+STRIDES = (8, 16, 32)
+Targets = list[dict[str, torch.Tensor]]  # per picture: "boxes" float32 [N, 4] in pixels of the input, "labels" int64 [N]
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016, section 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, channels, H, W] -> the same shape."""
+        return torch.relu(x + self.second(self.first(x)))
+
+
+class SmallPyramid(nn.Module):
+    """A small residual network with a feature pyramid (Lin et al. 2017) of strides 8, 16 and 32: {"0": [B, width, H/8, W/8], …}."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.out_channels = width
+        self.stem = nn.Sequential(_convolution(3, 16, 2), _convolution(16, 32, 2), Residual(32))
+        self.eight = nn.Sequential(_convolution(32, 64, 2), Residual(64))
+        self.sixteen = nn.Sequential(_convolution(64, 96, 2), Residual(96))
+        self.thirty_two = nn.Sequential(_convolution(96, 128, 2), Residual(128))
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in (64, 96, 128))
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in STRIDES)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pictures [B, 3, H, W], H and W multiples of 32."""
+        eight = self.eight(self.stem(x))
+        sixteen = self.sixteen(eight)
+        maps = [lateral(x) for lateral, x in zip(self.lateral, (eight, sixteen, self.thirty_two(sixteen)), strict=True)]
+        for finer, coarser in ((1, 2), (0, 1)):
+            maps[finer] = maps[finer] + nn.functional.interpolate(maps[coarser], scale_factor=2.0)
+        return OrderedDict((str(k), smooth(x)) for k, (smooth, x) in enumerate(zip(self.smooth, maps, strict=True)))
+
+
+def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
+class Candidates(nn.Module):
+    """A torchvision detector as one graph: uint8 [B, 3, height, width] -> (boxes [B, A, 4], scores [B, A, classes]), as in `Trained`.
+
+    The anchors are worked out once, for the one size of the input.
+    """
+
+    candidates_per: str  # as in bundle_detections.select
+    anchors: torch.Tensor  # [A, 4] as x1, y1, x2, y2
+
+    def __init__(self, model: FCOS | SSD, height: int, width: int) -> None:
+        super().__init__()
+        self.model: Any = model.eval()
+        self.size = (height, width)
+        self.register_buffer("mean", torch.tensor(self.model.transform.image_mean).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(self.model.transform.image_std).view(3, 1, 1))
+        empty = torch.zeros(1, 3, height, width)
+        with torch.no_grad():
+            maps = list(self.model.backbone(empty).values())
+            self.register_buffer("anchors", self.model.anchor_generator(ImageList(empty, [self.size]), maps)[0])
+        self.level_sizes = [x.shape[2] * x.shape[3] for x in maps]
+
+    def heads(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What backbone and heads say about pictures [B, 3, height, width] of 0..255 (uint8 or float32)."""
+        x = (pixels.float() / 255 - self.mean) / self.deviation
+        return self.model.head(list(self.model.backbone(x).values()))  # type: ignore[no-any-return]
+
+    def loss(self, pixels: torch.Tensor, targets: Targets, bfloat16: bool = False) -> dict[str, torch.Tensor]:
+        """Torchvision's losses by name, convolutions computed in bfloat16 if asked for, boxes and losses always in float32."""
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bfloat16):
+            heads = self.heads(pixels)
+        return self.losses({name: value.float() for name, value in heads.items()}, targets)
+
+    def losses(self, heads: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
+        """Torchvision's losses by name."""
+        raise NotImplementedError
+
+
+class FCOSCandidates(Candidates):
+    """FCOS (Tian et al. 2019): one candidate per place, its score the geometric mean of class and centre-ness."""
+
+    candidates_per = "image"  # torchvision: per level, which is the same while fewer than `candidates` pass the threshold
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the class says."""
+        heads = self.heads(pixels)
+        boxes = self.model.box_coder.decode(heads["bbox_regression"], self.anchors)
+        scores = torch.sqrt(torch.sigmoid(heads["cls_logits"]) * torch.sigmoid(heads["bbox_ctrness"]))
+        return clip_boxes_to_image(boxes, self.size), scores
+
+    def losses(self, heads: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
+        """Focal, box (GIoU) and centre-ness losses."""
+        return self.model.compute_loss(targets, heads, [self.anchors] * len(targets), self.level_sizes)  # type: ignore[no-any-return]
+
+
+class SSDCandidates(Candidates):
+    """SSD (Liu et al. 2016): default boxes, softmax over the classes and the background, which comes first and is cut off."""
+
+    candidates_per = "class"
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the class says."""
+        heads = self.heads(pixels)
+        codes = heads["bbox_regression"]
+        anchors = self.anchors.expand(len(codes), -1, -1).reshape(-1, 4)
+        boxes = self.model.box_coder.decode_single(codes.reshape(-1, 4), anchors).reshape(codes.shape)
+        return clip_boxes_to_image(boxes, self.size), heads["cls_logits"].softmax(-1)[..., 1:]
+
+    def losses(self, heads: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
+        """Softmax loss with hard negatives, and smooth L1 for the boxes."""
+        shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
+        matches = [self._match(target["boxes"]) for target in targets]
+        return self.model.compute_loss(shifted, heads, [self.anchors] * len(targets), matches)  # type: ignore[no-any-return]
+
+    def _match(self, boxes: torch.Tensor) -> torch.Tensor:
+        if len(boxes) == 0:
+            return torch.full((len(self.anchors),), -1, dtype=torch.int64, device=boxes.device)
+        return self.model.proposal_matcher(box_iou(boxes, self.anchors))  # type: ignore[no-any-return]
+
+
+def _fcos_small(classes: int, height: int, width: int) -> Candidates:
+    anchors = AnchorGenerator(tuple((stride,) for stride in STRIDES), ((1.0,),) * len(STRIDES))
+    backbone = SmallPyramid()
+    head = FCOSHead(backbone.out_channels, 1, classes, num_convs=2)
+    model = FCOS(backbone, classes, min(height, width), max(height, width), anchor_generator=anchors, head=head, nms_thresh=0.5)
+    return FCOSCandidates(model, height, width)
+
+
+def _ssdlite(classes: int, height: int, width: int) -> Candidates:
+    return SSDCandidates(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes + 1), height, width)
+
+
+ARCHITECTURES = {"fcos_small": _fcos_small, "ssdlite320_mobilenet_v3_large": _ssdlite}
+
+
+def build(architecture: str, classes: int, height: int, width: int, weights: str = "none") -> Candidates:
+    """The detector `architecture` (a key of ARCHITECTURES) with fresh weights or those of the file `weights`.
+
+    Of a file that was trained on other classes all but the class predictor is taken. Raises CallError for a file that is no
+    state dict of this architecture.
+    """
+    detector = ARCHITECTURES[architecture](classes, height, width)
+    if weights != "none":
+        _load(detector.model, Path(weights).expanduser(), architecture)
+    return detector
+
+
+def _load(model: nn.Module, path: Path, architecture: str) -> None:
+    if not path.is_file():
+        raise CallError(f"weights {str(path)!r} is no file; give the path of a state dict (.pth), or 'none'")
+    try:
+        given = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise CallError(f"weights {path} can't be read as tensors alone; save them with torch.save(model.state_dict(), path)") from error
+    own = model.state_dict()
+    if not isinstance(given, dict) or given.keys() != own.keys():
+        strange = sorted(set(given) ^ set(own))[:3] if isinstance(given, dict) else type(given).__name__
+        raise CallError(f"weights {path} are no state dict of {architecture}; names that differ: {strange}")
+    other = [name for name in own if own[name].shape != given[name].shape]
+    foreign = [name for name in other if not name.startswith("head.classification_head")]
+    if foreign:
+        raise CallError(f"weights {path} are of another shape than {architecture}: {foreign[0]} is {tuple(given[foreign[0]].shape)}")
+    model.load_state_dict({**given, **{name: own[name] for name in other}})

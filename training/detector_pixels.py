@@ -1,0 +1,102 @@
+"""Pictures and boxes for training a detector: prepared once by the transform that serves, augmented in whole batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.progress import track
+from torch.nn import functional
+
+from training.datasets import Example
+from training.detector_architectures import Targets
+
+from bundle_images import ImageInput, boxes_to_input, open_image, prepare
+
+GREY = 114 / 255  # what letterbox pads with
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures as the graph takes them, uint8 [N, 3, height, width], with their sizes before (width, height) and their objects."""
+
+    pixels: torch.Tensor
+    sizes: list[tuple[int, int]]
+    targets: Targets
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], inputs: ImageInput, what: str) -> "Prepared":
+        """Read and prepare all `examples` by the serving transform, behind a progress bar."""
+        pixels = torch.empty(len(examples), 3, inputs.height, inputs.width, dtype=torch.uint8)
+        sizes: list[tuple[int, int]] = []
+        targets: Targets = []
+        for k, example in enumerate(track(examples, f"preparing {what}", transient=True)):
+            image = open_example(example)
+            pixels[k] = prepare(image, inputs)
+            sizes.append(image.size)
+            boxes = boxes_to_input(torch.from_numpy(example.boxes), image.size, inputs)
+            targets.append({"boxes": boxes, "labels": torch.from_numpy(example.labels)})
+        return cls(pixels, sizes, targets)
+
+
+def open_example(example: Example) -> Image.Image:
+    """The picture, RGB."""
+    if isinstance(example.image, Path):
+        return open_image(example.image.read_bytes(), max_bytes=1 << 30, max_pixels=1 << 28)  # one's own files, not a stranger's
+    return Image.fromarray(example.image).convert("RGB")
+
+
+class Batches:
+    """Shuffled, augmented batches: (float32 [B, 3, height, width] in 0..255, their objects). A short rest is left out."""
+
+    def __init__(self, prepared: Prepared, batch_size: int, light: bool, flip: bool, seed: int) -> None:
+        self.prepared, self.light, self.flip = prepared, light, flip
+        self.size = min(batch_size, len(prepared.pixels))
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.prepared.pixels) // self.size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Targets]]:
+        order = torch.randperm(len(self.prepared.pixels), generator=self.generator)
+        for rows in order[: len(self) * self.size].split(self.size):
+            pixels = self.prepared.pixels[rows].float()
+            targets = [self.prepared.targets[k] for k in rows.tolist()]
+            if self.light or self.flip:
+                pixels, targets = augment(pixels, targets, self.light, self.flip, self.generator)
+            yield pixels, targets
+
+
+def augment(pixels: torch.Tensor, targets: Targets, light: bool, flip: bool, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
+    """Other scales and places, brightness, contrast and tints (`light`), and mirror images (`flip`): same shapes and units.
+
+    An object of which less than half stays in the picture is no object any more; the others' boxes are cut at the edge.
+    """
+
+    def between(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(len(pixels), *shape, generator=generator)
+
+    scale = torch.exp(between(-0.25, 0.25, 1) + between(-0.12, 0.12, 2)) if light else torch.ones(len(pixels), 2)
+    shift = between(-0.15, 0.15, 2) if light else torch.zeros(len(pixels), 2)
+    if flip:
+        scale[:, 0] *= torch.where(torch.rand(len(pixels), generator=generator) < 0.5, -1.0, 1.0)
+    # grid_sample asks for the way back: where in the old picture a place of the new one lies, both from -1 to 1
+    theta = torch.cat([torch.diag_embed(1 / scale), (-shift / scale)[:, :, None]], dim=2)
+    grid = functional.affine_grid(theta, list(pixels.shape), align_corners=False)
+    x = functional.grid_sample(pixels / 255 - GREY, grid, align_corners=False) + GREY
+    if light:
+        x = (x - 0.5) * between(0.7, 1.3, 1, 1, 1) + 0.5 + between(-0.15, 0.15, 1, 1, 1) + between(-0.06, 0.06, 3, 1, 1)
+    height, width = pixels.shape[-2:]
+    moved = [_move(target, scale[k], shift[k], width, height) for k, target in enumerate(targets)]
+    return (x * 255).clamp(0, 255), moved
+
+
+def _move(target: dict[str, torch.Tensor], scale: torch.Tensor, shift: torch.Tensor, width: int, height: int) -> dict[str, torch.Tensor]:
+    half = torch.tensor([width / 2, height / 2])
+    corners = (target["boxes"].view(-1, 2, 2) / half - 1) * scale + shift
+    corners = ((corners + 1) * half).sort(dim=1).values  # a mirror image swaps left and right
+    inside = corners.clamp(min=0).minimum(half * 2)
+    whole, left = ((box[:, 1] - box[:, 0]).prod(1) for box in (corners, inside))
+    keep = (left >= whole / 2) & ((inside[:, 1] - inside[:, 0]) >= 2).all(1)
+    return {"boxes": inside[keep].view(-1, 4), "labels": target["labels"][keep]}

@@ -1,0 +1,158 @@
+"""The only writer of exports/: a trained model that reached its floor -> exports/<name>/<version>/.
+
+Everything is built in a folder beside the final one and moved there in one step, after the checksums are written: a folder
+with SHA256SUMS is complete. Nothing is pickled: `.pt2` and JSON.
+"""
+
+import importlib
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+import marina
+from marina import paths
+from marina.errors import BelowFloor, CallError, ParityError, WorkError
+from marina.samples import mismatch
+from marina.spec import Spec
+from training.trained import Sample, Trained
+
+from bundle_checksums import write_checksums
+from bundle_golden import FOLDER, INDEX
+from bundle_handler import BundleHandler
+
+SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "application/json": ".json"}
+
+
+def export(spec: Spec, trained: Trained, folder: Path) -> Path:
+    """Complete `folder` (which holds report/ already) and move it to `spec.export_dir`, which is returned.
+
+    Raises BelowFloor when a metric misses the spec's floor, ParityError when the exported graph differs from the trained
+    model, WorkError when a sample of the spec is answered wrongly.
+    """
+    check_floor(spec, trained.metrics)
+    _write_json(folder / "model_metadata.json", metadata(spec, trained))
+    _write_json(folder / "preprocess_config.json", trained.preprocess)
+    _write_json(folder / "postprocess_config.json", trained.postprocess)
+    if trained.classes is not None:
+        _write_json(folder / "class_mapping.json", {str(index): name for index, name in enumerate(trained.classes)})
+    handler = handler_of(spec.kind)
+    handler.read_configs(folder)
+    handler.model = trained.module  # type: ignore[assignment]  # where a loaded program stands later, the model itself
+    write_samples(spec, trained, handler, folder)
+    save_program(spec, trained, folder / "model.pt2")
+    write_checksums(folder)
+    return _move(folder, spec.export_dir)
+
+
+def handler_of(kind: str) -> BundleHandler:
+    """The handler that serves `kind`, not initialised: handlers/<kind>_handler.py has one class."""
+    handler: BundleHandler = getattr(importlib.import_module(f"{kind}_handler"), f"{kind.capitalize()}Handler")()
+    return handler
+
+
+def check_floor(spec: Spec, metrics: dict[str, float]) -> None:
+    """Raise BelowFloor, saying by how much, unless every metric of the spec's floor is reached."""
+    for name, least in spec.floor.items():
+        if name not in metrics:
+            raise CallError(f"models/{spec.name}.yaml: floor: no metric {name!r}; this recipe measures {', '.join(sorted(metrics))}")
+        if not metrics[name] >= least:
+            missed = f"{spec.name}: {name} {metrics[name]:.4g} is below the floor {least:g} by {least - metrics[name]:.4g}"
+            raise BelowFloor(f"{missed}; nothing was exported")
+
+
+def metadata(spec: Spec, trained: Trained) -> dict[str, Any]:
+    """model_metadata.json: what the model is, what it learned from, how good it is, and what made it."""
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "kind": spec.kind,
+        "about": spec.about,
+        "max_batch": spec.export.max_batch,
+        "metrics": trained.metrics,
+        "floor": spec.floor,
+        "data": trained.data,
+        "training": {"recipe": spec.training.recipe, "seed": spec.training.seed, **trained.training},
+        "parameters": sum(parameter.numel() for parameter in trained.module.parameters()),
+        "versions": {
+            "marina": marina.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+
+
+def save_program(spec: Spec, trained: Trained, path: Path) -> None:
+    """torch.export with a dynamic batch of 1..max_batch, saved, loaded again and compared with the trained model."""
+    batch = torch.export.Dim("batch", min=1, max=spec.export.max_batch)
+    program = torch.export.export(trained.module, (trained.example,), dynamic_shapes=({0: batch},), strict=False)
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+    for size in sorted({1, 2, 3, spec.serving.batch_size, spec.export.max_batch}):
+        rows = torch.arange(size) % len(trained.example)
+        with torch.inference_mode():
+            expected, found = trained.module(trained.example[rows]), loaded(trained.example[rows])
+        worst = max(_distances(expected, found))
+        if not worst <= spec.export.parity:
+            raise ParityError(f"{spec.name}: at batch {size} the exported graph is off by {worst:.3g}, allowed {spec.export.parity:g}")
+
+
+def _distances(expected: Any, found: Any) -> list[float]:
+    """Largest difference of each tensor, relative to its own largest value where that is above 1."""
+    if isinstance(expected, dict):
+        return [distance for key in expected for distance in _distances(expected[key], found[key])]
+    if isinstance(expected, tuple | list):
+        return [distance for pair in zip(expected, found, strict=True) for distance in _distances(*pair)]
+    if expected.shape != found.shape:
+        return [float("inf")]
+    scale = max(1.0, float(expected.double().abs().max()))
+    return [float((expected.double() - found.double()).abs().max()) / scale]
+
+
+def write_samples(spec: Spec, trained: Trained, handler: BundleHandler, folder: Path) -> None:
+    """Golden requests with the answers that the trained model itself gives through the serving code."""
+    samples = trained.samples[: spec.samples.held_out] + [_own(request) for request in spec.samples.requests]
+    if not samples:
+        raise WorkError(f"{spec.name}: the model answers no held-out example rightly, so there is no sample to prove it with")
+    (folder / FOLDER).mkdir()
+    index = []
+    for sample in samples:
+        (answer,) = handler.answer_rows([({"body": sample.body}, {})])
+        wrong = str(answer) if isinstance(answer, Exception) else mismatch(sample.expect, answer)
+        if wrong:
+            raise WorkError(f"{spec.name}: sample {sample.name!r} is answered wrongly: {wrong}; nothing was exported")
+        file = sample.name + SUFFIXES.get(sample.content_type, ".bin")
+        (folder / FOLDER / file).write_bytes(sample.body)
+        entry = {"name": sample.name, "file": file, "content_type": sample.content_type}
+        index.append({**entry, "expect": sample.expect, "answer": answer})
+    _write_json(folder / FOLDER / INDEX, index)
+
+
+def _own(request: Any) -> Sample:
+    """A sample request that is written in the spec."""
+    if request.file is None:
+        return Sample(request.name, json.dumps(request.json_body).encode(), "application/json", request.expect)
+    path = paths.models() / "samples" / request.file
+    if not path.is_file():
+        raise CallError(f"sample {request.name!r}: no file {path}")
+    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()} | {".jpeg": "image/jpeg"}
+    return Sample(request.name, path.read_bytes(), kinds.get(path.suffix.lower(), "application/octet-stream"), request.expect)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _move(folder: Path, target: Path) -> Path:
+    """Put `folder` in the place of `target`, which may exist."""
+    old = folder.with_name(folder.name + ".old")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target

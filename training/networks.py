@@ -1,0 +1,216 @@
+"""Networks for the classifiers: a small CNN of our own and every classification model of torchvision, with their weights.
+
+Not covered: models of other libraries, and detectors.
+"""
+
+import difflib
+import json
+import pickle
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import nn
+
+from marina.errors import CallError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL_CNN = "small_cnn"
+TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a network was evaluated with: middle `crop` pixels of a picture whose shorter side is `resize`, mean and deviation."""
+
+    crop: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class SmallCNN(nn.Sequential):
+    """float32 [B, C, H, W] -> logits [B, classes]: three stages of two 3x3 convolutions, each halving the picture, a mean, a head.
+
+    240 thousand weights with `width` 32. The stages follow VGG (Simonyan and Zisserman 2015) with batch normalisation
+    (Ioffe and Szegedy 2015).
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 32) -> None:
+        stages: list[nn.Module] = []
+        for out in (width, 2 * width, 4 * width):
+            for last in (False, True):
+                stages += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+                channels = out
+                if last:
+                    stages.append(nn.MaxPool2d(2))
+        super().__init__(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels, classes))
+
+
+class Classifier(nn.Module):
+    """What is served: uint8 [B, C, H, W] -> logits float32 [B, classes], normalisation inside the graph.
+
+    A grey picture is repeated for a network that takes three channels. `head` is the layer that was put in for the classes.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, head: nn.Module, preset: Preset, repeat: bool) -> None:
+        super().__init__()
+        self.network, self.repeat = network, repeat
+        self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
+        self.heads = [head]  # in a list, so that it isn't registered twice
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch."""
+        pixels = images.float() / 255
+        if self.repeat:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        logits: torch.Tensor = self.network((pixels - self.mean) / self.std)
+        return logits
+
+
+def preset_of(architecture: str, weights: str, image_size: int | None) -> Preset:
+    """The evaluation transform of `weights` (of the architecture's own default ones for "none" and for files).
+
+    `image_size` scales it. Raises CallError for an unknown architecture or unknown weights.
+    """
+    if architecture == SMALL_CNN:
+        size = image_size or 64
+        return Preset(size, size, (0.5,), (0.5,))
+    known = _known_weights(architecture, weights)
+    transform = known.transforms() if known else torchvision.models.get_model_weights(architecture)["DEFAULT"].transforms()
+    crop, resize = transform.crop_size[0], transform.resize_size[0]
+    if image_size:
+        crop, resize = image_size, max(image_size, round(resize * image_size / crop))
+    return Preset(crop, resize, tuple(transform.mean), tuple(transform.std))
+
+
+def build(architecture: str, weights: str, classes: int, channels: int, preset: Preset) -> Classifier:
+    """The network with a new head for `classes`; `weights` is "none", a name of torchvision or a file .pth or .safetensors.
+
+    Raises CallError for what is unknown, can't be had offline or doesn't fit.
+    """
+    if architecture == SMALL_CNN:
+        network: nn.Module = SmallCNN(channels, classes)
+        if weights != "none":
+            _load(network, _read_state(_file(architecture, weights)), weights, "18")
+        return Classifier(network, network[-1], preset, repeat=False)  # type: ignore[index]
+    network = _torchvision(architecture, weights)
+    name, head = _replaced_head(network, classes)
+    if weights != "none" and _known_weights(architecture, weights) is None:
+        _load(network, _read_state(_file(architecture, weights)), weights, name)
+    return Classifier(network, head, preset, repeat=channels == 1)
+
+
+def _torchvision(architecture: str, weights: str) -> nn.Module:
+    known = _known_weights(architecture, weights)
+    extra: dict[str, Any] = {"aux_logits": False} if architecture in ("googlenet", "inception_v3") else {}
+    if extra and known is None:
+        extra["init_weights"] = True
+    if known is not None and extra:
+        extra.pop("aux_logits")  # torchvision refuses it beside weights of Inception v3
+    try:
+        network: nn.Module = torchvision.models.get_model(architecture, weights=known, **extra)
+    except (URLError, OSError, RuntimeError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints"
+        file = str(getattr(known, "url", "")).rsplit("/", 1)[-1]
+        raise CallError(
+            f"weights {weights!r} of {architecture} can't be had: {error}. Offline, put the file {file} into {place} "
+            "(TORCH_HOME moves that folder), or give the path of a .pth or .safetensors file as 'weights'"
+        ) from error
+    if extra or architecture in ("googlenet", "inception_v3"):
+        network.aux_logits = False  # type: ignore[assignment]
+        for auxiliary in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, auxiliary):
+                setattr(network, auxiliary, None)
+    return network
+
+
+def _known_weights(architecture: str, weights: str) -> Any:
+    """The weights by name; None for "none" and for files."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in names:
+        close = difflib.get_close_matches(architecture, [SMALL_CNN, *names], n=4, cutoff=0.5) or [SMALL_CNN, "resnet18", "mobilenet_v3_small"]
+        raise CallError(f"unknown architecture {architecture!r}; did you mean {', '.join(close)}? Any classification model of torchvision goes")
+    if weights == "none" or Path(weights).suffix:
+        return None
+    choices = torchvision.models.get_model_weights(architecture).__members__
+    if weights not in choices:
+        raise CallError(
+            f"unknown weights {weights!r} for {architecture}; known: none, {', '.join(choices)}, or the path of a .pth or .safetensors file"
+        )
+    return choices[weights]
+
+
+def _file(architecture: str, weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise CallError(f"weights {weights!r} of {architecture}: no such file; give a .pth or .safetensors file, or 'none'")
+    return path
+
+
+def _replaced_head(network: nn.Module, classes: int) -> tuple[str, nn.Module]:
+    """Put a new last layer in: the last Linear, or the last Conv2d where there is no Linear (SqueezeNet). (name, layer)."""
+    layers = list(network.named_modules())
+    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear)]
+    name, old = (linear or [(name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d)])[-1]
+    if isinstance(old, nn.Linear):
+        new: nn.Module = nn.Linear(old.in_features, classes)
+    else:
+        new = nn.Conv2d(old.in_channels, classes, old.kernel_size)  # type: ignore[arg-type]
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, new)
+    return name, new
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or of a .pth state dict (read with weights_only, so that no code runs)."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise CallError(f"{path} is no state dict of tensors alone; save it with torch.save(model.state_dict(), path)") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CallError(f"{path} holds no state dict; save it with torch.save(model.state_dict(), path)")
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The format: 8 bytes of length, a JSON header of that length with type, shape and place of each tensor, then the data."""
+    content = bytearray(path.read_bytes())
+    try:
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + length])
+        data = memoryview(content)[8 + length :]
+        state = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                empty = torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
+                state[name] = torch.frombuffer(data[start:end], dtype=empty.dtype).reshape(empty.shape) if end > start else empty
+    except (struct.error, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CallError(f"{path} is no .safetensors file, or a damaged one ({error}); save it again") from error
+    return state
+
+
+def _load(network: nn.Module, state: dict[str, torch.Tensor], weights: str, head: str) -> None:
+    """Load all but a head for other classes; everything else must fit by name and shape."""
+    own = network.state_dict()
+    of_head = {key for key in own if key.rpartition(".")[0] == head}
+    usable = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    amiss = sorted((own.keys() - usable.keys()) - of_head)
+    if amiss:
+        raise CallError(f"weights {weights!r} don't fit: {len(amiss)} of {len(own)} tensors are missing or of another shape, first {amiss[0]!r}")
+    network.load_state_dict(usable, strict=False)
