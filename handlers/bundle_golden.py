@@ -23,7 +23,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
     """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance."""
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
-        return "" if golden == answer else f"{where}: {answer!r} instead of {golden!r}"
+        return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
         close = isinstance(answer, int | float) and not isinstance(answer, bool) and _close(golden, answer, tolerance)
         return "" if close else f"{where}: {answer!r} instead of {golden!r}"
@@ -42,4 +42,5 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
 def _close(left: float, right: float, tolerance: float) -> bool:
     if isinstance(left, int) and isinstance(right, int):
         return left == right
-    return math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)
+    relative = 0.0 if tolerance == PIXELS else tolerance
+    return math.isclose(left, right, rel_tol=relative, abs_tol=tolerance)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bundle_errors import NotUnderstood, TooLarge
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_image(data: bytes, mode: str = "RGB", max_bytes: int = 10_000_000, max_
     except Image.DecompressionBombError:
         raise TooLarge(f"the image declares too many pixels; send at most {max_pixels:,}") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
-        raise NotUnderstood(f"the body is no image that can be read; send one of {', '.join(FORMATS[:-1])}") from error
+        raise NotUnderstood(f"the body is no image that can be read; send one of {', '.join(FORMATS)}") from error
     if image.width * image.height > max_pixels:
         raise TooLarge(f"the image declares {image.width} x {image.height} pixels; send at most {max_pixels:,} in all")
     try:

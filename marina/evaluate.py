@@ -61,20 +61,38 @@ def measure(
         return _policy(spec, answer, episodes)
     from training import datasets
 
-    seed = spec.training.seed
-    images = datasets.load(data or trained_on(spec), spec.kind, seed)
+    images = datasets.load(data or trained_on(spec), spec.kind, spec.training.seed)
+    labels = json.loads((spec.export_dir / "class_mapping.json").read_text(encoding="utf-8"))
+    if sorted(labels.values()) != sorted(images.classes):
+        raise CallError(f"the data has the classes {', '.join(images.classes)}; {spec.name} knows {', '.join(labels.values())}")
     rows = [example.encoded() for example in images.test]
     if spec.kind == "classifier":
         answers = _in_parts(rows, answer, {"top_k": "1"}, progress)
-        right = [
-            found["predictions"][0]["class"] == images.classes[example.label] for found, example in zip(answers, images.test, strict=True)
-        ]
-        return {"accuracy": float(np.mean(right)), "images": len(right)}
-    from training.detector import detection_metrics
+        return _accuracy(answers, [images.classes[example.label] for example in images.test])
+    return _average_precision(_in_parts(rows, answer, {"confidence_threshold": "0.02"}, progress), images)
 
-    answers = _in_parts(rows, answer, {"confidence_threshold": "0.01"}, progress)
-    metrics: dict[str, float] = detection_metrics([found["detections"] for found in answers], images.test, images.classes)
-    return metrics
+
+def _accuracy(answers: list[Any], names: list[str]) -> dict[str, float]:
+    right = [found["predictions"][0]["class"] == name for found, name in zip(answers, names, strict=True)]
+    return {"accuracy": float(np.mean(right)), "images": len(right)}
+
+
+def _average_precision(answers: list[Any], images: Any) -> dict[str, float]:
+    import torch
+
+    from training.detector_evaluation import Found, precision_recall
+
+    index = {name: position for position, name in enumerate(images.classes)}
+    found = [
+        Found(
+            torch.tensor([one["bbox"] for one in answer["detections"]]).reshape(-1, 4),
+            torch.tensor([one["score"] for one in answer["detections"]]),
+            torch.tensor([index[one["class"]] for one in answer["detections"]], dtype=torch.int64),
+        )
+        for answer in answers
+    ]
+    summary, _ = precision_recall(found, images.test)
+    return {**summary, "images": len(found)}
 
 
 def trained_on(spec: Spec) -> str:

@@ -142,8 +142,8 @@ class _Learner(lightning.LightningModule):
         self._sums[split] = self._sums[split] + sums if split in self._sums else sums
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        """Runs after the validation of the epoch."""
+    def on_validation_epoch_end(self) -> None:
+        """Ends the epoch: its training steps are done by then."""
         row = {}
         for split, (loss, right, count) in self._sums.items():
             row |= {f"{split}_loss": float(loss / count), f"{split}_accuracy": float(right / count)}

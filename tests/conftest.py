@@ -1,0 +1,68 @@
+"""Shared by all tests: the built-in models, trained once, and small models of a test's own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import marina  # noqa: F401  # puts handlers/ on the path
+from marina import paths, spec, up
+from marina.console import Output
+from marina.spec import Spec
+from tests.balance import balance
+from training.export import export
+from training.trained import Trained
+
+BUILT_IN = spec.names()
+
+
+@pytest.fixture(scope="session")
+def built_in() -> list[Spec]:
+    """The built-in models, trained to their floors if that has not happened yet, and archived."""
+    chosen = up.choose([])
+    up.prepare(chosen, Output(as_json=True))
+    return chosen
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home of one's own, in the place of the repository's."""
+    monkeypatch.setenv("MARINA_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    return tmp_path
+
+
+SPEC = '# Pushes to where the pole falls.\nversion: "1.0"\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 50}\n'
+
+
+@pytest.fixture
+def exported(home: Path) -> Callable[..., Spec]:
+    """Write a spec and its export into the test's home: exported("name", more="serving: {...}")."""
+
+    def make(name: str = "balance", more: str = "", trained: Trained | None = None) -> Spec:
+        (home / "models" / f"{name}.yaml").write_text(SPEC + more, encoding="utf-8")
+        one = spec.load(name)
+        folder = one.export_dir.parent / ".making"
+        (folder / "report").mkdir(parents=True)
+        export(one, trained or balance(), folder)
+        return one
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Handlers set torch's threads for their worker; the next test gets the old number."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets beside the repository; tests that use them are skipped without."""
+    folder = paths.SOURCE.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared/data beside the repository")
+    return folder

@@ -1,0 +1,139 @@
+"""Pictures: what is read, what is refused before it is decoded, and boxes there and back."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bundle_errors import NotUnderstood, TooLarge
+from bundle_images import ImageInput, boxes_to_image, boxes_to_input, open_image, prepare
+
+
+def encoded(image: Image.Image, form: str, **more: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **more)
+    return buffer.getvalue()
+
+
+def half_and_half() -> Image.Image:
+    """Left red, right blue, 40 x 20."""
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20, 0] = 250
+    pixels[:, 20:, 2] = 250
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_every_common_format_is_read_with_its_colours(form: str) -> None:
+    image = open_image(encoded(half_and_half(), form))
+
+    assert (image.mode, image.size) == ("RGB", (40, 20))
+    assert np.abs(np.array(image)[10, 5].astype(int) - [250, 0, 0]).max() < 12
+    assert np.abs(np.array(image)[10, 35].astype(int) - [0, 0, 250]).max() < 12
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
+def test_every_colour_mode_becomes_rgb_of_about_the_same_brightness(mode: str) -> None:
+    grey = Image.new("L", (8, 8), 128)
+    image = Image.fromarray(np.full((8, 8), 128 * 257, np.uint16)) if mode == "I;16" else grey.convert("RGB").convert(mode)
+    form = "JPEG" if mode == "CMYK" else "PNG"
+
+    pixels = np.array(open_image(encoded(image, form)))
+
+    assert abs(float(pixels.mean()) - 128) < (6 if mode != "1" else 128)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+
+    assert np.array(open_image(encoded(clear, "PNG"))).min() == 255
+
+
+def test_a_photo_that_was_taken_on_its_side_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # rotate by 90 degrees to the right
+
+    image = open_image(encoded(half_and_half(), "JPEG", exif=exif))
+
+    assert image.size == (20, 40)
+    assert np.array(image)[5, 10][0] > 200
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")]
+
+    image = open_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+
+    assert np.array(image)[0, 0].tolist() == [255, 0, 0]
+
+
+def declared(width: int, height: int) -> bytes:
+    """A PNG whose header declares width x height, with hardly any data behind it."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 10_000)])
+def test_an_image_of_too_many_declared_pixels_is_refused_from_its_header(size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge, match="send at most 50,000,000"):
+        open_image(declared(*size))
+
+
+def test_more_bytes_than_the_limit_are_refused_with_both_numbers() -> None:
+    with pytest.raises(TooLarge, match="has 101 bytes; send at most 100"):
+        open_image(b"x" * 101, max_bytes=100)
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_file_that_was_cut_off_is_refused(form: str, cut: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    whole = encoded(noise, form)
+
+    with pytest.raises(NotUnderstood):
+        open_image(whole[: int(len(whole) * cut)])
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"<svg/>", b"%PDF-1.4", b"\xff\xd8\xff", b"GIF89a", bytes(1000)])
+def test_what_is_no_image_is_refused_with_the_formats_that_are(body: bytes) -> None:
+    with pytest.raises(NotUnderstood, match="image"):
+        open_image(body)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
+def test_the_tensor_has_the_declared_form(fit: str) -> None:
+    config = ImageInput(24, 32, "RGB", fit, resize=32)  # type: ignore[arg-type]
+
+    tensor = prepare(half_and_half(), config)
+
+    assert (tensor.dtype, tuple(tensor.shape)) == (torch.uint8, (3, 24, 32))
+
+
+def test_a_configuration_survives_its_json() -> None:
+    config = ImageInput(24, 32, "L", "letterbox", max_pixels=77)
+
+    assert ImageInput.from_config(config.as_config()) == config
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_boxes_go_to_the_graphs_pixels_and_come_back(fit: str) -> None:
+    config = ImageInput(320, 160, "RGB", fit)  # type: ignore[arg-type]
+    boxes = torch.tensor([[10.0, 20.0, 200.0, 300.0]])
+
+    back = boxes_to_image(boxes_to_input(boxes, (640, 480), config), (640, 480), config)
+
+    torch.testing.assert_close(back, boxes)
+
+
+def test_boxes_are_clipped_to_the_image() -> None:
+    config = ImageInput(100, 100)
+
+    boxes = boxes_to_image(torch.tensor([[-5.0, -5.0, 200.0, 50.0]]), (50, 50), config)
+
+    assert boxes.tolist() == [[0.0, 0.0, 50.0, 25.0]]

@@ -1,0 +1,418 @@
+"""Deep Q-learning: a policy for environments with few discrete actions.
+
+The algorithm is DQN (Mnih et al. 2015, "Human-level control through deep reinforcement learning", Algorithm 1), optionally
+with the Double DQN target (van Hasselt et al. 2016) and the dueling network (Wang et al. 2016). Training alternates phases:
+all copies of the environment step epsilon-greedily, then many gradient steps follow; the target network is renewed only
+between phases, so that one pass gives the targets of a whole phase. The file reads in that order: what can be set,
+the network, the replay, the experience, the targets, the loop, what is handed over.
+
+Not covered: pixels, recurrent policies, n-step or distributional targets, prioritised replay.
+"""
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+from torch.nn import functional
+
+from marina.spec import Section
+from training import rollout
+from training.trained import Sample, Trained
+
+SELECTION_SEED = rollout.EVALUATION_SEED // 2  # training starts below, the reported evaluation above
+MOST_SAMPLES = 64
+
+
+class Settings(Section):
+    """Defaults are tuned for CartPole-v1."""
+
+    environment: str = Field(default="CartPole-v1", description="a gymnasium environment's id")
+    steps: int = Field(default=100_000, ge=1, description="environment steps at most; fewer when the target is confirmed")
+    target_return: float | None = Field(default=None, description="stop once confirmed; default: the environment's own threshold")
+    hidden: tuple[int, ...] = Field(default=(128, 128), description="units of the hidden layers")
+    double: bool = Field(default=False, description="Double DQN: the network in training chooses the target's action")
+    dueling: bool = Field(default=False, description="dueling network: state value and advantages apart")
+    copies: int = Field(default=16, ge=1, le=1024, description="environments that step together")
+    phase_steps: int = Field(default=8, ge=1, description="steps of every copy per phase")
+    gradient_steps: int = Field(default=64, ge=1, description="gradient steps per phase")
+    target_phases: int = Field(default=1, ge=1, description="the target network is renewed every so many phases")
+    batch_size: int = Field(default=64, ge=1, description="transitions per gradient step")
+    learning_rate: float = Field(default=2.3e-3, gt=0, description="of Adam")
+    gamma: float = Field(default=0.99, ge=0, lt=1, description="discount per step")
+    replay: int = Field(default=100_000, ge=1, description="transitions that are remembered")
+    warmup_steps: int = Field(default=1000, ge=0, description="environment steps before the first gradient step")
+    epsilon_end: float = Field(default=0.1, ge=0, le=1, description="share of random actions in the end; it starts at 1")
+    epsilon_steps: int = Field(default=4000, ge=1, description="environment steps over which epsilon falls")
+    screening_every: int = Field(default=512, ge=1, description="environment steps between two looks at the greedy policy")
+    screening_episodes: int = Field(default=20, ge=2, description="episodes of such a look")
+    evaluation_episodes: int = Field(default=100, ge=2, description="episodes that confirm the target, and that are reported")
+
+
+class QNetwork(nn.Module):
+    """Observations float32 [B, n], or states int64 [B] when `states` is their number, to Q-values float32 [B, actions]."""
+
+    def __init__(self, inputs: int, actions: int, hidden: tuple[int, ...], dueling: bool = False, states: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("states", torch.arange(states))
+        sizes = [states or inputs, *hidden]
+        layers = [layer for pair in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*pair), nn.ReLU())]
+        self.body = nn.Sequential(*layers)
+        self.advantage = nn.Linear(sizes[-1], actions)
+        self.value = nn.Linear(sizes[-1], 1) if dueling else None
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        if self.states.numel():
+            observations = (observations.reshape(-1, 1) == self.states).float()
+        features = self.body(observations)
+        advantage: torch.Tensor = self.advantage(features)
+        if self.value is None:
+            return advantage
+        # Wang et al. 2016, equation 9: without the mean, a constant could move between value and advantages
+        return self.value(features) + advantage - advantage.mean(1, keepdim=True)
+
+
+class GreedyPolicy(nn.Module):
+    """Observations as QNetwork takes them to {"action": int64 [B], "q_values": float32 [B, actions]}."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observations: torch.Tensor) -> dict[str, torch.Tensor]:
+        values = self.network(observations)
+        return {"action": values.argmax(1), "q_values": values}
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Greedy actions, int64 [B], as `rollout` asks for them."""
+        return self.network(as_tensor(observations)).argmax(1).numpy()
+
+
+def as_tensor(observations: np.ndarray) -> torch.Tensor:
+    """An environment's observations as the network takes them: whole numbers stay, the others become float32."""
+    tensor = torch.from_numpy(observations)
+    return tensor if tensor.dtype == torch.int64 else tensor.float()
+
+
+class Transitions(NamedTuple):
+    """N steps, float32: observations [N, w], next_observations [N, w]; actions, rewards, terminated (0 or 1) [N, 1]."""
+
+    observations: torch.Tensor
+    next_observations: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    terminated: torch.Tensor
+
+
+class Replay:
+    """The last `capacity` transitions, one packed float32 row each, so that a sample is one gather."""
+
+    def __init__(self, capacity: int, width: int) -> None:
+        self.columns = [width, width, 1, 1, 1]
+        self.rows = torch.zeros(capacity, sum(self.columns))
+        self.added = 0
+        self.digest = hashlib.sha256()
+
+    def __len__(self) -> int:
+        return min(self.added, len(self.rows))
+
+    def add(self, transitions: Transitions) -> None:
+        """Append, overwriting the oldest."""
+        packed = torch.cat(transitions, 1)
+        self.digest.update(packed.numpy().tobytes())
+        kept = packed[-len(self.rows) :]
+        first = self.added + len(packed) - len(kept)
+        self.rows[torch.arange(first, first + len(kept)) % len(self.rows)] = kept
+        self.added += len(packed)
+
+    def sample(self, count: int, generator: torch.Generator) -> Transitions:
+        """`count` transitions, uniformly with replacement."""
+        chosen = torch.randint(len(self), (count,), generator=generator)
+        return Transitions(*self.rows.index_select(0, chosen).split(self.columns, 1))
+
+
+class Experience:
+    """Copies of the environment that go on from phase to phase."""
+
+    def __init__(self, environment: str, copies: int, seed: int) -> None:
+        self.vector = rollout.make_vector(environment, copies)
+        self.random = np.random.default_rng(seed)
+        self.actions = int(self.vector.single_action_space.n)  # type: ignore[attr-defined]
+        self.observations, _ = self.vector.reset(seed=int(self.random.integers(SELECTION_SEED // 2)))
+        self.resetting = np.zeros(copies, bool)
+        self.returns = np.zeros(copies)
+        self.episodes, self.last_return = 0, 0.0
+
+    def collect(self, policy: GreedyPolicy, steps: int, epsilon: float) -> Transitions:
+        """Up to steps x copies transitions by the epsilon-greedy policy.
+
+        After an end, a copy's next row only resets it: the action is ignored and nothing was earned. Such rows are left out.
+        A truncated step is not marked as terminated, so its target bootstraps from the true last observation.
+        """
+        parts = []
+        for _ in range(steps):
+            before, copies = self.observations, len(self.resetting)
+            random = self.random.random(copies) < epsilon
+            actions = np.where(random, self.random.integers(self.actions, size=copies), policy.act(before))
+            self.observations, rewards, terminated, truncated, _ = self.vector.step(actions)
+            real, self.resetting = ~self.resetting, terminated | truncated
+            columns = (before.reshape(copies, -1), self.observations.reshape(copies, -1), actions, rewards, terminated)
+            parts.append(np.column_stack(columns)[real].astype(np.float32))
+            self._count(rewards)
+        rows, width = torch.from_numpy(np.concatenate(parts)), columns[0].shape[1]
+        return Transitions(*rows.split([width, width, 1, 1, 1], 1))
+
+    def _count(self, rewards: np.ndarray) -> None:
+        self.returns += rewards
+        if self.resetting.any():
+            self.episodes += int(self.resetting.sum())
+            self.last_return = float(self.returns[self.resetting].mean())
+            self.returns[self.resetting] = 0
+
+
+@torch.no_grad()
+def td_targets(batch: Transitions, online: nn.Module, target: nn.Module, gamma: float, double: bool) -> torch.Tensor:
+    """One-step targets, float32 [N, 1]: reward, and unless terminated the discounted value of the next observation.
+
+    That value is max_a Q_target (Mnih et al. 2015) or, when `double`, Q_target at argmax_a Q_online (van Hasselt et al. 2016).
+    """
+    following = target(batch.next_observations)
+    best = (online(batch.next_observations) if double else following).argmax(1, keepdim=True)
+    return batch.rewards + gamma * (1 - batch.terminated) * following.gather(1, best)
+
+
+def learn(
+    network: nn.Module, target: nn.Module, optimizer: torch.optim.Optimizer, replay: Replay, settings: Settings, generator: torch.Generator
+) -> float:
+    """The gradient steps of one phase; returns the last batch's Huber loss."""
+    size = settings.batch_size
+    phase = replay.sample(settings.gradient_steps * size, generator)
+    targets = td_targets(phase, network, target, settings.gamma, settings.double)
+    batches = zip(phase.observations.split(size), phase.actions.long().split(size), targets.split(size), strict=True)
+    for observations, actions, wanted in batches:
+        loss = functional.smooth_l1_loss(network(observations).gather(1, actions), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+@dataclass
+class History:
+    """What the curves show."""
+
+    learned: list[tuple[int, float, float]] = field(default_factory=list)  # environment steps, epsilon, loss
+    screened: list[tuple[int, float]] = field(default_factory=list)  # environment steps, mean return
+
+
+class Selection:
+    """The best policy seen. Every look draws other starts, all apart from the evaluation that is reported."""
+
+    def __init__(self, settings: Settings, policy: GreedyPolicy) -> None:
+        self.settings = settings
+        self.best, self.best_return = copy.deepcopy(policy), -np.inf
+        threshold = gymnasium.spec(settings.environment).reward_threshold
+        self.wanted = threshold if settings.target_return is None else settings.target_return
+        self.seed = SELECTION_SEED
+
+    def confirms(self, policy: GreedyPolicy) -> tuple[float, bool]:
+        """(mean return of a short look, whether a long one puts the target two standard errors below the mean)."""
+        mean, _ = self._look(policy, self.settings.screening_episodes)
+        score, confirmed = mean, False
+        if self.wanted is not None and mean >= self.wanted:
+            score, error = self._look(policy, self.settings.evaluation_episodes)
+            confirmed = score - 2 * error >= self.wanted
+        if score > self.best_return or confirmed:
+            self.best, self.best_return = copy.deepcopy(policy), score
+        return mean, confirmed
+
+    def _look(self, policy: GreedyPolicy, episodes: int) -> tuple[float, float]:
+        returns = rollout.quick_returns(policy.act, self.settings.environment, episodes, self.seed)
+        self.seed += episodes
+        return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(episodes))
+
+
+def train(settings: Settings, seed: int, report: Path) -> Trained:
+    """Learn until the target return is confirmed or the steps are used up, and hand over the best policy seen.
+
+    The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces don't fit.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
+    config, actions = rollout.observation_config(settings.environment), rollout.discrete_actions(settings.environment)
+    inputs, states = (config["shape"][0], 0) if config["shape"] else (1, config["high"] + 1)
+    history = History()
+    with ExitStack() as stack:
+        stack.enter_context(small_network_arithmetic(seed))
+        show = stack.enter_context(progress_bar(settings))
+        network = QNetwork(inputs, actions, settings.hidden, settings.dueling, states)
+        policy, target = GreedyPolicy(network), copy.deepcopy(network)
+        optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, fused=True)
+        replay, generator = Replay(settings.replay, inputs), torch.Generator().manual_seed(seed)
+        selection = Selection(settings, policy)
+        experience = Experience(settings.environment, settings.copies, seed)
+        stack.callback(experience.vector.close)
+        phases, next_look = 0, settings.screening_every
+        while replay.added < settings.steps:
+            epsilon = max(settings.epsilon_end, 1 - (1 - settings.epsilon_end) * replay.added / settings.epsilon_steps)
+            replay.add(experience.collect(policy, settings.phase_steps, epsilon))
+            show(replay.added, epsilon, experience.last_return)
+            if replay.added < settings.warmup_steps:
+                continue
+            if phases % settings.target_phases == 0:
+                target.load_state_dict(network.state_dict())
+            loss = learn(network, target, optimizer, replay, settings, generator)
+            history.learned.append((replay.added, epsilon, loss))
+            phases += 1
+            if replay.added >= next_look:
+                next_look = replay.added + settings.screening_every
+                mean, confirmed = selection.confirms(policy)
+                history.screened.append((replay.added, mean))
+                if confirmed:
+                    break
+        best = selection.best.eval()
+        trace, samples = golden_episode(best, settings.environment)
+        returns = rollout.episode_returns(best.act, settings.environment, settings.evaluation_episodes, rollout.EVALUATION_SEED)
+    spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    draw(history, trace, selection.wanted, report)
+    example = torch.zeros(2, *config["shape"], dtype=getattr(torch, config["dtype"]))
+    data = {
+        "name": settings.environment,
+        "source": f"gymnasium {gymnasium.__version__}",
+        "licence": "MIT",
+        "fingerprint": replay.digest.hexdigest(),
+        "transitions": replay.added,
+        "episodes": experience.episodes,
+    }
+    return Trained(
+        kind="policy",
+        module=best,
+        example=example,
+        metrics={
+            "mean_return": float(returns.mean()),
+            "std_return": float(returns.std(ddof=1)),
+            "episodes": len(returns),
+            "steps": replay.added,
+        },
+        preprocess=config,
+        postprocess={
+            "type": "policy",
+            "action_space": {"type": "discrete", "n": actions},
+            "deterministic": True,
+            "outputs": ["q_values"],
+        },
+        samples=samples,
+        data=data,
+        training={"steps": replay.added, "gradient_steps": phases * settings.gradient_steps, **spent},
+    )
+
+
+@contextmanager
+def small_network_arithmetic(seed: int) -> Iterator[None]:
+    """One thread, denormal numbers flushed to zero and torch's generator seeded; all as before afterwards.
+
+    Units that a ReLU has switched off for good leave denormal moments in Adam, which cost twice the time of all the rest.
+    """
+    threads, flushed = torch.get_num_threads(), not bool(torch.full((1,), 1e-40) * 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(flushed)
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def progress_bar(settings: Settings) -> Iterator[Any]:
+    """Yields `show(steps, epsilon, last_return)`."""
+    text = "{task.fields[rate]:,.0f} steps/s  epsilon {task.fields[epsilon]:.2f}  last return {task.fields[last]:.1f}"
+    columns = (TextColumn(settings.environment), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn(text))
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        task = progress.add_task("", total=settings.steps, rate=0.0, epsilon=1.0, last=0.0)
+        started = time.perf_counter()
+
+        def show(steps: int, epsilon: float, last: float) -> None:
+            rate = steps / (time.perf_counter() - started)
+            progress.update(task, completed=steps, epsilon=epsilon, last=last, rate=rate)
+
+        yield show
+
+
+def golden_episode(policy: GreedyPolicy, environment: str) -> tuple[np.ndarray, list[Sample]]:
+    """Q-values [T, actions] along one evaluation episode, and its clearest steps as sample requests.
+
+    A step qualifies when its best action leads by at least the median lead, so that other arithmetic can't turn it. Any first
+    few samples lie spread over the episode and take turns among the actions.
+    """
+    env = rollout.make(environment)
+    observation, _ = env.reset(seed=rollout.EVALUATION_SEED)
+    observations, ended = [], False
+    while not ended:
+        observations.append(observation)
+        observation, _, terminated, truncated, _ = env.step(int(policy.act(np.asarray(observation)[None])[0]))
+        ended = terminated or truncated
+    env.close()
+    with torch.no_grad():
+        values = policy.network(as_tensor(np.stack(observations)))
+    best = values.topk(min(2, values.shape[1]), dim=1)
+    leads = best.values[:, 0] - best.values[:, -1]
+    clear = leads >= torch.maximum(leads.median(), 1e-3 * values.abs().max())
+    turns = [spread(np.flatnonzero(clear & (best.indices[:, 0] == action))) for action in range(values.shape[1])]
+    order = [steps[turn] for turn in range(max(map(len, turns))) for steps in turns if turn < len(steps)]
+    samples = []
+    for step in order[:MOST_SAMPLES]:
+        numbers = [json.loads(str(number)) for number in np.ravel(observations[step])]  # the shortest that reads back the same
+        body = json.dumps({"observation": numbers if np.ndim(observations[step]) else numbers[0]}).encode()
+        samples.append(Sample(f"step-{step}", body, "application/json", {"action": int(best.indices[step, 0])}))
+    return values.numpy(), samples
+
+
+def spread(steps: np.ndarray) -> list[int]:
+    """The same steps in an order whose every beginning is spread over them: multiples of the golden section, modulo 1."""
+    places = (np.arange(4 * len(steps)) * 0.6180339887 % 1 * len(steps)).astype(int)
+    return [int(steps[place]) for place in dict.fromkeys(places.tolist())]
+
+
+def draw(history: History, trace: np.ndarray, wanted: float | None, report: Path) -> None:
+    """curve.png (returns, epsilon and loss over environment steps) and episode.png (Q-values along an evaluation episode)."""
+    report.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    if history.screened:
+        above.plot(*zip(*history.screened, strict=True), marker=".", label="greedy policy")
+    if wanted is not None:
+        above.axhline(wanted, color="grey", linestyle="--", label=f"target {wanted:g}")
+    above.set(title="Learning", ylabel="mean return per episode")
+    above.legend()
+    if history.learned:
+        steps, epsilon, loss = zip(*history.learned, strict=True)
+        below.semilogy(steps, loss, color="tab:red", linewidth=0.8)
+        share = below.twinx()
+        share.plot(steps, epsilon, color="tab:green")
+        share.set(ylim=(0, 1.05))
+        share.set_ylabel("epsilon (random actions)", color="tab:green")
+    below.set(xlabel="environment steps")
+    below.set_ylabel("Huber loss", color="tab:red")
+    figure.savefig(report / "curve.png", dpi=110)
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(trace, linewidth=1, label=[f"action {action}" for action in range(trace.shape[1])])
+    axes.set(title="Q-values along one evaluation episode", xlabel="step", ylabel="expected discounted return")
+    axes.legend()
+    figure.savefig(report / "episode.png", dpi=110)

@@ -1,0 +1,134 @@
+"""Policies in real gymnasium environments: what an environment takes and gives, and the returns that a policy earns in it.
+
+`act` is any callable from observations [n, ...] to actions [n, ...]: a network in this process or requests to an endpoint.
+Not covered: recurrent policies and anything else that keeps a state between two calls of `act`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from marina.errors import CallError
+
+Act = Callable[[np.ndarray], Any]
+Finished = Callable[[int, float], None]
+
+# Where an evaluation that is reported starts; training and the choice among its candidates stay below.
+EVALUATION_SEED = 2**30
+
+# Taken from the tables in gymnasium's documentation, which the spaces themselves don't carry.
+OBSERVATION_NAMES = {
+    "CartPole": ["cart position", "cart velocity", "pole angle", "pole angular velocity"],
+    "MountainCar": ["car position", "car velocity"],
+    "Acrobot": ["cos theta1", "sin theta1", "cos theta2", "sin theta2", "theta1 angular velocity", "theta2 angular velocity"],
+}
+
+
+def make(environment: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """One environment by its id. Raises CallError for an id that is unknown or lacks its packages."""
+    try:
+        return gymnasium.make(environment, disable_env_checker=True, **options)
+    except gymnasium.error.Error as error:
+        raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
+
+
+def make_vector(environment: str, copies: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """`copies` of an environment in this process that reset on the next step: its own vector form, else one by one."""
+    make(environment).close()  # its errors are ours
+    own = gymnasium.spec(environment).vector_entry_point is not None
+    if own:
+        vector = gymnasium.make_vec(environment, copies, vectorization_mode="vector_entry_point")
+        if vector.metadata.get("autoreset_mode") == gymnasium.vector.AutoresetMode.NEXT_STEP:
+            return vector
+        vector.close()
+    return gymnasium.vector.SyncVectorEnv([lambda: make(environment) for _ in range(copies)])
+
+
+def episode_returns(
+    act: Act, environment: str, episodes: int, seed: int, copies: int = 64, finished: Finished | None = None
+) -> np.ndarray:
+    """Undiscounted returns, float64 [episodes], of episodes 0 to `episodes` - 1.
+
+    Episode i starts from `reset(seed=seed + i)` of a plain `gymnasium.make(environment)`, whatever `copies` is, and every
+    episode is run to its end and counted: a place that gets free takes the next number, so that short episodes can't crowd
+    out long ones. `act` sees at most `copies` observations at a time, only of episodes that still run. `finished(i, return)`
+    is called as episodes end, for a progress bar.
+    """
+    returns = np.zeros(episodes)
+    waiting = iter(range(episodes))
+    running = [(make(environment), number) for number in (next(waiting) for _ in range(min(copies, episodes)))]
+    observations = [env.reset(seed=seed + number)[0] for env, number in running]
+    while running:
+        actions = act(np.stack(observations))
+        going, seen = [], []
+        for (env, number), action in zip(running, actions, strict=True):
+            observation, reward, terminated, truncated, _ = env.step(plain_action(env, action))
+            returns[number] += float(reward)
+            if terminated or truncated:
+                if finished:
+                    finished(number, returns[number])
+                number = next(waiting, -1)
+                if number < 0:
+                    env.close()
+                    continue
+                observation = env.reset(seed=seed + number)[0]
+            going.append((env, number))
+            seen.append(observation)
+        running, observations = going, seen
+    return returns
+
+
+def plain_action(env: gymnasium.Env[Any, Any], action: Any) -> Any:
+    """An action from a row of an array or from JSON as `env.step` takes it: int, or an array of the space's dtype."""
+    return int(action) if isinstance(env.action_space, spaces.Discrete) else np.asarray(action, env.action_space.dtype)
+
+
+def quick_returns(act: Act, environment: str, episodes: int, seed: int) -> np.ndarray:
+    """Returns, float64 [episodes], of the first episode in each of `episodes` copies of the vector environment.
+
+    Several times faster than `episode_returns` where the environment has a vector form of its own; that one draws all starts
+    from one generator, so they depend on `episodes` too. For choosing among candidates while training.
+    """
+    vector = make_vector(environment, episodes)
+    returns, running = np.zeros(episodes), np.ones(episodes, bool)
+    observations, _ = vector.reset(seed=seed)
+    while running.any():
+        observations, rewards, terminated, truncated, _ = vector.step(act(observations))
+        returns += rewards * running  # a copy that has ended resets and goes on, uncounted
+        running &= ~(terminated | truncated)
+    vector.close()
+    return returns
+
+
+def observation_config(environment: str) -> dict[str, Any]:
+    """preprocess_config.json of a policy: shape, dtype and bounds (null where infinite) of one observation.
+
+    Takes Box observations with one axis (served as float32) and Discrete ones from 0 (int64, shape []); raises CallError
+    for others.
+    """
+    env = make(environment)
+    space = env.observation_space
+    env.close()
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        low, high = ([float(bound) if np.isfinite(bound) else None for bound in row] for row in (space.low, space.high))
+        config: dict[str, Any] = {"shape": [*space.shape], "dtype": "float32", "low": low, "high": high}
+    elif isinstance(space, spaces.Discrete) and space.start == 0:
+        config = {"shape": [], "dtype": "int64", "low": 0, "high": int(space.n) - 1}
+    else:
+        raise CallError(f"{environment} observes {space}; taken are Box with one axis, and Discrete that starts at 0")
+    names = OBSERVATION_NAMES.get(environment.rpartition("/")[2].rpartition("-v")[0])
+    origin = {"environment": environment, "environment_version": gymnasium.__version__}
+    return {"input": "observation", **config, **({"names": names} if names else {}), **origin}
+
+
+def discrete_actions(environment: str) -> int:
+    """How many actions an environment takes. Raises CallError unless they are Discrete and start at 0."""
+    env = make(environment)
+    space = env.action_space
+    env.close()
+    if not isinstance(space, spaces.Discrete) or space.start != 0:
+        raise CallError(f"{environment} acts by {space}; this recipe takes Discrete actions that start at 0")
+    return int(space.n)
