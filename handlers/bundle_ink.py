@@ -7,8 +7,9 @@ into one raster. Pillow and numpy only, so that it runs wherever TorchServe does
 """
 
 import numpy as np
-from bundle_errors import NotUnderstood
 from PIL import Image, ImageFilter
+
+from bundle_errors import NotUnderstood
 
 CELLS = 8  # the raster of the digits
 FINE = 8  # pixels per cell while the strokes are measured

@@ -37,6 +37,12 @@ class Client:
         retry = Retry(total=None, connect=3, read=0, status=0, other=0, redirect=0, backoff_factor=0.2, allowed_methods=None)
         self.session.mount("http://", HTTPAdapter(max_retries=retry, pool_maxsize=32))
 
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.close()
+
     def predict(
         self,
         name: str,

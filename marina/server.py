@@ -31,6 +31,8 @@ PORTS = ("inference", "management", "metrics", "grpc_inference", "grpc_managemen
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
+_started: dict[int, "subprocess.Popen[bytes]"] = {}  # by process id: the ones that this process has to reap
+
 
 @dataclass(frozen=True)
 class State:
@@ -96,6 +98,7 @@ def start(port: int) -> State:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us first; we stop it in order
         )
+    _started[process.pid] = process
     state = State(port, process.pid, psutil.Process(process.pid).create_time(), temporary)
     (folder / "state.json").write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
     try:
@@ -116,6 +119,8 @@ def stop(state: State) -> None:
     for survivor in alive:
         survivor.kill()
     psutil.wait_procs(alive, timeout=5)
+    if child := _started.pop(state.pid, None):
+        child.wait()
     shutil.rmtree(state.temporary, ignore_errors=True)
     for name in ("state.json", "key_file.json"):
         (paths.run(state.port) / name).unlink(missing_ok=True)

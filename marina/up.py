@@ -86,8 +86,7 @@ def wait_ready(client: Client, chosen: list[Spec]) -> None:
 def serving(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
     """A server with these models, ready, for the length of a `with` block; it is stopped on every way out."""
     started = monotonic()
-    with server.running_server(port):
-        client = Client(port)
+    with server.running_server(port), Client(port) as client:
         try:
             register(client, chosen, output)
             wait_ready(client, chosen)

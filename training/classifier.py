@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +31,8 @@ from marina.spec import Section
 from training import classifier_report, datasets, networks
 from training.trained import Sample, Trained
 
-from bundle_images import ImageInput, open_image, prepare  # isort: skip  (found because marina was imported)
-from bundle_ink import CELLS  # isort: skip
+from bundle_images import ImageInput, open_image, prepare
+from bundle_ink import CELLS
 
 MAX_BYTES = 4 << 30
 EVALUATION_BATCH = 64
@@ -72,7 +73,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         raise CallError("freeze trains the new head only, so it needs 'weights': DEFAULT, or the path of a file")
     fit = settings.fit or ("ink" if settings.data == "digits" else "crop")
     mode = settings.mode or ("L" if fit == "ink" else "RGB")
-    preset = networks.preset_of(settings.architecture, settings.weights, settings.image_size or (32 if fit == "ink" else None))
+    preset = networks.preset_of(settings.architecture, settings.weights, settings.image_size or (2 * CELLS if fit == "ink" else None))
     data = datasets.load(settings.data, "classifier", seed)
     classes = list(data.classes)
     model = networks.build(settings.architecture, settings.weights, len(classes), 1 if mode == "L" else 3, preset)
@@ -80,7 +81,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     train_set, validation_set, test_set = (_tensors(part, config) for part in (data.train, data.validation, data.test))
 
     learner = _Learner(model, settings, _augmentation(settings, config))
-    _fit(learner, train_set, validation_set, settings)
+    with _threads(1 if settings.architecture == networks.SMALL_CNN else 0):
+        _fit(learner, train_set, validation_set, settings)
 
     probabilities = _probabilities(model, test_set)
     images, labels = test_set.tensors
@@ -156,7 +158,7 @@ class _Learner(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         learnt = [weight for weight in self.model.parameters() if weight.requires_grad]
         rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=self.settings.weight_decay)
+        optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=self.settings.weight_decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -184,6 +186,17 @@ class _Bar(lightning.Callback):
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self.progress.stop()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with `count` threads; 0 leaves them. In a tiny network the threads wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(learner: _Learner, train_set: TensorDataset, validation_set: TensorDataset, settings: Settings) -> None:

@@ -4,7 +4,6 @@ Anchors, matching and losses are torchvision's own. What is exported is `Candida
 normalisation and box decoding included. Thresholds and non-maximum suppression follow in `bundle_detections`.
 """
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,7 @@ class SSDCandidates(Candidates):
         """As the class says."""
         heads = self.heads(pixels)
         codes = heads["bbox_regression"]
-        anchors = self.anchors.expand(len(codes), -1, -1).reshape(-1, 4)
+        anchors = self.anchors.expand(codes.shape[0], -1, -1).reshape(-1, 4)  # len(codes) would fix the batch in the export
         boxes = self.model.box_coder.decode_single(codes.reshape(-1, 4), anchors).reshape(codes.shape)
         return clip_boxes_to_image(boxes, self.size), heads["cls_logits"].softmax(-1)[..., 1:]
 
@@ -175,7 +174,7 @@ def _load(model: nn.Module, path: Path, architecture: str) -> None:
         raise CallError(f"weights {str(path)!r} is no file; give the path of a state dict (.pth), or 'none'")
     try:
         given = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # torch raises whatever its parser stumbles over
         raise CallError(f"weights {path} can't be read as tensors alone; save them with torch.save(model.state_dict(), path)") from error
     own = model.state_dict()
     if not isinstance(given, dict) or given.keys() != own.keys():

@@ -9,12 +9,14 @@ from PIL import Image
 from rich.progress import track
 from torch.nn import functional
 
+from marina.errors import CallError
 from training.datasets import Example
 from training.detector_architectures import Targets
 
 from bundle_images import ImageInput, boxes_to_input, open_image, prepare
 
 GREY = 114 / 255  # what letterbox pads with
+MAX_BYTES = 4 << 30  # of prepared pixels, which lie in memory
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,13 @@ class Prepared:
 
     @classmethod
     def of(cls, examples: Sequence[Example], inputs: ImageInput, what: str) -> "Prepared":
-        """Read and prepare all `examples` by the serving transform, behind a progress bar."""
+        """Read and prepare all `examples` by the serving transform, behind a progress bar.
+
+        Raises CallError for more than MAX_BYTES of pixels.
+        """
+        needed = len(examples) * 3 * inputs.height * inputs.width
+        if needed > MAX_BYTES:
+            raise CallError(f"{len(examples):,} {what} need {needed / 1e9:.0f} GB at this size; set a smaller height and width or take fewer")
         pixels = torch.empty(len(examples), 3, inputs.height, inputs.width, dtype=torch.uint8)
         sizes: list[tuple[int, int]] = []
         targets: Targets = []

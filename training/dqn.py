@@ -15,22 +15,20 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.nn import functional
 
 from marina.spec import Section
 from training import rollout
+from training.policy_report import History, draw, progress_bar
 from training.trained import Sample, Trained
 
 SELECTION_SEED = rollout.EVALUATION_SEED // 2  # training starts below, the reported evaluation above
@@ -67,14 +65,16 @@ class QNetwork(nn.Module):
 
     def __init__(self, inputs: int, actions: int, hidden: tuple[int, ...], dueling: bool = False, states: int = 0) -> None:
         super().__init__()
+        self.states: torch.Tensor
         self.register_buffer("states", torch.arange(states))
         sizes = [states or inputs, *hidden]
-        layers = [layer for pair in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*pair), nn.ReLU())]
+        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
         self.body = nn.Sequential(*layers)
         self.advantage = nn.Linear(sizes[-1], actions)
         self.value = nn.Linear(sizes[-1], 1) if dueling else None
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Q-values of every action."""
         if self.states.numel():
             observations = (observations.reshape(-1, 1) == self.states).float()
         features = self.body(observations)
@@ -82,7 +82,8 @@ class QNetwork(nn.Module):
         if self.value is None:
             return advantage
         # Wang et al. 2016, equation 9: without the mean, a constant could move between value and advantages
-        return self.value(features) + advantage - advantage.mean(1, keepdim=True)
+        value: torch.Tensor = self.value(features)
+        return value + advantage - advantage.mean(1, keepdim=True)
 
 
 class GreedyPolicy(nn.Module):
@@ -93,13 +94,15 @@ class GreedyPolicy(nn.Module):
         self.network = network
 
     def forward(self, observations: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The best action, and what decided."""
         values = self.network(observations)
         return {"action": values.argmax(1), "q_values": values}
 
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Greedy actions, int64 [B], as `rollout` asks for them."""
-        return self.network(as_tensor(observations)).argmax(1).numpy()
+        actions: np.ndarray = self.network(as_tensor(observations)).argmax(1).numpy()
+        return actions
 
 
 def as_tensor(observations: np.ndarray) -> torch.Tensor:
@@ -142,7 +145,7 @@ class Replay:
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
         """`count` transitions, uniformly with replacement."""
         chosen = torch.randint(len(self), (count,), generator=generator)
-        return Transitions(*self.rows.index_select(0, chosen).split(self.columns, 1))
+        return Transitions(*torch.split(self.rows.index_select(0, chosen), self.columns, 1))
 
 
 class Experience:
@@ -174,7 +177,7 @@ class Experience:
             parts.append(np.column_stack(columns)[real].astype(np.float32))
             self._count(rewards)
         rows, width = torch.from_numpy(np.concatenate(parts)), columns[0].shape[1]
-        return Transitions(*rows.split([width, width, 1, 1, 1], 1))
+        return Transitions(*torch.split(rows, [width, width, 1, 1, 1], 1))
 
     def _count(self, rewards: np.ndarray) -> None:
         self.returns += rewards
@@ -192,7 +195,8 @@ def td_targets(batch: Transitions, online: nn.Module, target: nn.Module, gamma: 
     """
     following = target(batch.next_observations)
     best = (online(batch.next_observations) if double else following).argmax(1, keepdim=True)
-    return batch.rewards + gamma * (1 - batch.terminated) * following.gather(1, best)
+    targets: torch.Tensor = batch.rewards + gamma * (1 - batch.terminated) * following.gather(1, best)
+    return targets
 
 
 def learn(
@@ -202,21 +206,13 @@ def learn(
     size = settings.batch_size
     phase = replay.sample(settings.gradient_steps * size, generator)
     targets = td_targets(phase, network, target, settings.gamma, settings.double)
-    batches = zip(phase.observations.split(size), phase.actions.long().split(size), targets.split(size), strict=True)
+    batches = zip(*(torch.split(part, size) for part in (phase.observations, phase.actions.long(), targets)), strict=True)
     for observations, actions, wanted in batches:
         loss = functional.smooth_l1_loss(network(observations).gather(1, actions), wanted)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return loss.item()
-
-
-@dataclass
-class History:
-    """What the curves show."""
-
-    learned: list[tuple[int, float, float]] = field(default_factory=list)  # environment steps, epsilon, loss
-    screened: list[tuple[int, float]] = field(default_factory=list)  # environment steps, mean return
 
 
 class Selection:
@@ -257,7 +253,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     history = History()
     with ExitStack() as stack:
         stack.enter_context(small_network_arithmetic(seed))
-        show = stack.enter_context(progress_bar(settings))
+        show = stack.enter_context(progress_bar(settings.environment, settings.steps))
         network = QNetwork(inputs, actions, settings.hidden, settings.dueling, states)
         policy, target = GreedyPolicy(network), copy.deepcopy(network)
         optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, fused=True)
@@ -316,7 +312,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         },
         samples=samples,
         data=data,
-        training={"steps": replay.added, "gradient_steps": phases * settings.gradient_steps, **spent},
+        training={"steps_done": replay.added, "gradient_steps_done": phases * settings.gradient_steps, **spent},
     )
 
 
@@ -338,22 +334,6 @@ def small_network_arithmetic(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-@contextmanager
-def progress_bar(settings: Settings) -> Iterator[Any]:
-    """Yields `show(steps, epsilon, last_return)`."""
-    text = "{task.fields[rate]:,.0f} steps/s  epsilon {task.fields[epsilon]:.2f}  last return {task.fields[last]:.1f}"
-    columns = (TextColumn(settings.environment), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn(text))
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
-        task = progress.add_task("", total=settings.steps, rate=0.0, epsilon=1.0, last=0.0)
-        started = time.perf_counter()
-
-        def show(steps: int, epsilon: float, last: float) -> None:
-            rate = steps / (time.perf_counter() - started)
-            progress.update(task, completed=steps, epsilon=epsilon, last=last, rate=rate)
-
-        yield show
-
-
 def golden_episode(policy: GreedyPolicy, environment: str) -> tuple[np.ndarray, list[Sample]]:
     """Q-values [T, actions] along one evaluation episode, and its clearest steps as sample requests.
 
@@ -373,7 +353,7 @@ def golden_episode(policy: GreedyPolicy, environment: str) -> tuple[np.ndarray, 
     best = values.topk(min(2, values.shape[1]), dim=1)
     leads = best.values[:, 0] - best.values[:, -1]
     clear = leads >= torch.maximum(leads.median(), 1e-3 * values.abs().max())
-    turns = [spread(np.flatnonzero(clear & (best.indices[:, 0] == action))) for action in range(values.shape[1])]
+    turns = [rollout.spread(np.flatnonzero(clear & (best.indices[:, 0] == action))) for action in range(values.shape[1])]
     order = [steps[turn] for turn in range(max(map(len, turns))) for steps in turns if turn < len(steps)]
     samples = []
     for step in order[:MOST_SAMPLES]:
@@ -381,38 +361,3 @@ def golden_episode(policy: GreedyPolicy, environment: str) -> tuple[np.ndarray, 
         body = json.dumps({"observation": numbers if np.ndim(observations[step]) else numbers[0]}).encode()
         samples.append(Sample(f"step-{step}", body, "application/json", {"action": int(best.indices[step, 0])}))
     return values.numpy(), samples
-
-
-def spread(steps: np.ndarray) -> list[int]:
-    """The same steps in an order whose every beginning is spread over them: multiples of the golden section, modulo 1."""
-    places = (np.arange(4 * len(steps)) * 0.6180339887 % 1 * len(steps)).astype(int)
-    return [int(steps[place]) for place in dict.fromkeys(places.tolist())]
-
-
-def draw(history: History, trace: np.ndarray, wanted: float | None, report: Path) -> None:
-    """curve.png (returns, epsilon and loss over environment steps) and episode.png (Q-values along an evaluation episode)."""
-    report.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
-    if history.screened:
-        above.plot(*zip(*history.screened, strict=True), marker=".", label="greedy policy")
-    if wanted is not None:
-        above.axhline(wanted, color="grey", linestyle="--", label=f"target {wanted:g}")
-    above.set(title="Learning", ylabel="mean return per episode")
-    above.legend()
-    if history.learned:
-        steps, epsilon, loss = zip(*history.learned, strict=True)
-        below.semilogy(steps, loss, color="tab:red", linewidth=0.8)
-        share = below.twinx()
-        share.plot(steps, epsilon, color="tab:green")
-        share.set(ylim=(0, 1.05))
-        share.set_ylabel("epsilon (random actions)", color="tab:green")
-    below.set(xlabel="environment steps")
-    below.set_ylabel("Huber loss", color="tab:red")
-    figure.savefig(report / "curve.png", dpi=110)
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(trace, linewidth=1, label=[f"action {action}" for action in range(trace.shape[1])])
-    axes.set(title="Q-values along one evaluation episode", xlabel="step", ylabel="expected discounted return")
-    axes.legend()
-    figure.savefig(report / "episode.png", dpi=110)

@@ -47,9 +47,7 @@ def make_vector(environment: str, copies: int) -> gymnasium.vector.VectorEnv[Any
     return gymnasium.vector.SyncVectorEnv([lambda: make(environment) for _ in range(copies)])
 
 
-def episode_returns(
-    act: Act, environment: str, episodes: int, seed: int, copies: int = 64, finished: Finished | None = None
-) -> np.ndarray:
+def episode_returns(act: Act, environment: str, episodes: int, seed: int, copies: int = 64, finished: Finished | None = None) -> np.ndarray:
     """Undiscounted returns, float64 [episodes], of episodes 0 to `episodes` - 1.
 
     Episode i starts from `reset(seed=seed + i)` of a plain `gymnasium.make(environment)`, whatever `copies` is, and every
@@ -67,15 +65,16 @@ def episode_returns(
         for (env, number), action in zip(running, actions, strict=True):
             observation, reward, terminated, truncated, _ = env.step(plain_action(env, action))
             returns[number] += float(reward)
+            following = number
             if terminated or truncated:
                 if finished:
-                    finished(number, returns[number])
-                number = next(waiting, -1)
-                if number < 0:
+                    finished(number, float(returns[number]))
+                following = next(waiting, -1)
+                if following < 0:
                     env.close()
                     continue
-                observation = env.reset(seed=seed + number)[0]
-            going.append((env, number))
+                observation = env.reset(seed=seed + following)[0]
+            going.append((env, following))
             seen.append(observation)
         running, observations = going, seen
     return returns
@@ -132,3 +131,9 @@ def discrete_actions(environment: str) -> int:
     if not isinstance(space, spaces.Discrete) or space.start != 0:
         raise CallError(f"{environment} acts by {space}; this recipe takes Discrete actions that start at 0")
     return int(space.n)
+
+
+def spread(steps: np.ndarray) -> list[int]:
+    """The same steps in an order whose every beginning is spread over them: multiples of the golden section, modulo 1."""
+    places = (np.arange(4 * len(steps)) * 0.6180339887 % 1 * len(steps)).astype(int)
+    return [int(steps[place]) for place in dict.fromkeys(places.tolist())]

@@ -12,8 +12,8 @@ from rich.progress import track
 from marina.errors import CallError
 from training.datasets import Example, ImageData
 
-from bundle_errors import Refusal  # isort: skip  (found because marina was imported)
-from bundle_images import open_image  # isort: skip
+from bundle_errors import Refusal
+from bundle_images import open_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}

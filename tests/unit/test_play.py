@@ -1,0 +1,91 @@
+"""Watching a policy act."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from marina.errors import CallError
+from marina.play import PANEL, WIDTH, picture, play
+
+
+def upright(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+    """Pushes to where the pole falls, and back to the middle."""
+    lean = float(observation[0] @ [0.05, 0.1, 1, 0.3])
+    return int(lean > 0), {"action": int(lean > 0), "q_values": [50 - lean, 50 + lean]}
+
+
+def test_a_gif_shows_the_first_episode_at_the_environments_speed_and_stays_small(tmp_path: Path) -> None:
+    gif = tmp_path / "new" / "cartpole.gif"
+
+    returns = play(upright, "CartPole-v1", episodes=2, seed=3, gif=gif)
+
+    assert returns == [500.0, 500.0]
+    assert gif.stat().st_size < 3_000_000
+    with Image.open(gif) as film:
+        assert film.size == (WIDTH, round(400 * WIDTH / 600) + PANEL)
+        assert film.info["duration"] == 80
+        frames = film.n_frames  # type: ignore[attr-defined]
+    assert 120 <= frames <= 126
+    assert list(gif.parent.iterdir()) == [gif]
+
+
+def test_without_a_gif_the_same_episodes_are_played(tmp_path: Path) -> None:
+    def left(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+        return 0, {"action": 0}
+
+    shown = play(left, "CartPole-v1", episodes=3, seed=5, gif=tmp_path / "film.gif")
+
+    assert shown == play(left, "CartPole-v1", episodes=3, seed=5, gif=None)
+    assert all(8 <= total <= 11 for total in shown)
+
+
+def test_the_gif_that_was_there_stays_when_the_policy_fails_midway(tmp_path: Path) -> None:
+    gif = tmp_path / "film.gif"
+    gif.write_bytes(b"old")
+    calls = iter(range(6))
+
+    def failing(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+        if next(calls) == 5:
+            raise ConnectionError("gone")
+        return upright(observation)
+
+    with pytest.raises(ConnectionError):
+        play(failing, "CartPole-v1", episodes=1, seed=0, gif=gif)
+
+    assert gif.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [gif]
+
+
+@pytest.mark.parametrize("environment", ["Nowhere-v0", "not an id"])
+def test_an_unknown_environment_is_the_callers_mistake(environment: str) -> None:
+    with pytest.raises(CallError, match="can't be made"):
+        play(upright, environment, episodes=1, seed=0, gif=None)
+
+
+def test_the_chosen_action_has_a_bar_of_its_own_colour() -> None:
+    scene = np.zeros((40, 60, 3), np.uint8)
+
+    zero, one = (np.asarray(picture(scene, "step 1", 1, {"action": a, "q_values": [10.0, 11.0]})) for a in (0, 1))
+
+    assert not np.array_equal(zero, one)
+    assert (one == [214, 95, 14]).all(-1).sum() > 10 * (zero == [214, 95, 14]).all(-1).sum() > 0
+
+
+def test_probabilities_many_actions_continuous_actions_and_bare_answers_are_drawn() -> None:
+    scene = np.zeros((40, 60, 3), np.uint8)
+    answers = [{"action": 2, "probabilities": [0.1] * 10}, {"action": 5, "q_values": [1.0] * 40}, {"action": [0.5, -1.0]}, {}]
+
+    pictures = [np.asarray(picture(scene, "step 1", 1, answer)).tobytes() for answer in answers]
+
+    assert len(set(pictures)) == 4
+
+
+def test_neither_torch_nor_gymnasium_is_imported_before_it_is_needed() -> None:
+    code = "import sys, marina.play; sys.exit(any(name in sys.modules for name in ('torch', 'gymnasium')))"
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
