@@ -29,12 +29,12 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
         return "" if close else f"{where}: {answer!r} instead of {golden!r}"
     if type(golden) is not type(answer) or len(golden) != len(answer):
         return f"{where}: another form or length than the golden answer's"
-    if not isinstance(golden, dict):
-        pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
-    elif golden.keys() == answer.keys():
+    if isinstance(golden, dict):
+        if golden.keys() != answer.keys():
+            return f"{where}: the keys {sorted(answer)} instead of {sorted(golden)}"
         pairs = {f"{where}.{key}": (golden[key], answer[key]) for key in golden}
     else:
-        return f"{where}: the keys {sorted(answer)} instead of {sorted(golden)}"
+        pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
     found = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
     return next(filter(None, found), "")
 

@@ -67,7 +67,8 @@ def _border(values: np.ndarray) -> np.ndarray:
     edge = 1 + min(values.shape[:2]) // 40
     inner = np.zeros(values.shape[:2], bool)
     inner[edge:-edge, edge:-edge] = True
-    return values[~inner]
+    chosen: np.ndarray = values[~inner]
+    return chosen
 
 
 def _ground(values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -92,7 +93,8 @@ def _ground(values: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _towards_ink(difference: np.ndarray) -> np.ndarray:
     """The side of the ground on which the ink lies, as positive values; far outliers decide, and those are ink."""
-    return np.maximum(difference if (difference.astype(np.float64) ** 3).sum() > 0 else -difference, 0)
+    ink: np.ndarray = np.maximum(difference if (difference.astype(np.float64) ** 3).sum() > 0 else -difference, 0)
+    return ink
 
 
 def _otsu(ink: np.ndarray) -> float:
@@ -127,7 +129,8 @@ def _main_parts(inked: np.ndarray) -> np.ndarray:
         labels = spread
     masses = np.bincount(labels.ravel(), weights=mass.ravel())
     kept = (masses >= masses.max() / 10)[labels] & (labels > 0)
-    return kept.repeat(step, 0).repeat(step, 1)[: inked.shape[0], : inked.shape[1]]
+    mask: np.ndarray = kept.repeat(step, 0).repeat(step, 1)[: inked.shape[0], : inked.shape[1]]
+    return mask
 
 
 def _on_raster(figure: Image.Image) -> Image.Image:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from marina import ready as readiness
 from marina import paths, server, spec, up
+from marina import ready as readiness
 from marina.client import Client
 from marina.console import Output, err
 from marina.errors import CallError, MarinaError, ServerError, WorkError
@@ -33,7 +33,9 @@ app = typer.Typer(
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models by the name of their spec; all when left out.")]
 Name = Annotated[str, typer.Argument(help="A model, by the name of its spec in models/.")]
-PortBase = Annotated[int, typer.Option("--port-base", metavar="N", help="Inference at N, management at N+1, metrics at N+2.")]
+PortBase = Annotated[
+    int, typer.Option("--port-base", metavar="N", envvar="MARINA_PORT_BASE", help="Inference at N, management at N+1, metrics at N+2.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; the rest goes to stderr.")]
 DEFAULT_PORT = 8080
 
@@ -52,10 +54,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-        except MarinaError as error:
+        except (MarinaError, OSError) as error:  # OSError: a full disk, a folder that can't be written
             err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             Output(bool(options.get("as_json"))).result({"ok": False, "error": str(error)})
-            raise typer.Exit(error.exit_code) from error
+            raise typer.Exit(getattr(error, "exit_code", 1)) from error
         except KeyboardInterrupt:
             err.print("stopped")
             raise typer.Exit(130) from None

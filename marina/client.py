@@ -32,6 +32,7 @@ class Client:
         self.management = f"http://127.0.0.1:{port + 1}"
         self.key_file = key_file or paths.run(port) / "key_file.json"
         self.timeout = timeout
+        self._read: tuple[int, dict[str, Any]] = (0, {})
         self.session = requests.Session()
         self.session.trust_env = False  # a proxy of the environment has no business with this machine's own address
         retry = Retry(total=None, connect=3, read=0, status=0, other=0, redirect=0, backoff_factor=0.2, allowed_methods=None)
@@ -125,11 +126,14 @@ class Client:
         return str(key["key"])
 
     def _keys(self) -> dict[str, Any]:
+        """The tokens; the file is read again only when it was written since."""
         try:
-            keys: dict[str, Any] = json.loads(self.key_file.read_text(encoding="utf-8"))
+            written = self.key_file.stat().st_mtime_ns
+            if written != self._read[0]:
+                self._read = (written, json.loads(self.key_file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ServerError(f"no tokens at {self.key_file}: no server of this home runs there; start one with: marina serve") from None
-        return keys
+        return self._read[1]
 
     def _call(self, method: str, url: str, api: str, timeout: float | None = None, **more: Any) -> Any:
         """One request; JSON is parsed, other text comes back as it is."""

@@ -102,7 +102,7 @@ def trained_on(spec: Spec) -> str:
 
 
 def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
-    from training.rollout import episode_returns
+    from training.rollout import EVALUATION_SEED, episode_returns
 
     environment = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))["environment"]
 
@@ -111,7 +111,7 @@ def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
         (found,) = answer([(body, "application/json")], {})
         return np.array([one["action"] for one in found["predictions"]])
 
-    returns = episode_returns(act, environment, episodes, seed=10_000 + spec.training.seed)
+    returns = episode_returns(act, environment, episodes, EVALUATION_SEED)
     return {"mean_return": float(returns.mean()), "std_return": float(returns.std()), "episodes": len(returns)}
 
 

@@ -109,20 +109,21 @@ def _short(action: Any) -> str:
 
 
 def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], kind: str, values: list[float], chosen: Any) -> None:
-    """One bar per action. Probabilities fill from 0 to 1; Q-values show their lead over the least, which is what decides."""
+    """One bar per action: probabilities from 0 to 1, Q-values by how far they fall behind the best, which is what decides."""
     left, top, right, bottom = box
     font = ImageFont.load_default(size=11)
-    title = "probabilities" if kind == "probabilities" else "Q-values (bars: lead over the least)"
-    draw.text((left, top), title, fill=INK, font=font)
-    least = 0.0 if kind == "probabilities" else min(values)
-    most = 1.0 if kind == "probabilities" else max(max(values) - least, 1e-9)
+    probable = kind == "probabilities"
+    draw.text((left, top), kind if probable else "Q-values (bars: how far behind the best)", fill=INK, font=font)
+    # without a least range, the smallest lead would look like the largest
+    most = 1.0 if probable else max(values)
+    least = 0.0 if probable else min(*values, most - max(0.05 * abs(most), 1e-9))
     row = (bottom - top - 18) / len(values)
     for index, value in enumerate(values):
         upper = top + 18 + index * row
         size = min(11.0, row)
         start, end = left + 76, right
         draw.rectangle([start, upper + 2, end, upper + max(3, row - 3)], fill=PALE)
-        filled = start + (end - start) * (value - least) / most
+        filled = start + (end - start) * (value - least) / (most - least)
         draw.rectangle([start, upper + 2, max(start + 1, filled), upper + max(3, row - 3)], fill=CHOSEN if index == chosen else INK)
         if row >= 9:
             draw.text((left, upper + (row - size) / 2 - 2), f"{index}  {value:.2f}", fill=INK, font=font)

@@ -38,7 +38,7 @@ SPEC = '# Pushes to where the pole falls.\nversion: "1.0"\nkind: policy\ntrainin
 
 @pytest.fixture
 def exported(home: Path) -> Callable[..., Spec]:
-    """Write a spec and its export into the test's home: exported("name", more="serving: {...}")."""
+    """A function that writes a spec and its export into the test's home, as training would have left them."""
 
     def make(name: str = "balance", more: str = "", trained: Trained | None = None) -> Spec:
         (home / "models" / f"{name}.yaml").write_text(SPEC + more, encoding="utf-8")

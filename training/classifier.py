@@ -36,6 +36,7 @@ from bundle_ink import CELLS
 
 MAX_BYTES = 4 << 30
 EVALUATION_BATCH = 64
+AVERAGE_DECAY = 0.98  # per step
 
 Augment = Callable[[torch.Tensor], torch.Tensor]
 
@@ -47,7 +48,9 @@ class Settings(Section):
     architecture: str = Field(default="small_cnn", description="small_cnn, or a classification model of torchvision by name")
     weights: str = Field(default="none", description="none, DEFAULT, IMAGENET1K_V1 …, or a file .pth or .safetensors")
     freeze: bool = Field(default=False, description="train the new head only; needs weights")
-    image_size: int | None = Field(default=None, ge=8, le=1024, description="side of the graph's input in pixels; default: the architecture's")
+    image_size: int | None = Field(
+        default=None, ge=8, le=1024, description="side of the graph's input, pixels; default: the architecture's"
+    )
     fit: Literal["stretch", "crop", "letterbox", "ink"] | None = Field(
         default=None, description="how a picture is brought to that size; default: ink for 'digits', else crop"
     )
@@ -110,12 +113,17 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
 
 class _Learner(lightning.LightningModule):
-    """AdamW (Loshchilov and Hutter 2019) under a one-cycle schedule (Smith and Topin 2019); remembers the best epoch."""
+    """AdamW (Loshchilov and Hutter 2019) under a one-cycle schedule (Smith and Topin 2019); remembers the best epoch.
+
+    Validated and kept is the running average of the weights (Polyak and Juditsky 1992), which doesn't jump from epoch to epoch:
+    on a small validation split the best of many jumping epochs is a lucky one.
+    """
 
     def __init__(self, model: networks.Classifier, settings: Settings, augment: Augment) -> None:
         super().__init__()
         self.model, self.settings, self.augment = model, settings, augment
         self.history: list[dict[str, float]] = []
+        self.average = copy.deepcopy(model).requires_grad_(False)
         self.best_epoch, self.best_state = 0, copy.deepcopy(model.state_dict())
         self._sums: dict[str, torch.Tensor] = {}
         if settings.freeze:
@@ -131,13 +139,20 @@ class _Learner(lightning.LightningModule):
         return self
 
     def training_step(self, batch: Sequence[torch.Tensor], _: int) -> torch.Tensor:
-        return self._step("train", self.augment(batch[0]), batch[1])
+        return self._step("train", self.model(self.augment(batch[0])), batch[1])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        share = max(1 - AVERAGE_DECAY, 9 / (10 + self.global_step))  # short of history at first
+        for mean, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(now, share)
+            else:
+                mean.copy_(now)
 
     def validation_step(self, batch: Sequence[torch.Tensor], _: int) -> None:
-        self._step("validation", batch[0], batch[1])
+        self._step("validation", self.average(batch[0]), batch[1])
 
-    def _step(self, split: str, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        logits = self.model(images)
+    def _step(self, split: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         right = (logits.argmax(1) == labels).sum()
         sums = torch.stack([loss.detach() * len(labels), right, torch.tensor(len(labels), device=loss.device)])
@@ -146,14 +161,14 @@ class _Learner(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Ends the epoch: its training steps are done by then."""
-        row = {}
+        row: dict[str, float] = {}
         for split, (loss, right, count) in self._sums.items():
             row |= {f"{split}_loss": float(loss / count), f"{split}_accuracy": float(right / count)}
         self._sums = {}
         self.history.append(row)
         best = self.history[self.best_epoch - 1]
         if not self.best_epoch or _merit(row) > _merit(best):
-            self.best_epoch, self.best_state = len(self.history), copy.deepcopy(self.model.state_dict())
+            self.best_epoch, self.best_state = len(self.history), copy.deepcopy(self.average.state_dict())
 
     def configure_optimizers(self) -> Any:
         learnt = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -180,6 +195,7 @@ class _Bar(lightning.Callback):
         self.progress.start()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, _Learner)
         row = pl_module.history[-1]
         text = f"loss {row['train_loss']:.3f}  validation accuracy {row['validation_accuracy']:.3f}"
         self.progress.update(self.task, advance=1, text=text)
@@ -298,7 +314,7 @@ def _measured(probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, fl
         "accuracy": measures.multiclass_accuracy(probabilities, labels, classes, average="micro"),
         "macro_f1": measures.multiclass_f1_score(probabilities, labels, classes, average="macro"),
     }
-    if len(labels.unique()) == classes:
+    if len(set(labels.tolist())) == classes:
         metrics["auroc"] = measures.multiclass_auroc(probabilities, labels, classes, average="macro")
     return {name: float(value) for name, value in metrics.items()}
 

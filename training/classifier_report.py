@@ -19,7 +19,8 @@ def draw_curves(history: Sequence[dict[str, float]], best: int, path: Path) -> N
     epochs = range(1, len(history) + 1)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in (("train", SECOND), ("validation", INK)):
-            axes.plot(epochs, [row[f"{split}_{name}"] for row in history], color=colour, label=split, marker="." if len(history) < 3 else None)
+            values = [row[f"{split}_{name}"] for row in history]
+            axes.plot(epochs, values, color=colour, label=split, marker="." if len(history) < 3 else None)
         axes.axvline(best, color="grey", linewidth=0.8, linestyle=":", label=f"kept: epoch {best}")
         axes.set(xlabel="epoch", ylabel=name)
         axes.spines[["top", "right"]].set_visible(False)
@@ -67,6 +68,6 @@ def draw_mistakes(pixels: torch.Tensor, labels: torch.Tensor, probabilities: tor
             image = pixels[row].permute(1, 2, 0).squeeze(-1).numpy()
             axes.imshow(image, cmap="gray", vmin=0, vmax=255)
             answer = int(probabilities[row].argmax())
-            said = f"{classes[answer]} {probabilities[row, answer]:.2f}"
-            axes.set_title(f"{said}\ntruth {classes[int(labels[row])]} {truth[row]:.2f}", fontsize=8, color="#b02a2a" if wrong[row] else "black")
+            said, true = f"{classes[answer]} {probabilities[row, answer]:.2f}", f"{classes[int(labels[row])]} {truth[row]:.2f}"
+            axes.set_title(f"{said}\ntruth {true}", fontsize=8, color="#b02a2a" if wrong[row] else "black")
     figure.savefig(path, dpi=110)

@@ -35,7 +35,9 @@ class Prepared:
         """
         needed = len(examples) * 3 * inputs.height * inputs.width
         if needed > MAX_BYTES:
-            raise CallError(f"{len(examples):,} {what} need {needed / 1e9:.0f} GB at this size; set a smaller height and width or take fewer")
+            raise CallError(
+                f"{len(examples):,} {what} need {needed / 1e9:.0f} GB at this size; set a smaller height and width or take fewer"
+            )
         pixels = torch.empty(len(examples), 3, inputs.height, inputs.width, dtype=torch.uint8)
         sizes: list[tuple[int, int]] = []
         targets: Targets = []

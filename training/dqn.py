@@ -11,10 +11,9 @@ Not covered: pixels, recurrent policies, n-step or distributional targets, prior
 
 import copy
 import hashlib
-import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +31,6 @@ from training.policy_report import History, draw, progress_bar
 from training.trained import Sample, Trained
 
 SELECTION_SEED = rollout.EVALUATION_SEED // 2  # training starts below, the reported evaluation above
-MOST_SAMPLES = 64
 
 
 class Settings(Section):
@@ -55,7 +53,7 @@ class Settings(Section):
     warmup_steps: int = Field(default=1000, ge=0, description="environment steps before the first gradient step")
     epsilon_end: float = Field(default=0.1, ge=0, le=1, description="share of random actions in the end; it starts at 1")
     epsilon_steps: int = Field(default=4000, ge=1, description="environment steps over which epsilon falls")
-    screening_every: int = Field(default=512, ge=1, description="environment steps between two looks at the greedy policy")
+    screening_every: int = Field(default=256, ge=1, description="environment steps between two looks at the greedy policy")
     screening_episodes: int = Field(default=20, ge=2, description="episodes of such a look")
     evaluation_episodes: int = Field(default=100, ge=2, description="episodes that confirm the target, and that are reported")
 
@@ -205,10 +203,12 @@ def learn(
     """The gradient steps of one phase; returns the last batch's Huber loss."""
     size = settings.batch_size
     phase = replay.sample(settings.gradient_steps * size, generator)
-    targets = td_targets(phase, network, target, settings.gamma, settings.double)
-    batches = zip(*(torch.split(part, size) for part in (phase.observations, phase.actions.long(), targets)), strict=True)
-    for observations, actions, wanted in batches:
-        loss = functional.smooth_l1_loss(network(observations).gather(1, actions), wanted)
+    targets = td_targets(phase, network, target, settings.gamma, double=False)
+    batches = (Transitions(*parts) for parts in zip(*(torch.split(part, size) for part in phase), strict=True))
+    for batch, once in zip(batches, torch.split(targets, size), strict=True):
+        # the target network stands still during a phase, but the one in training, which chooses for Double DQN, does not
+        wanted = td_targets(batch, network, target, settings.gamma, double=True) if settings.double else once
+        loss = functional.smooth_l1_loss(network(batch.observations).gather(1, batch.actions.long()), wanted)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -242,6 +242,32 @@ class Selection:
         return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(episodes))
 
 
+def improve(policy: GreedyPolicy, selection: Selection, replay: Replay, settings: Settings, seed: int) -> History:
+    """Train `policy` in place, phase after phase, until `selection` confirms it or the steps are used up."""
+    history, network, target = History(), policy.network, copy.deepcopy(policy.network)
+    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    experience = Experience(settings.environment, settings.copies, seed)
+    next_look, confirmed = settings.screening_every, False
+    with closing(experience.vector), progress_bar(settings.environment, settings.steps) as show:
+        while replay.added < settings.steps and not confirmed:
+            epsilon = max(settings.epsilon_end, 1 - (1 - settings.epsilon_end) * replay.added / settings.epsilon_steps)
+            replay.add(experience.collect(policy, settings.phase_steps, epsilon))
+            show(replay.added, epsilon, experience.last_return)
+            if replay.added < settings.warmup_steps:
+                continue
+            if len(history.learned) % settings.target_phases == 0:
+                target.load_state_dict(network.state_dict())
+            loss = learn(network, target, optimizer, replay, settings, generator)
+            history.learned.append((replay.added, epsilon, loss))
+            if replay.added >= min(next_look, settings.steps):
+                next_look = replay.added + settings.screening_every
+                mean, confirmed = selection.confirms(policy)
+                history.screened.append((replay.added, mean))
+    history.episodes = experience.episodes
+    return history
+
+
 def train(settings: Settings, seed: int, report: Path) -> Trained:
     """Learn until the target return is confirmed or the steps are used up, and hand over the best policy seen.
 
@@ -250,59 +276,24 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     started, cpu = time.perf_counter(), time.process_time()
     config, actions = rollout.observation_config(settings.environment), rollout.discrete_actions(settings.environment)
     inputs, states = (config["shape"][0], 0) if config["shape"] else (1, config["high"] + 1)
-    history = History()
-    with ExitStack() as stack:
-        stack.enter_context(small_network_arithmetic(seed))
-        show = stack.enter_context(progress_bar(settings.environment, settings.steps))
-        network = QNetwork(inputs, actions, settings.hidden, settings.dueling, states)
-        policy, target = GreedyPolicy(network), copy.deepcopy(network)
-        optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, fused=True)
-        replay, generator = Replay(settings.replay, inputs), torch.Generator().manual_seed(seed)
+    replay = Replay(settings.replay, inputs)
+    with small_network_arithmetic(seed):
+        policy = GreedyPolicy(QNetwork(inputs, actions, settings.hidden, settings.dueling, states))
         selection = Selection(settings, policy)
-        experience = Experience(settings.environment, settings.copies, seed)
-        stack.callback(experience.vector.close)
-        phases, next_look = 0, settings.screening_every
-        while replay.added < settings.steps:
-            epsilon = max(settings.epsilon_end, 1 - (1 - settings.epsilon_end) * replay.added / settings.epsilon_steps)
-            replay.add(experience.collect(policy, settings.phase_steps, epsilon))
-            show(replay.added, epsilon, experience.last_return)
-            if replay.added < settings.warmup_steps:
-                continue
-            if phases % settings.target_phases == 0:
-                target.load_state_dict(network.state_dict())
-            loss = learn(network, target, optimizer, replay, settings, generator)
-            history.learned.append((replay.added, epsilon, loss))
-            phases += 1
-            if replay.added >= next_look:
-                next_look = replay.added + settings.screening_every
-                mean, confirmed = selection.confirms(policy)
-                history.screened.append((replay.added, mean))
-                if confirmed:
-                    break
+        history = improve(policy, selection, replay, settings, seed)
         best = selection.best.eval()
-        trace, samples = golden_episode(best, settings.environment)
+        values, samples = golden_episode(best, settings.environment)
         returns = rollout.episode_returns(best.act, settings.environment, settings.evaluation_episodes, rollout.EVALUATION_SEED)
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    draw(history, trace, selection.wanted, report)
-    example = torch.zeros(2, *config["shape"], dtype=getattr(torch, config["dtype"]))
-    data = {
-        "name": settings.environment,
-        "source": f"gymnasium {gymnasium.__version__}",
-        "licence": "MIT",
-        "fingerprint": replay.digest.hexdigest(),
-        "transitions": replay.added,
-        "episodes": experience.episodes,
-    }
+    draw(history, values, selection.wanted, report)
+    source = {"name": settings.environment, "source": f"gymnasium {gymnasium.__version__}", "licence": "MIT"}
+    counts = {"fingerprint": replay.digest.hexdigest(), "transitions": replay.added, "episodes": history.episodes}
+    metrics = {"mean_return": float(returns.mean()), "std_return": float(returns.std(ddof=1))}
     return Trained(
         kind="policy",
         module=best,
-        example=example,
-        metrics={
-            "mean_return": float(returns.mean()),
-            "std_return": float(returns.std(ddof=1)),
-            "episodes": len(returns),
-            "steps": replay.added,
-        },
+        example=torch.zeros(2, *config["shape"], dtype=getattr(torch, config["dtype"])),
+        metrics={**metrics, "episodes": len(returns), "steps": replay.added},
         preprocess=config,
         postprocess={
             "type": "policy",
@@ -311,8 +302,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
             "outputs": ["q_values"],
         },
         samples=samples,
-        data=data,
-        training={"steps_done": replay.added, "gradient_steps_done": phases * settings.gradient_steps, **spent},
+        data={**source, **counts},
+        training={"steps_done": replay.added, "gradient_steps_done": len(history.learned) * settings.gradient_steps, **spent},
     )
 
 
@@ -335,29 +326,11 @@ def small_network_arithmetic(seed: int) -> Iterator[None]:
 
 
 def golden_episode(policy: GreedyPolicy, environment: str) -> tuple[np.ndarray, list[Sample]]:
-    """Q-values [T, actions] along one evaluation episode, and its clearest steps as sample requests.
-
-    A step qualifies when its best action leads by at least the median lead, so that other arithmetic can't turn it. Any first
-    few samples lie spread over the episode and take turns among the actions.
-    """
-    env = rollout.make(environment)
-    observation, _ = env.reset(seed=rollout.EVALUATION_SEED)
-    observations, ended = [], False
-    while not ended:
-        observations.append(observation)
-        observation, _, terminated, truncated, _ = env.step(int(policy.act(np.asarray(observation)[None])[0]))
-        ended = terminated or truncated
-    env.close()
+    """Q-values [T, actions] along one evaluation episode, and its clearest steps as sample requests."""
+    observations = rollout.episode_observations(policy.act, environment, rollout.EVALUATION_SEED)
     with torch.no_grad():
-        values = policy.network(as_tensor(np.stack(observations)))
-    best = values.topk(min(2, values.shape[1]), dim=1)
-    leads = best.values[:, 0] - best.values[:, -1]
-    clear = leads >= torch.maximum(leads.median(), 1e-3 * values.abs().max())
-    turns = [rollout.spread(np.flatnonzero(clear & (best.indices[:, 0] == action))) for action in range(values.shape[1])]
-    order = [steps[turn] for turn in range(max(map(len, turns))) for steps in turns if turn < len(steps)]
-    samples = []
-    for step in order[:MOST_SAMPLES]:
-        numbers = [json.loads(str(number)) for number in np.ravel(observations[step])]  # the shortest that reads back the same
-        body = json.dumps({"observation": numbers if np.ndim(observations[step]) else numbers[0]}).encode()
-        samples.append(Sample(f"step-{step}", body, "application/json", {"action": int(best.indices[step, 0])}))
-    return values.numpy(), samples
+        values = policy.network(as_tensor(observations))
+    best = values.topk(min(2, values.shape[1]), dim=1).values
+    leads = best[:, 0] - best[:, -1]
+    clear = leads >= torch.maximum(leads.median(), 1e-3 * values.abs().max())  # other arithmetic can't turn these
+    return values.numpy(), rollout.golden_samples(observations, values.argmax(1).numpy(), clear.numpy())

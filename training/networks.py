@@ -114,11 +114,8 @@ def build(architecture: str, weights: str, classes: int, channels: int, preset: 
 
 def _torchvision(architecture: str, weights: str) -> nn.Module:
     known = _known_weights(architecture, weights)
-    extra: dict[str, Any] = {"aux_logits": False} if architecture in ("googlenet", "inception_v3") else {}
-    if extra and known is None:
-        extra["init_weights"] = True
-    if known is not None and extra:
-        extra.pop("aux_logits")  # torchvision refuses it beside weights of Inception v3
+    auxiliary = architecture in ("googlenet", "inception_v3")
+    extra: dict[str, Any] = {"init_weights": True} if auxiliary and known is None else {}
     try:
         network: nn.Module = torchvision.models.get_model(architecture, weights=known, **extra)
     except (URLError, OSError, RuntimeError) as error:
@@ -128,11 +125,10 @@ def _torchvision(architecture: str, weights: str) -> nn.Module:
             f"weights {weights!r} of {architecture} can't be had: {error}. Offline, put the file {file} into {place} "
             "(TORCH_HOME moves that folder), or give the path of a .pth or .safetensors file as 'weights'"
         ) from error
-    if extra or architecture in ("googlenet", "inception_v3"):
+    if auxiliary:  # side heads for training that answer a tuple
         network.aux_logits = False  # type: ignore[assignment]
-        for auxiliary in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, auxiliary):
-                setattr(network, auxiliary, None)
+        for branch in {"aux1", "aux2", "AuxLogits"} & dict(network.named_children()).keys():
+            setattr(network, branch, None)
     return network
 
 
@@ -140,8 +136,9 @@ def _known_weights(architecture: str, weights: str) -> Any:
     """The weights by name; None for "none" and for files."""
     names = torchvision.models.list_models(module=torchvision.models)
     if architecture not in names:
-        close = difflib.get_close_matches(architecture, [SMALL_CNN, *names], n=4, cutoff=0.5) or [SMALL_CNN, "resnet18", "mobilenet_v3_small"]
-        raise CallError(f"unknown architecture {architecture!r}; did you mean {', '.join(close)}? Any classification model of torchvision goes")
+        close = difflib.get_close_matches(architecture, [SMALL_CNN, *names], n=4, cutoff=0.5) or [SMALL_CNN, "resnet18"]
+        hint = f"did you mean {', '.join(close)}? Any classification model of torchvision goes"
+        raise CallError(f"unknown architecture {architecture!r}; {hint}")
     if weights == "none" or Path(weights).suffix:
         return None
     choices = torchvision.models.get_model_weights(architecture).__members__
@@ -162,12 +159,9 @@ def _file(architecture: str, weights: str) -> Path:
 def _replaced_head(network: nn.Module, classes: int) -> tuple[str, nn.Module]:
     """Put a new last layer in: the last Linear, or the last Conv2d where there is no Linear (SqueezeNet). (name, layer)."""
     layers = list(network.named_modules())
-    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear)]
-    name, old = (linear or [(name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d)])[-1]
-    if isinstance(old, nn.Linear):
-        new: nn.Module = nn.Linear(old.in_features, classes)
-    else:
-        new = nn.Conv2d(old.in_channels, classes, old.kernel_size)  # type: ignore[arg-type]
+    of_kind = [[pair for pair in layers if isinstance(pair[1], kind)] for kind in (nn.Linear, nn.Conv2d)]
+    name, old = (of_kind[0] or of_kind[1])[-1]
+    new: nn.Module = nn.Linear(old.in_features, classes) if of_kind[0] else nn.Conv2d(old.in_channels, classes, 1)  # type: ignore[arg-type]
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, new)
     return name, new
@@ -212,5 +206,7 @@ def _load(network: nn.Module, state: dict[str, torch.Tensor], weights: str, head
     usable = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     amiss = sorted((own.keys() - usable.keys()) - of_head)
     if amiss:
-        raise CallError(f"weights {weights!r} don't fit: {len(amiss)} of {len(own)} tensors are missing or of another shape, first {amiss[0]!r}")
+        raise CallError(
+            f"weights {weights!r} don't fit: of {len(own)} tensors {len(amiss)} are missing or of another shape, first {amiss[0]!r}"
+        )
     network.load_state_dict(usable, strict=False)

@@ -18,6 +18,7 @@ class History:
 
     learned: list[tuple[int, float, float]] = field(default_factory=list)  # environment steps, epsilon, loss
     screened: list[tuple[int, float]] = field(default_factory=list)  # environment steps, mean return
+    episodes: int = 0  # begun and ended while learning
 
 
 @contextmanager
@@ -46,7 +47,8 @@ def draw(history: History, trace: np.ndarray, wanted: float | None, report: Path
     if wanted is not None:
         above.axhline(wanted, color="grey", linestyle="--", label=f"target {wanted:g}")
     above.set(title="Learning", ylabel="mean return per episode")
-    above.legend()
+    if above.get_legend_handles_labels()[0]:
+        above.legend()
     if history.learned:
         steps, epsilon, loss = zip(*history.learned, strict=True)
         below.semilogy(steps, loss, color="tab:red", linewidth=0.8)

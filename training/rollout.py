@@ -4,6 +4,7 @@
 Not covered: recurrent policies and anything else that keeps a state between two calls of `act`.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 from gymnasium import spaces
 
 from marina.errors import CallError
+from training.trained import Sample
 
 Act = Callable[[np.ndarray], Any]
 Finished = Callable[[int, float], None]
+
+MOST_SAMPLES = 64  # a spec asks for no more
 
 # Where an evaluation that is reported starts; training and the choice among its candidates stay below.
 EVALUATION_SEED = 2**30
@@ -131,6 +135,33 @@ def discrete_actions(environment: str) -> int:
     if not isinstance(space, spaces.Discrete) or space.start != 0:
         raise CallError(f"{environment} acts by {space}; this recipe takes Discrete actions that start at 0")
     return int(space.n)
+
+
+def episode_observations(act: Act, environment: str, seed: int) -> np.ndarray:
+    """What is observed, [T, ...], in the episode that starts from `reset(seed=seed)`, before each of its T actions."""
+    seen = []
+
+    def watched(observations: np.ndarray) -> Any:
+        seen.append(observations)
+        return act(observations)
+
+    episode_returns(watched, environment, episodes=1, seed=seed)
+    return np.concatenate(seen)
+
+
+def golden_samples(observations: np.ndarray, actions: np.ndarray, clear: np.ndarray) -> list[Sample]:
+    """Up to 64 sample requests from the steps of an episode where `clear` (bool [T]) says that the action is beyond doubt.
+
+    `actions` are whole numbers [T]. Any first few samples lie spread over the episode and take turns among the actions.
+    """
+    turns = [spread(np.flatnonzero(clear & (actions == action))) for action in np.unique(actions)]
+    order = [steps[turn] for turn in range(max(map(len, turns))) for steps in turns if turn < len(steps)]
+    samples = []
+    for step in order[:MOST_SAMPLES]:
+        numbers = [json.loads(str(number)) for number in np.ravel(observations[step])]  # the shortest that reads back the same
+        body = json.dumps({"observation": numbers if observations.ndim > 1 else numbers[0]}).encode()
+        samples.append(Sample(f"step-{step}", body, "application/json", {"action": int(actions[step])}))
+    return samples
 
 
 def spread(steps: np.ndarray) -> list[int]:

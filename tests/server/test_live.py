@@ -91,7 +91,8 @@ def test_boxes_lie_inside_the_image_that_was_sent_and_scale_with_it(client: Clie
     small = client.predict("scenes", sample["body"])["detections"]
     large = client.predict("scenes", buffer.getvalue())["detections"]
 
-    assert [found["class"] for found in small] and sorted(f["class"] for f in small) == sorted(f["class"] for f in large)
+    assert small
+    assert sorted(found["class"] for found in small) == sorted(found["class"] for found in large)
     for found in large:
         x1, y1, x2, y2 = found["bbox"]
         assert 0 <= x1 < x2 <= image.width * 2
@@ -272,9 +273,11 @@ def test_a_load_test_that_gets_wrong_answers_fails(client: Client, tmp_path: Pat
     (tmp_path / "models" / "digits.yaml").write_text((paths.models() / "digits.yaml").read_text())
     (tmp_path / "model_store").mkdir()
     (tmp_path / "run").symlink_to(paths.home() / "run")
-    with zipfile.ZipFile(paths.model_store() / one.archive_name) as old, zipfile.ZipFile(tmp_path / "model_store" / one.archive_name, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name).replace(b'"class_index": ', b'"class_index": 1'))
+    with zipfile.ZipFile(paths.model_store() / one.archive_name) as old:
+        contents = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(tmp_path / "model_store" / one.archive_name, "w") as new:
+        for name, content in contents.items():
+            new.writestr(name, content.replace(b'"class_index": ', b'"class_index": 1'))
     monkeypatch.setenv("MARINA_HOME", str(tmp_path))
 
     figures = loadtest.run(one, port_of(client), users=2, seconds=2, report=tmp_path / "report.html")

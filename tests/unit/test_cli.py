@@ -17,7 +17,8 @@ def marina(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "marina", *words], check=False, capture_output=True, text=True, timeout=120)
 
 
-COMMANDS = "up train archive serve stop ready register unregister list predict evaluate play loadtest token".split()
+COMMANDS = ["up", "train", "archive", "serve", "stop", "ready", "register", "unregister"]
+COMMANDS += ["list", "predict", "evaluate", "play", "loadtest", "token"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -45,7 +46,7 @@ def test_every_command_is_there_and_explains_itself(command: str) -> None:
     ],
 )
 def test_a_wrong_call_ends_with_its_code_and_a_line_that_says_what_to_do(home: Path, words: list[str], code: int, told: str) -> None:
-    text = '# Balances.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 1}\n'
+    text = "# Balances.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 1}\n"
     (home / "models" / "balance.yaml").write_text(text)
 
     done = marina(*words)

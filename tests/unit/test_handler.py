@@ -133,7 +133,7 @@ def test_a_file_that_was_changed_is_named_and_the_worker_does_not_come_up(export
     one = exported()
     (one.export_dir / "postprocess_config.json").write_text("{}")
 
-    with pytest.raises(BrokenArchive, match="postprocess_config.json was changed"):
+    with pytest.raises(BrokenArchive, match=r"postprocess_config\.json was changed"):
         PolicyHandler().initialize(context_of(one, []))
 
 
@@ -150,7 +150,7 @@ def test_a_file_that_somebody_added_is_named(exported: Callable[..., Spec]) -> N
     one = exported()
     (one.export_dir / "extra.py").write_text("")
 
-    with pytest.raises(BrokenArchive, match="extra.py is not listed"):
+    with pytest.raises(BrokenArchive, match=r"extra\.py is not listed"):
         PolicyHandler().initialize(context_of(one, []))
 
 

@@ -88,4 +88,4 @@ def test_probabilities_many_actions_continuous_actions_and_bare_answers_are_draw
 def test_neither_torch_nor_gymnasium_is_imported_before_it_is_needed() -> None:
     code = "import sys, marina.play; sys.exit(any(name in sys.modules for name in ('torch', 'gymnasium')))"
 
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0

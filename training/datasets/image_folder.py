@@ -143,7 +143,8 @@ def _check(folder: Path, classes: Sequence[str], validation: Pictures, test: Pic
         raise CallError(f"{folder} has {len(classes)} class(es) with pictures to learn from, at least 2 are needed; {LAYOUT}")
     for split, pictures in (("validation", validation), ("test", test)):
         if unknown := sorted(set(pictures) - set(classes)):
-            raise CallError(f"{folder}: {split} has the class(es) {', '.join(unknown)} that train has no pictures of; add some or take them out")
+            what = f"{split} has the class(es) {', '.join(unknown)} that train has no pictures of"
+            raise CallError(f"{folder}: {what}; add some or take them out")
         if not any(pictures.values()):
             raise CallError(f"{folder}: {split} has no pictures that can be read; {LAYOUT}")
         if absent := sorted(set(classes) - set(pictures)):

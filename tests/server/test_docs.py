@@ -1,0 +1,70 @@
+"""What the documents say is true: the README's path runs as written, and every spec that they show is valid."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from marina import paths, server, spec
+from training.train import settings_of
+
+README = (paths.SOURCE / "README.md").read_text(encoding="utf-8")
+GUIDE = (paths.SOURCE / "docs" / "add-a-model.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_path_runs_from_top_to_bottom_as_written(home: Path) -> None:
+    path = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)[0]
+    shutil.copy(paths.SOURCE / "models" / "cartpole.yaml", home / "models")
+    environment = {**os.environ, "MARINA_PORT_BASE": str(server.free_port_base())}
+
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", path],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=paths.SOURCE,
+        env=environment,
+        timeout=600,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r'\{"action":1,"q_values":\[', done.stdout)
+    assert re.search(r"mean_return │ +[45]\d\d", done.stdout)
+    assert "requests/s" in done.stdout
+    assert server.running() == []
+
+
+@pytest.mark.parametrize("block", re.findall(r"`models/(\w+\.yaml)`:\n\n```yaml\n(.*?)```", GUIDE, re.DOTALL), ids=lambda block: block[0])
+def test_every_spec_of_the_guide_is_valid_down_to_its_recipes_settings(home: Path, block: tuple[str, str]) -> None:
+    name, text = block
+    (home / "models" / name).write_text(text)
+
+    one = spec.load(Path(name).stem)
+
+    assert settings_of(one)
+
+
+def test_the_guide_shows_a_spec_of_every_kind() -> None:
+    assert set(re.findall(r"^kind: (\w+)", GUIDE, re.MULTILINE)) == {"classifier", "detector", "policy"}
+
+
+def test_every_command_that_the_documents_name_exists() -> None:
+    import typer
+
+    from marina import cli
+
+    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    named = {word for text in (README, GUIDE) for word in re.findall(r"marina ([a-z]+)\b", text)}
+
+    assert named - {"up"} <= known.keys()
+    assert len(named) > 8
+
+
+@pytest.mark.parametrize("text", [README, GUIDE])
+def test_every_file_that_the_documents_link_to_exists(text: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+
+    assert all((paths.SOURCE / link).exists() for link in links), links
