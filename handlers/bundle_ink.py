@@ -88,7 +88,8 @@ def _ground(values: np.ndarray) -> tuple[np.ndarray, float]:
         surface = np.linalg.solve(weighted.T @ known + stiff, weighted.T @ levels)
         distance = np.abs(levels - known @ surface)
         weights = 1 / np.maximum(distance, 1.0)
-    return terms @ surface, 1.4826 * float(np.median(distance))
+    # of normal noise 3 in 10 lie within 0.385 deviations; the median would be ink where a tight crop has ink on half its border
+    return terms @ surface, float(np.quantile(distance, 0.3)) / 0.385
 
 
 def _towards_ink(difference: np.ndarray) -> np.ndarray:
@@ -120,10 +121,11 @@ def _main_parts(inked: np.ndarray) -> np.ndarray:
     padded[: inked.shape[0], : inked.shape[1]] = inked
     mass = padded.reshape(rows, step, columns, step).sum((1, 3))
     labels = np.where(mass > 0, np.arange(1, mass.size + 1).reshape(mass.shape), 0)
+    framed = np.zeros((rows + 2, columns + 2), labels.dtype)
     while True:  # the highest label of a part spreads over it
-        wide = np.pad(labels, 1)
-        wide = np.maximum(np.maximum(wide[:-2], wide[1:-1]), wide[2:])
-        spread = np.where(mass > 0, np.maximum(np.maximum(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:]), 0)
+        framed[1:-1, 1:-1] = labels
+        tall = np.maximum(np.maximum(framed[:-2], framed[1:-1]), framed[2:])
+        spread = np.maximum(np.maximum(tall[:, :-2], tall[:, 1:-1]), tall[:, 2:]) * (mass > 0)
         if np.array_equal(spread, labels):
             break
         labels = spread

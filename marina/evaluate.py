@@ -39,6 +39,7 @@ def in_process(spec: Spec) -> Answer:
         raise CallError(f"no export {spec.export_dir}; run: marina train {spec.name}")
     handler = handler_of(spec.kind)
     handler.load(spec.export_dir)
+    handler.choose_threads(spec.export_dir, spec.serving.model_config_yaml())
 
     def answer(rows: Rows, headers: dict[str, str]) -> list[Any]:
         answers = handler.answer_rows([({"body": body}, headers) for body, _ in rows])
@@ -112,7 +113,7 @@ def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
         return np.array([one["action"] for one in found["predictions"]])
 
     returns = episode_returns(act, environment, episodes, EVALUATION_SEED)
-    return {"mean_return": float(returns.mean()), "std_return": float(returns.std()), "episodes": len(returns)}
+    return {"mean_return": float(returns.mean()), "std_return": float(returns.std(ddof=1)) if episodes > 1 else 0.0, "episodes": len(returns)}
 
 
 def _in_parts(rows: Rows, answer: Answer, headers: dict[str, str], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> list[Any]:

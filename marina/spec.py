@@ -59,6 +59,7 @@ class Serving(Section):
     client_timeout_ms: int = Field(default=30_000, ge=1, le=3_600_000, description="a request that waits longer is dropped")
     queue_size: int = Field(default=256, ge=1, le=100_000, description="requests that may wait; more get a 503 at once")
     max_retry_timeout_s: int = Field(default=300, ge=1, le=86_400, description="for how long a dying worker is restarted")
+    threads: int | None = Field(default=None, ge=1, le=256, description="torch's threads per worker; default: measured at its start")
     device: Literal["cpu", "gpu"] = Field(default="cpu", description="where the workers compute")
 
     @model_validator(mode="after")
@@ -85,6 +86,7 @@ class Serving(Section):
             "asyncCommunication": False,
             "continuousBatching": False,
             "sequenceBatching": False,
+            "handler": {"threads": self.threads},
         }
 
 

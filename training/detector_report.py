@@ -94,4 +94,4 @@ def _mark(draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, colour: str, be
     font = ImageFont.load_default(12)
     at = (left, min(bottom, CELL - 14)) if below else (left, max(0.0, top - 14))
     draw.rectangle(draw.textbbox(at, text, font=font), fill=colour)
-    draw.text(at, text, fill="white", font=font)
+    draw.text(at, text, fill="black" if colour == MISSED else "white", font=font)

@@ -43,7 +43,7 @@ class Settings(Section):
     double: bool = Field(default=False, description="Double DQN: the network in training chooses the target's action")
     dueling: bool = Field(default=False, description="dueling network: state value and advantages apart")
     copies: int = Field(default=16, ge=1, le=1024, description="environments that step together")
-    phase_steps: int = Field(default=8, ge=1, description="steps of every copy per phase")
+    phase_steps: int = Field(default=16, ge=1, description="steps of every copy per phase")
     gradient_steps: int = Field(default=64, ge=1, description="gradient steps per phase")
     target_phases: int = Field(default=1, ge=1, description="the target network is renewed every so many phases")
     batch_size: int = Field(default=64, ge=1, description="transitions per gradient step")

@@ -115,7 +115,7 @@ def build(architecture: str, weights: str, classes: int, channels: int, preset: 
 def _torchvision(architecture: str, weights: str) -> nn.Module:
     known = _known_weights(architecture, weights)
     auxiliary = architecture in ("googlenet", "inception_v3")
-    extra: dict[str, Any] = {"init_weights": True} if auxiliary and known is None else {}
+    extra: dict[str, Any] = {"init_weights": False} if auxiliary and known is None else {}
     try:
         network: nn.Module = torchvision.models.get_model(architecture, weights=known, **extra)
     except (URLError, OSError, RuntimeError) as error:

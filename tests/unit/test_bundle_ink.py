@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import marina  # noqa: F401  (puts handlers/ on the path)
+from training.datasets import digits
 
 from bundle_errors import NotUnderstood
 from bundle_ink import centre_ink
@@ -142,6 +142,13 @@ def test_an_enlarged_original_stays_near_itself(resample: Image.Resampling) -> N
 def test_a_blank_picture_is_refused_with_what_to_send(size: tuple[int, int], tone: int) -> None:
     with pytest.raises(NotUnderstood, match="send one figure"):
         centre_ink(Image.new("L", size, tone), (16, 16))
+
+
+def test_every_enlarged_digit_is_found_though_its_ink_touches_the_border() -> None:
+    for example in digits.load().test[::4]:
+        image = Image.fromarray(np.asarray(example.image)).resize((32, 32), Image.Resampling.BICUBIC)
+
+        assert raster(image).max() > 200
 
 
 def test_noise_and_a_mere_gradient_are_blank() -> None:

@@ -187,6 +187,18 @@ def test_objects_that_leave_the_picture_are_no_objects_any_more(pictures):
     assert (boxes[:, 2:] - boxes[:, :2] >= 2).all()
 
 
+def test_an_object_of_which_less_than_half_stays_is_left_out():
+    """Of an object at the edge, 20 x 30 pixels, no slice is left that is much narrower than half of it."""
+    targets = [{"boxes": torch.tensor([[0.0, 30, 20, 60]]), "labels": torch.tensor([1])} for _ in range(200)]
+    generator = torch.Generator().manual_seed(0)
+    moved = augment(torch.zeros(200, 3, 96, 128), targets, light=True, flip=False, generator=generator)[1]
+    boxes = torch.cat([target["boxes"] for target in moved])
+    slimness = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
+
+    assert 100 < len(boxes) < 190
+    assert slimness.min() > 20 / 30 / 2 * np.exp(-0.24)
+
+
 def test_batches_show_every_picture_once_in_an_order_that_the_seed_decides(pictures):
     sums = [[float(image.sum()) for pixels, _ in Batches(pictures, 4, False, False, seed) for image in pixels] for seed in (0, 0, 1)]
 
@@ -247,6 +259,20 @@ def test_samples_are_wholly_right_test_pictures_spread_over_the_classes(data):
         assert sample.content_type == "image/png"
         assert [item["class"] for item in sample.expect["detections"]] == [str(label) for label in example.labels]
         assert [item["bbox"] for item in sample.expect["detections"]] == example.boxes.tolist()
+
+
+def test_where_no_picture_is_wholly_right_the_nearest_ones_stand_with_what_was_found(data):
+    found = []
+    for example in data.test:
+        truth = exact(example)
+        found.append(Found(*(torch.cat([value, value[:1] + extra]) for value, extra in zip(vars(truth).values(), (70, 0, 0), strict=True))))
+    found[0].scores[0] = 0.501  # a picture whose answer hangs on the threshold proves nothing
+    chosen = detector.samples(found, data, threshold=0.5)
+
+    assert {sample.name for sample in chosen} == {f"scenes-{k}-as-found" for k in range(1, 6)}
+    objects = [len(sample.expect["detections"]) for sample in chosen]
+    assert objects == sorted(objects, reverse=True)
+    assert objects[0] == max(len(example.labels) for example in data.test[1:]) + 1
 
 
 def test_weights_of_other_classes_give_all_but_the_class_predictor(tmp_path):

@@ -50,12 +50,12 @@ def rows(count: int, start: int = 0) -> Transitions:
 def test_the_replay_overwrites_the_oldest() -> None:
     replay = Replay(capacity=5, width=4)
 
-    for start, count in ((0, 3), (3, 4), (7, 1)):
+    for start, count in ((0, 3), (3, 4), (7, 2)):
         replay.add(rows(count, start))
 
     drawn = replay.sample(500, torch.Generator().manual_seed(0)).rewards
     assert len(replay) == 5
-    assert sorted(set(drawn.flatten().tolist())) == [3, 4, 5, 6, 7]
+    assert sorted(set(drawn.flatten().tolist())) == [4, 5, 6, 7, 8]
 
 
 def test_the_replay_keeps_the_newest_of_more_than_it_holds_and_the_parts_of_a_row_together() -> None:
@@ -178,7 +178,7 @@ def test_q_values_converge_to_the_exact_ones_of_a_two_state_process(options: dic
     assert found["action"].tolist() == exact.argmax(1).tolist()
 
 
-QUICK = Settings(steps=4000, evaluation_episodes=20, screening_every=256, screening_episodes=5)
+QUICK = Settings(steps=4000, phase_steps=8, evaluation_episodes=20, screening_every=256, screening_episodes=5)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,8 @@ def test_samples_take_turns_among_the_actions_and_are_answered_so_after_json(qui
     for sample in quick.samples:
         answer = quick.module(torch.tensor([json.loads(sample.body)["observation"]]))
         assert answer["action"].tolist() == [sample.expect["action"]]
-        assert float(answer["q_values"].detach().diff().abs()) > 0
+        values = answer["q_values"].detach()
+        assert values.diff().abs().item() > 9e-4 * values.abs().max().item()
 
 
 @pytest.mark.parametrize(("dueling", "states"), [(False, 0), (True, 0), (False, 16)])

@@ -1,6 +1,7 @@
 """The handler's loop, in process: a bad request fails alone, and a changed archive does not come up."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -166,13 +167,33 @@ def test_a_worker_that_would_answer_differently_does_not_come_up(exported: Calla
         PolicyHandler().initialize(context_of(one, []))
 
 
-def test_threads_are_shared_among_the_workers_of_a_model(exported: Callable[..., Spec]) -> None:
-    import os
+def threads_of(one: Spec, config: dict, monkeypatch: pytest.MonkeyPatch, seconds: float) -> int:
+    """The threads that a worker chooses on a machine of eight cores, for a model that takes `seconds` per request."""
+    handler = PolicyHandler()
+    handler.load(one.export_dir)
+    model = handler.model
 
-    one = exported()
-    made = context_of(one, [])
-    made.model_yaml_config = {"maxWorkers": 1000}
+    def slow(batch: torch.Tensor) -> Any:
+        time.sleep(seconds)
+        return model(batch)
 
-    PolicyHandler().initialize(made)
+    monkeypatch.setattr(handler, "model", slow)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    handler.choose_threads(one.export_dir, config)
+    return torch.get_num_threads()
 
-    assert torch.get_num_threads() == 1 <= len(os.sched_getaffinity(0))
+
+@pytest.mark.parametrize(
+    ("config", "seconds", "threads"),
+    [
+        ({"maxWorkers": 2}, 0.0, 1),
+        ({"maxWorkers": 2}, 0.05, 4),
+        ({"maxWorkers": 1000}, 0.05, 1),
+        ({"maxWorkers": 2, "handler": {"threads": 3}}, 0.0, 3),
+        ({"maxWorkers": 2, "handler": {"threads": None}}, 0.05, 4),
+    ],
+)
+def test_a_small_model_takes_one_thread_and_a_large_one_its_share_of_the_cores(
+    exported: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, config: dict, seconds: float, threads: int
+) -> None:
+    assert threads_of(exported(), config, monkeypatch, seconds) == threads

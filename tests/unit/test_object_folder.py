@@ -128,7 +128,7 @@ def test_crowds_are_dropped(tmp_path):
 
 def test_faulty_boxes_and_pictures_cost_one_warning_each_and_nothing_else(tmp_path, caplog):
     content = coco(tmp_path)
-    boxes = [[5, 5, 0, 9], [50, 50, 5, 5], [30, 20, 30, 30], [-0.4, 0, 40.3, 30]]
+    boxes = [[5, 5, 0, 9], [50, 50, 5, 5], [30, 20, 30, 30], [-0.4, 0, 40.7, 30]]
     for row, box in zip(content["annotations"], boxes, strict=False):
         row["bbox"] = box
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] != 6]
@@ -144,8 +144,8 @@ def test_faulty_boxes_and_pictures_cost_one_warning_each_and_nothing_else(tmp_pa
     assert found["2.png"].boxes.tolist() == [[30, 20, 40, 30]]
     assert found["3.png"].boxes.tolist() == [[0, 0, 40, 30]]
     assert [warned(caplog, f"/{k}.png is left out") for k in (4, 5)] == [1, 1]
-    assert [warned(caplog, f"/{k}.png: 1 boxes without area") for k in (0, 1)] == [1, 1]
-    assert warned(caplog, "/2.png: 0 boxes without area left out, 1 cut") == 1
+    assert [warned(caplog, f"/{k}.png: 1 box(es) without area") for k in (0, 1)] == [1, 1]
+    assert warned(caplog, "/2.png: 0 box(es) without area left out, 1 cut") == 1
     assert warned(caplog, "/3.png") == 0
     assert warned(caplog, "3 pictures have no box and are kept") == 1
 
@@ -154,7 +154,8 @@ def test_faulty_boxes_and_pictures_cost_one_warning_each_and_nothing_else(tmp_pa
     "text",
     [
         "<annotation><object>",
-        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation><object><name>&x;</name></object></annotation>',
+        '<!DOCTYPE a [<!ENTITY y "x">]><annotation><object><name>&y;</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>'
+        "</bndbox></object></annotation>",
         "<annotation><object><name>x</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",
         "",
     ],
@@ -202,7 +203,7 @@ def test_real_blood_cells_load_and_their_two_empty_boxes_are_dropped_with_a_warn
 
     assert (len(data.train), len(data.validation), len(data.test)) == (205, 87, 72)
     assert data.classes == ("Platelets", "RBC", "WBC")
-    assert [warned(caplog, f"BloodImage_{number}.jpg: 1 boxes without area") for number in ("00338", "00343")] == [1, 1]
+    assert [warned(caplog, f"BloodImage_{number}.jpg: 1 box(es) without area") for number in ("00338", "00343")] == [1, 1]
     assert all((example.boxes[:, 2:] > example.boxes[:, :2]).all() for example in data.train)
 
 

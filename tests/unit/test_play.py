@@ -41,6 +41,8 @@ def test_without_a_gif_the_same_episodes_are_played(tmp_path: Path) -> None:
     shown = play(left, "CartPole-v1", episodes=3, seed=5, gif=tmp_path / "film.gif")
 
     assert shown == play(left, "CartPole-v1", episodes=3, seed=5, gif=None)
+    assert shown == [play(left, "CartPole-v1", episodes=1, seed=seed, gif=None)[0] for seed in (5, 6, 7)]
+    assert len(set(shown)) > 1
     assert all(8 <= total <= 11 for total in shown)
 
 

@@ -59,7 +59,7 @@ def _checked(examples: Sequence[Example]) -> list[Example]:
         try:
             size = open_image(example.image.read_bytes(), max_bytes=1 << 30, max_pixels=1 << 28).size
         except (OSError, Refusal) as error:
-            LOG.warning("%s is left out: %s", example.image, error)
+            LOG.warning("%s is left out: %s", example.image, "no such file" if isinstance(error, FileNotFoundError) else error)
             continue
         good.append(_fair(example, size))
     empty = [str(example.image) for example in good if not len(example.labels)]
@@ -76,7 +76,7 @@ def _fair(example: Example, size: tuple[int, int]) -> Example:
     reaching = int((np.abs(boxes - example.boxes)[keep] > TOLERANCE).any(1).sum())
     dropped = int((~keep).sum())
     if dropped or reaching:
-        LOG.warning("%s: %d boxes without area left out, %d cut at the edge of the picture", example.image, dropped, reaching)
+        LOG.warning("%s: %d box(es) without area left out, %d cut at the edge of the picture", example.image, dropped, reaching)
     return replace(example, boxes=boxes[keep], labels=example.labels[keep])
 
 
