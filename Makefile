@@ -5,7 +5,7 @@ MARINA := $(VENV)/bin/marina
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train archive run test lint clean
+.PHONY: help install train archive run test lint lock clean
 
 help: ## Show the steps
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ lint: $(INSTALLED) ## Style and types alone
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/ruff format --quiet --check .
 	$(VENV)/bin/mypy
+
+lock: $(INSTALLED) ## Renew requirements.lock from pyproject.toml: names, versions, hashes
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
+	    --upgrade pyproject.toml --output-file requirements.lock
 
 clean: ## Remove what was generated, but not the environment
 	rm -rf exports run model_store/*.mar model_store/*.sha256

@@ -34,6 +34,7 @@ class ImageInput:
     mode: Literal["RGB", "L"] = "RGB"
     fit: Literal["stretch", "crop", "letterbox", "ink"] = "stretch"
     resize: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     max_bytes: int = 10_000_000
     max_pixels: int = 50_000_000
 
@@ -88,20 +89,20 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def prepare(image: Image.Image, config: ImageInput) -> torch.Tensor:
     """A picture of `config.mode` as the graph's input, uint8 [C, height, width] with C = 3 (RGB) or 1 (L)."""
-    size = (config.width, config.height)
+    size, filter_ = (config.width, config.height), Image.Resampling[config.interpolation.upper()]
     if config.fit == "stretch":
-        fitted = image.resize(size, Image.Resampling.BILINEAR)
+        fitted = image.resize(size, filter_)
     elif config.fit == "crop":
         scale = config.resize / min(image.size)
         width, height = config.width / scale, config.height / scale
         left, top = max(0.0, (image.width - width) / 2), max(0.0, (image.height - height) / 2)
         box = (left, top, min(image.width, left + width), min(image.height, top + height))
-        fitted = image.resize(size, Image.Resampling.BILINEAR, box=box)
+        fitted = image.resize(size, filter_, box=box)
     elif config.fit == "letterbox":
         scale = letterbox_scale(image.size, config)
         inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         fitted = Image.new(image.mode, size, 114 if image.mode == "L" else (114, 114, 114))
-        fitted.paste(image.resize(inner, Image.Resampling.BILINEAR), (0, 0))
+        fitted.paste(image.resize(inner, filter_), (0, 0))
     else:
         from bundle_ink import centre_ink
 

@@ -113,7 +113,11 @@ def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
         return np.array([one["action"] for one in found["predictions"]])
 
     returns = episode_returns(act, environment, episodes, EVALUATION_SEED)
-    return {"mean_return": float(returns.mean()), "std_return": float(returns.std(ddof=1)) if episodes > 1 else 0.0, "episodes": len(returns)}
+    return {
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std(ddof=1)) if episodes > 1 else 0.0,
+        "episodes": len(returns),
+    }
 
 
 def _in_parts(rows: Rows, answer: Answer, headers: dict[str, str], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> list[Any]:

@@ -80,7 +80,9 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     data = datasets.load(settings.data, "classifier", seed)
     classes = list(data.classes)
     model = networks.build(settings.architecture, settings.weights, len(classes), 1 if mode == "L" else 3, preset)
-    config = ImageInput(preset.crop, preset.crop, mode=mode, fit=fit, resize=preset.resize if fit == "crop" else 0)
+    config = ImageInput(
+        preset.crop, preset.crop, mode=mode, fit=fit, resize=preset.resize if fit == "crop" else 0, interpolation=preset.interpolation
+    )
     train_set, validation_set, test_set = (_tensors(part, config) for part in (data.train, data.validation, data.test))
 
     learner = _Learner(model, settings, _augmentation(settings, config))

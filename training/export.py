@@ -25,7 +25,8 @@ from bundle_checksums import write_checksums
 from bundle_golden import FOLDER, INDEX
 from bundle_handler import BundleHandler
 
-SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "application/json": ".json"}
+SUFFIXES = {f"image/{kind}": f".{kind}" for kind in ("png", "webp", "bmp", "gif", "tiff")}
+SUFFIXES |= {"image/jpeg": ".jpg", "application/json": ".json"}
 
 
 def export(spec: Spec, trained: Trained, folder: Path) -> Path:

@@ -4,9 +4,7 @@ Not covered: models of other libraries, and detectors.
 """
 
 import difflib
-import json
 import pickle
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,25 @@ from urllib.error import URLError
 
 import torch
 import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from marina.errors import CallError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL_CNN = "small_cnn"
-TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a network was evaluated with: middle `crop` pixels of a picture whose shorter side is `resize`, mean and deviation."""
+    """What a network was evaluated with: middle `crop` pixels of a picture whose shorter side is `resize`, and how."""
 
     crop: int
     resize: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bilinear"
 
 
 class SmallCNN(nn.Sequential):
@@ -92,7 +89,7 @@ def preset_of(architecture: str, weights: str, image_size: int | None) -> Preset
     crop, resize = transform.crop_size[0], transform.resize_size[0]
     if image_size:
         crop, resize = image_size, max(image_size, round(resize * image_size / crop))
-    return Preset(crop, resize, tuple(transform.mean), tuple(transform.std))
+    return Preset(crop, resize, tuple(transform.mean), tuple(transform.std), str(transform.interpolation.value))
 
 
 def build(architecture: str, weights: str, classes: int, channels: int, preset: Preset) -> Classifier:
@@ -170,7 +167,10 @@ def _replaced_head(network: nn.Module, classes: int) -> tuple[str, nn.Module]:
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file or of a .pth state dict (read with weights_only, so that no code runs)."""
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CallError(f"{path} is no .safetensors file, or a damaged one ({error}); save it again") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
@@ -178,24 +178,6 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CallError(f"{path} holds no state dict; save it with torch.save(model.state_dict(), path)")
-    return state
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The format: 8 bytes of length, a JSON header of that length with type, shape and place of each tensor, then the data."""
-    content = bytearray(path.read_bytes())
-    try:
-        (length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + length])
-        data = memoryview(content)[8 + length :]
-        state = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                empty = torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
-                state[name] = torch.frombuffer(data[start:end], dtype=empty.dtype).reshape(empty.shape) if end > start else empty
-    except (struct.error, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CallError(f"{path} is no .safetensors file, or a damaged one ({error}); save it again") from error
     return state
 
 

@@ -29,7 +29,8 @@ class Example:
         """The picture as a client would send it: (bytes, content type). Pixels become a PNG."""
         if isinstance(self.image, Path):
             suffix = self.image.suffix.lower().lstrip(".")
-            return self.image.read_bytes(), f"image/{'jpeg' if suffix in ('jpg', 'jpeg') else suffix}"
+            kind = {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+            return self.image.read_bytes(), f"image/{kind}"
         buffer = io.BytesIO()
         Image.fromarray(self.image).save(buffer, "PNG")
         return buffer.getvalue(), "image/png"
@@ -75,10 +76,12 @@ def load(data: str, kind: str, seed: int = 0) -> ImageData:
 
     Raises CallError, with the layouts that are understood, when `data` is neither.
     """
-    from training.datasets import digits, image_folder, object_folder, scenes
-
     if kind == "classifier":
+        from training.datasets import digits, image_folder
+
         return digits.load() if data == "digits" else image_folder.load(_folder(data, "digits"), seed)
+    from training.datasets import object_folder, scenes
+
     return scenes.load() if data == "scenes" else object_folder.load(_folder(data, "scenes"), seed)
 
 
