@@ -30,7 +30,7 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
     if type(golden) is not type(answer) or len(golden) != len(answer):
         return f"{where}: another form or length than the golden answer's"
     if isinstance(golden, dict):
-        if golden.keys() != answer.keys():
+        if set(golden) != set(answer):
             return f"{where}: the keys {sorted(answer)} instead of {sorted(golden)}"
         pairs = {f"{where}.{key}": (golden[key], answer[key]) for key in golden}
     else:

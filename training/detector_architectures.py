@@ -71,6 +71,8 @@ class Candidates(nn.Module):
 
     candidates_per: str  # as in bundle_detections.select
     anchors: torch.Tensor  # [A, 4] as x1, y1, x2, y2
+    mean: torch.Tensor  # [3, 1, 1], of 0..1, as deviation
+    deviation: torch.Tensor
 
     def __init__(self, model: FCOS | SSD, height: int, width: int) -> None:
         super().__init__()

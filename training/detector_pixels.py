@@ -70,7 +70,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Targets]]:
         order = torch.randperm(len(self.prepared.pixels), generator=self.generator)
-        for rows in order[: len(self) * self.size].split(self.size):
+        for rows in order[: len(self) * self.size].reshape(-1, self.size):
             pixels = self.prepared.pixels[rows].float()
             targets = [self.prepared.targets[k] for k in rows.tolist()]
             if self.light or self.flip:

@@ -7,7 +7,7 @@ import difflib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
@@ -30,7 +30,7 @@ class Preset:
     resize: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str = "bilinear"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
 class SmallCNN(nn.Sequential):
@@ -89,7 +89,7 @@ def preset_of(architecture: str, weights: str, image_size: int | None) -> Preset
     crop, resize = transform.crop_size[0], transform.resize_size[0]
     if image_size:
         crop, resize = image_size, max(image_size, round(resize * image_size / crop))
-    return Preset(crop, resize, tuple(transform.mean), tuple(transform.std), str(transform.interpolation.value))
+    return Preset(crop, resize, tuple(transform.mean), tuple(transform.std), transform.interpolation.value)
 
 
 def build(architecture: str, weights: str, classes: int, channels: int, preset: Preset) -> Classifier:
