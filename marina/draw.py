@@ -69,4 +69,4 @@ def _classes(image: Any, predictions: list[dict[str, Any]]) -> Any:
 def _font(side: int) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.load_default(size=max(14, side // 32))
+    return ImageFont.load_default(size=max(16, side // 24))
