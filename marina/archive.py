@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from marina import HANDLERS, paths
-from marina.errors import CallError, WorkError
+from marina.errors import WorkError
 from marina.spec import Spec
 
 from bundle_checksums import NAME as CHECKSUMS
@@ -52,12 +52,11 @@ def build(spec: Spec) -> Archive:
 
 def check_export(spec: Spec) -> None:
     """Raise unless the export of `spec` is complete and unchanged."""
-    if not (spec.export_dir / CHECKSUMS).is_file():
-        raise CallError(f"no export {spec.export_dir}; run: marina train {spec.name}")
+    spec.check_exported()
     try:
         verify_checksums(spec.export_dir)
     except BrokenArchive as error:
-        raise WorkError(f"export {spec.export_dir}: {error}; train again with: marina train {spec.name} --force") from error
+        raise WorkError(f"export {spec.export_dir}: {error}; train again with: marina train {spec.name}") from error
 
 
 def _collect(spec: Spec, folder: Path) -> Path:

@@ -114,7 +114,7 @@ def archive(names: Names = None, as_json: Json = False) -> None:
     """Pack exports into model_store/<name>-<version>.mar; without names, every model that has an export."""
     chosen = up.choose(names or [])
     if not names:
-        chosen = [one for one in chosen if up.is_trained(one)]
+        chosen = [one for one in chosen if one.is_exported]
     if not chosen:
         raise CallError("no model has an export yet; run: marina train NAME")
     output = Output(as_json)
@@ -245,10 +245,12 @@ def evaluate(
     from marina import evaluate as evaluation
 
     output, chosen = Output(as_json), spec.load(name)
-    local = evaluation.measure(chosen, evaluation.in_process(chosen), data, episodes, lambda rows: output.track(rows, "in process"))
+    chosen.check_exported()
+    images = evaluation.held_out(chosen, data)
+    local = evaluation.measure(chosen, evaluation.in_process(chosen), images, episodes, lambda rows: output.track(rows, "in process"))
     with serving_client([chosen], port_base, output) as client:
         answer = evaluation.through_endpoint(client, chosen)
-        served = evaluation.measure(chosen, answer, data, episodes, lambda rows: output.track(rows, "through the endpoint"))
+        served = evaluation.measure(chosen, answer, images, episodes, lambda rows: output.track(rows, "through the endpoint"))
     recorded = up.export_metrics(chosen) if data is None else {}
     rows = [(metric, served[metric], local[metric], recorded.get(metric, "")) for metric in served]
     output.table(f"{name} {chosen.version}", ("metric", "endpoint", "in process", "at training"), rows)
@@ -271,6 +273,7 @@ def play(
     output, chosen = Output(as_json), spec.load(name)
     if chosen.kind != "policy":
         raise CallError(f"{name} is a {chosen.kind}; only policies play. For images see: marina predict {name} FILE --draw OUT.png")
+    chosen.check_exported()
     environment = json.loads((chosen.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))["environment"]
     with serving_client([chosen], port_base, output) as client:
 

@@ -18,6 +18,7 @@ from marina.spec import Spec
 
 Rows = list[tuple[bytes, str]]  # bodies with their content types
 Answer = Callable[[Rows, dict[str, str]], list[Any]]  # (rows, headers of every row) -> answers
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # shows how far it is
 IN_FLIGHT = 8
 
 
@@ -32,11 +33,9 @@ def through_endpoint(client: Client, spec: Spec) -> Answer:
 
 
 def in_process(spec: Spec) -> Answer:
-    """Answers from the export itself. Raises CallError when there is none."""
+    """Answers from the export itself."""
     from training.export import handler_of
 
-    if not (spec.export_dir / "SHA256SUMS").is_file():
-        raise CallError(f"no export {spec.export_dir}; run: marina train {spec.name}")
     handler = handler_of(spec.kind)
     handler.load(spec.export_dir)
     handler.choose_threads(spec.export_dir, spec.serving.model_config_yaml())
@@ -51,26 +50,36 @@ def in_process(spec: Spec) -> Answer:
     return answer
 
 
-def measure(
-    spec: Spec, answer: Answer, data: str | None, episodes: int, progress: Callable[[Iterable[Any]], Iterable[Any]]
-) -> dict[str, float]:
-    """Accuracy; mAP and AP50; or mean return over `episodes`: whatever the kind is measured by, on held-out data.
+def held_out(spec: Spec, data: str | None) -> Any:
+    """The `ImageData` whose test split measures the model: a folder or built-in set, by default what it was trained on.
 
-    `data` is a folder or a built-in set; None takes what the model was trained on.
+    None for a policy, which is measured in its environment. Raises CallError for data with other classes than the model's.
     """
     if spec.kind == "policy":
-        return _policy(spec, answer, episodes)
+        return None
     from training import datasets
 
     images = datasets.load(data or trained_on(spec), spec.kind, spec.training.seed)
     labels = json.loads((spec.export_dir / "class_mapping.json").read_text(encoding="utf-8"))
     if sorted(labels.values()) != sorted(images.classes):
         raise CallError(f"the data has the classes {', '.join(images.classes)}; {spec.name} knows {', '.join(labels.values())}")
+    return images
+
+
+def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Progress) -> dict[str, float]:
+    """Accuracy; mAP and AP50; or mean return over `episodes`: whatever the kind is measured by.
+
+    `images` comes from `held_out`; a detector's boxes count from the score on from which training counted them.
+    """
+    if spec.kind == "policy":
+        return _policy(spec, answer, episodes)
     rows = [example.encoded() for example in images.test]
     if spec.kind == "classifier":
         answers = _in_parts(rows, answer, {"top_k": "1"}, progress)
         return _accuracy(answers, [images.classes[example.label] for example in images.test])
-    return _average_precision(_in_parts(rows, answer, {"confidence_threshold": "0.02"}, progress), images)
+    from training.detector_evaluation import LEAST
+
+    return _average_precision(_in_parts(rows, answer, {"confidence_threshold": str(LEAST)}, progress), images)
 
 
 def _accuracy(answers: list[Any], names: list[str]) -> dict[str, float]:
@@ -120,6 +129,6 @@ def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
     }
 
 
-def _in_parts(rows: Rows, answer: Answer, headers: dict[str, str], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> list[Any]:
+def _in_parts(rows: Rows, answer: Answer, headers: dict[str, str], progress: Progress) -> list[Any]:
     parts = [rows[start : start + 4 * IN_FLIGHT] for start in range(0, len(rows), 4 * IN_FLIGHT)]
     return [found for part in progress(parts) for found in answer(part, headers)]

@@ -149,6 +149,16 @@ class Spec(Section):
         """Folder of the export."""
         return paths.exports() / self.name / self.version
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether the export is complete: its checksums are written last."""
+        return (self.export_dir / "SHA256SUMS").is_file()
+
+    def check_exported(self) -> None:
+        """Raise CallError, with the command that makes one, when there is no export."""
+        if not self.is_exported:
+            raise CallError(f"no export {self.export_dir}; run: marina train {self.name}")
+
 
 Overrides = Annotated[dict[str, Any], "dotted key -> value"]
 

@@ -16,17 +16,12 @@ from marina.spec import Spec
 def prepare(chosen: list[Spec], output: Output) -> None:
     """Train what has no export and archive everything; what is there already is left alone."""
     for one in chosen:
-        if is_trained(one):
+        if one.is_exported:
             warn_if_stale(one, output)
         else:
             train(one, output)
     for one in chosen:
         pack(one, output)
-
-
-def is_trained(one: Spec) -> bool:
-    """Whether there is a complete export of this version."""
-    return (one.export_dir / "SHA256SUMS").is_file()
 
 
 def train(one: Spec, output: Output) -> None:

@@ -8,11 +8,11 @@ import importlib
 import json
 import platform
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 import marina
 from marina import paths
@@ -83,7 +83,7 @@ def metadata(spec: Spec, trained: Trained) -> dict[str, Any]:
             "marina": marina.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
         },
     }
 
