@@ -3,26 +3,31 @@
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong.
 """
 
-import functools
 import json
 import logging
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from marina import paths, server, spec, up
 from marina import ready as readiness
 from marina.client import Client
-from marina.console import Output, err
-from marina.errors import CallError, MarinaError, ServerError, WorkError
-from marina.spec import Spec
+from marina.command import (
+    DEFAULT_PORT,
+    Json,
+    Name,
+    Names,
+    PortBase,
+    client_of,
+    guarded,
+    overrides,
+    serving_client,
+    wait_for_ctrl_c,
+)
+from marina.console import Output
+from marina.errors import CallError, ServerError, WorkError
 
 app = typer.Typer(
     help="Carries a PyTorch model from its data to a released endpoint on TorchServe. `marina up` goes the whole way.",
@@ -31,38 +36,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models by the name of their spec; all when left out.")]
-Name = Annotated[str, typer.Argument(help="A model, by the name of its spec in models/.")]
-PortBase = Annotated[
-    int, typer.Option("--port-base", metavar="N", envvar="MARINA_PORT_BASE", help="Inference at N, management at N+1, metrics at N+2.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; the rest goes to stderr.")]
-DEFAULT_PORT = 8080
-
 
 def main() -> None:
     """Entry point of `marina` and `python -m marina`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("ts").setLevel(logging.ERROR)  # it reports every optional runtime that is not installed
     app()
-
-
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into a line on stderr and an exit code; with --json also into the JSON object."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except (MarinaError, OSError) as error:  # OSError: a full disk, a folder that can't be written
-            err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            Output(bool(options.get("as_json"))).result({"ok": False, "error": str(error)})
-            raise typer.Exit(getattr(error, "exit_code", 1)) from error
-        except KeyboardInterrupt:
-            err.print("stopped")
-            raise typer.Exit(130) from None
-
-    return run
 
 
 @app.command("up", rich_help_panel="The whole way")
@@ -84,7 +63,7 @@ def up_(
             output.result({"ok": not wrong, "answers": summary})
         else:
             output.say(f"serving at {client.inference} (tokens: marina token inference --port-base {port_base}); Ctrl-C stops it")
-            _wait_for_ctrl_c(port_base)
+            wait_for_ctrl_c(port_base)
             output.result({"ok": not wrong, "answers": summary})
     if wrong:
         raise WorkError(f"{len(wrong)} of {len(answered)} answers are wrong")
@@ -99,10 +78,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train models and export those that reach their floor."""
-    output, overrides = Output(as_json), _overrides(setting or [])
+    output, changes = Output(as_json), overrides(setting or [])
     if data is not None:
-        overrides["training.data"] = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
-    chosen = [spec.load(name, overrides) for name in names]
+        changes["training.data"] = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
+    chosen = [spec.load(name, changes) for name in names]
     for one in chosen:
         up.train(one, output)
     output.result({"ok": True, "exports": {one.name: str(one.export_dir) for one in chosen}})
@@ -144,7 +123,7 @@ def serve(
     else:
         with up.serving(chosen, port_base, output):
             output.say(f"serving at {where['inference']}; Ctrl-C stops it")
-            _wait_for_ctrl_c(port_base)
+            wait_for_ctrl_c(port_base)
     output.result(where)
 
 
@@ -163,7 +142,7 @@ def stop(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
 @guarded
 def register(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
     """Register archives of the model store and wait for their workers; what is registered already stays."""
-    output, chosen, client = Output(as_json), up.choose(names or []), _client(port_base)
+    output, chosen, client = Output(as_json), up.choose(names or []), client_of(port_base)
     up.register(client, chosen, output)
     output.result({"ok": True, "registered": {one.name: one.version for one in chosen}})
 
@@ -177,7 +156,7 @@ def unregister(
     as_json: Json = False,
 ) -> None:
     """Remove a model from the server; its archive stays in the store."""
-    removed, output = _client(port_base).unregister(name, version), Output(as_json)
+    removed, output = client_of(port_base).unregister(name, version), Output(as_json)
     output.say(f"{name}: {'unregistered' if removed else 'was not registered'}")
     output.result({"ok": True, "removed": removed})
 
@@ -186,7 +165,7 @@ def unregister(
 @guarded
 def ready(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
     """Exit 0 when every model has its workers and answers its golden samples; otherwise 1, with the reasons."""
-    client, chosen = _client(port_base), up.choose(names or [])
+    client, chosen = client_of(port_base), up.choose(names or [])
     reasons = [reason for one in chosen for reason in readiness.problems(client, one)]
     if reasons:
         raise ServerError("not ready:\n  " + "\n  ".join(reasons))
@@ -198,7 +177,7 @@ def ready(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json
 @guarded
 def list_(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
     """What the server has registered: versions, workers and their states."""
-    client, output = _client(port_base), Output(as_json)
+    client, output = client_of(port_base), Output(as_json)
     entries = [entry for name in client.models() for entry in client.describe(name)]
     states = [" ".join(worker["status"] for worker in entry["workers"]) or "none" for entry in entries]
     rows = [(entry["modelName"], entry["modelVersion"], entry["modelUrl"], state) for entry, state in zip(entries, states, strict=True)]
@@ -221,7 +200,7 @@ def predict(
         raise CallError(f"no file {file}")
     output, chosen = Output(as_json), spec.load(name)
     content_type = "application/json" if file.suffix == ".json" else "application/octet-stream"
-    headers = {key: str(value) for key, value in _overrides(option or []).items()}
+    headers = {key: str(value) for key, value in overrides(option or []).items()}
     with serving_client([chosen], port_base, output) as client:
         answer = client.predict(name, file.read_bytes(), content_type=content_type, headers=headers)
     if draw:
@@ -325,46 +304,5 @@ def token(
     """Print the Authorization header of an API, for: curl -H "$(marina token inference)" ..."""
     if api not in ("inference", "management"):
         raise CallError(f"no API {api!r}; choose inference or management")
-    header = f"Authorization: Bearer {_client(port_base).token(api)}"
+    header = f"Authorization: Bearer {client_of(port_base).token(api)}"
     Output(as_json).result({"ok": True, "header": header}) if as_json else print(header)
-
-
-@contextmanager
-def serving_client(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
-    """A client of the server at `port`; where none runs, of a private one that is stopped afterwards."""
-    if server.read_state(port):
-        yield Client(port)
-        return
-    for one in chosen:
-        readiness.golden_samples(one)  # says what to run when there is no archive
-    private = server.free_port_base()
-    output.say(f"no server at {port}: starting a private one at {private}")
-    with up.serving(chosen, private, output) as client:
-        yield client
-    shutil.rmtree(paths.run(private), ignore_errors=True)  # after a failure its logs stay
-
-
-def _client(port: int) -> Client:
-    if not server.read_state(port):
-        raise ServerError(f"no server of this home runs at {port}; start one with: marina serve --port-base {port}")
-    return Client(port)
-
-
-def _overrides(settings: list[str]) -> dict[str, Any]:
-    pairs = [setting.partition("=") for setting in settings]
-    if wrong := [key for key, sign, _ in pairs if not sign or not key]:
-        raise CallError(f"{wrong[0]!r} is no KEY=VALUE; write it like training.epochs=1")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
-
-
-def _wait_for_ctrl_c(port: int) -> None:
-    """Until Ctrl-C, SIGTERM or `marina stop`; raises ServerError when the server dies."""
-    try:
-        while server.read_state(port):
-            time.sleep(1)
-    except KeyboardInterrupt:
-        err.print("stopping")
-        return
-    if not server.was_started(port):
-        return
-    raise ServerError(f"the server ended by itself:\n{server.log_tail(port)}")

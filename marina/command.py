@@ -1,0 +1,87 @@
+"""What all commands share: their common options, errors as exit codes, a server to talk to."""
+
+import functools
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from marina import paths, server, up
+from marina import ready as readiness
+from marina.client import Client
+from marina.console import Output, err
+from marina.errors import CallError, MarinaError, ServerError
+from marina.spec import Spec
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models by the name of their spec; all when left out.")]
+Name = Annotated[str, typer.Argument(help="A model, by the name of its spec in models/.")]
+PortBase = Annotated[
+    int, typer.Option("--port-base", metavar="N", envvar="MARINA_PORT_BASE", help="Inference at N, management at N+1, metrics at N+2.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; the rest goes to stderr.")]
+DEFAULT_PORT = 8080
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into a line on stderr and an exit code; with --json also into the JSON object."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (MarinaError, OSError) as error:  # OSError: a full disk, a folder that can't be written
+            err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            Output(bool(options.get("as_json"))).result({"ok": False, "error": str(error)})
+            raise typer.Exit(getattr(error, "exit_code", 1)) from error
+        except KeyboardInterrupt:
+            err.print("stopped")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+@contextmanager
+def serving_client(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
+    """A client of the server at `port`; where none runs, of a private one that is stopped afterwards."""
+    if server.read_state(port):
+        yield Client(port)
+        return
+    for one in chosen:
+        readiness.golden_samples(one)  # says what to run when there is no archive
+    private = server.free_port_base()
+    output.say(f"no server at {port}: starting a private one at {private}")
+    with up.serving(chosen, private, output) as client:
+        yield client
+    shutil.rmtree(paths.run(private), ignore_errors=True)  # after a failure its logs stay
+
+
+def client_of(port: int) -> Client:
+    """A client of the server at `port`. Raises ServerError, with the command that starts one, when none runs."""
+    if not server.read_state(port):
+        raise ServerError(f"no server of this home runs at {port}; start one with: marina serve --port-base {port}")
+    return Client(port)
+
+
+def overrides(settings: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs, values read as YAML. Raises CallError for what is no pair."""
+    pairs = [setting.partition("=") for setting in settings]
+    if wrong := [key for key, sign, _ in pairs if not sign or not key]:
+        raise CallError(f"{wrong[0]!r} is no KEY=VALUE; write it like training.epochs=1")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def wait_for_ctrl_c(port: int) -> None:
+    """Until Ctrl-C, SIGTERM or `marina stop`; raises ServerError when the server dies."""
+    try:
+        while server.read_state(port):
+            time.sleep(1)
+    except KeyboardInterrupt:
+        err.print("stopping")
+        return
+    if not server.was_started(port):
+        return
+    raise ServerError(f"the server ended by itself:\n{server.log_tail(port)}")
