@@ -110,8 +110,11 @@ def _publish(packed: Path, target: Path) -> Archive:
     changed = not target.is_file() or file_digest(target) != digest
     if changed:
         arriving = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(packed, arriving)
-        arriving.replace(target)
+        try:
+            shutil.copyfile(packed, arriving)
+            arriving.replace(target)
+        finally:
+            arriving.unlink(missing_ok=True)
     checksum = target.with_name(target.name + ".sha256")
     text = f"{digest}  {target.name}\n"
     if not checksum.is_file() or checksum.read_text(encoding="utf-8") != text:

@@ -1,5 +1,6 @@
 """The golden samples on the client's side: does an answer say what the spec expects, and how to show both in a table."""
 
+from collections import Counter
 from typing import Any
 
 Box = list[float]
@@ -27,8 +28,8 @@ def short(content: dict[str, Any]) -> str:
         best = content["predictions"][0]
         return f"{best['class']} ({best['probability']:.3f})" if "class" in best else f"{len(content['predictions'])} answers"
     if "detections" in content:
-        names = sorted(str(item["class"]) for item in content["detections"])
-        return " ".join(names[:8]) + (f" … {len(names)} in all" if len(names) > 8 else "") or "nothing"
+        counts = Counter(str(item["class"]) for item in content["detections"])
+        return " ".join(name if count == 1 else f"{name}×{count}" for name, count in sorted(counts.items())) or "nothing"
     if "class" in content:
         return str(content["class"])
     action = content.get("action")

@@ -5,6 +5,7 @@ with SHA256SUMS is complete. Nothing is pickled: `.pt2` and JSON.
 """
 
 import importlib
+import io
 import json
 import platform
 import shutil
@@ -92,7 +93,9 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> None:
     """torch.export with a dynamic batch of 1..max_batch, saved, loaded again and compared with the trained model."""
     batch = torch.export.Dim("batch", min=1, max=spec.export.max_batch)
     program = torch.export.export(trained.module, (trained.example,), dynamic_shapes=({0: batch},), strict=False)
-    torch.export.save(program, path)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getvalue())  # on a full disk torch's own writer aborts the process instead of raising
     loaded = torch.export.load(path).module()
     for size in sorted({1, 2, 3, spec.serving.batch_size, spec.export.max_batch}):
         rows = torch.arange(size) % len(trained.example)

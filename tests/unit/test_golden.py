@@ -87,6 +87,6 @@ def test_intersection_over_union_of_known_boxes() -> None:
 
 def test_answers_are_shown_in_a_few_characters() -> None:
     assert short(ANSWER) == "7 (0.900)"
-    assert short({"detections": BOXES}) == "3 3"
+    assert short({"detections": [*BOXES, {"class": "1"}]}) == "1 3×2"
     assert short({"detections": []}) == "nothing"
     assert short({"action": 1, "q_values": [0.25, 1.5]}) == "1 (q 0.2 1.5)"
