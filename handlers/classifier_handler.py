@@ -4,22 +4,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from bundle_handler import BundleHandler, Decoded
-from bundle_images import ImageInput, open_image, prepare
-from bundle_requests import Option, bytes_of, only_key
+from bundle_handler import Decoded
+from bundle_image_handler import ImageHandler
+from bundle_requests import Option
 
 
-class ClassifierHandler(BundleHandler):
+class ClassifierHandler(ImageHandler):
     """Answers {"predictions": [{"class", "probability", "class_index"}, ...]}, most probable first."""
 
     options: ClassVar[dict[str, Option]] = {"top_k": Option(int, 1, 1000)}
-
-    def decode(self, payload: Any) -> Decoded:
-        """An image, raw or as base64 under "image", "data" or "b64"."""
-        config = ImageInput.from_config(self.preprocess_config)
-        data = bytes_of(only_key(payload, "image", "data", "b64"))
-        image = open_image(data, config.mode, config.max_bytes, config.max_pixels)
-        return Decoded(prepare(image, config), image.size)
 
     def postprocess(self, outputs: torch.Tensor, decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""

@@ -5,22 +5,16 @@ from typing import Any, ClassVar
 import torch
 
 from bundle_detections import select
-from bundle_handler import BundleHandler, Decoded
-from bundle_images import ImageInput, boxes_to_image, open_image, prepare
-from bundle_requests import Option, bytes_of, only_key
+from bundle_handler import Decoded
+from bundle_image_handler import ImageHandler
+from bundle_images import boxes_to_image
+from bundle_requests import Option
 
 
-class DetectorHandler(BundleHandler):
+class DetectorHandler(ImageHandler):
     """Answers {"detections": [{"bbox": [x1, y1, x2, y2], "score", "class", "class_index"}, ...]}, highest score first."""
 
     options: ClassVar[dict[str, Option]] = {"confidence_threshold": Option(float, 0.0, 1.0)}
-
-    def decode(self, payload: Any) -> Decoded:
-        """An image, raw or as base64 under "image", "data" or "b64"."""
-        config = ImageInput.from_config(self.preprocess_config)
-        data = bytes_of(only_key(payload, "image", "data", "b64"))
-        image = open_image(data, config.mode, config.max_bytes, config.max_pixels)
-        return Decoded(prepare(image, config), image.size)
 
     def postprocess(self, outputs: Any, decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
         """(boxes [B, A, 4], scores [B, A, classes]) -> thresholds, non-maximum suppression, pixels of the image."""
@@ -33,7 +27,7 @@ class DetectorHandler(BundleHandler):
         return answers
 
     def _describe(self, item: Decoded, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:
-        pixels = boxes_to_image(boxes, item.size, ImageInput.from_config(self.preprocess_config)).tolist()
+        pixels = boxes_to_image(boxes, item.size, self.input).tolist()
         return [
             {"bbox": [round(edge, 2) for edge in box], "score": score, "class": self.classes[label], "class_index": label}
             for box, score, label in zip(pixels, scores.tolist(), labels.tolist(), strict=True)

@@ -66,7 +66,8 @@ def up_(
             wait_for_ctrl_c(port_base)
             output.result({"ok": not wrong, "answers": summary})
     if wrong:
-        raise WorkError(f"{len(wrong)} of {len(answered)} answers are wrong")
+        reasons = "\n  ".join(f"{one.model}, {one.sample}: {one.problem}" for one in wrong)
+        raise WorkError(f"{len(wrong)} of {len(answered)} answers are wrong:\n  {reasons}")
 
 
 @app.command(rich_help_panel="Step by step")

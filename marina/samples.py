@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 Box = list[float]
+ANSWERED_BY = {"class": "predictions", "detections": "detections", "action": "action"}  # expectation -> key of the answer
 
 
 def mismatch(expect: dict[str, Any], answer: Any) -> str:
@@ -14,6 +15,9 @@ def mismatch(expect: dict[str, Any], answer: Any) -> str:
     """
     if not isinstance(answer, dict):
         return f"no JSON object: {str(answer)[:80]}"
+    asked = [key for key in ANSWERED_BY if key in expect]
+    if not asked or ANSWERED_BY[asked[0]] not in answer:
+        return f"expected {', '.join(expect)}, but the answer has {', '.join(answer)}; expect one of {', '.join(ANSWERED_BY)}"
     if "class" in expect:
         found = answer["predictions"][0]["class"]
         return "" if found == expect["class"] else f"class {found!r} instead of {expect['class']!r}"

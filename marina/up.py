@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 
-from marina import archive, ready, server, spec
+from marina import archive, paths, ready, server, spec
 from marina.client import Client
 from marina.console import Output
-from marina.errors import ServerError, WorkError
+from marina.errors import CallError, ServerError, WorkError
 from marina.spec import Spec
 
 
@@ -108,5 +108,8 @@ def show_samples(client: Client, chosen: list[Spec], output: Output) -> list[rea
 
 
 def choose(names: list[str]) -> list[Spec]:
-    """The specs of `names`, or of all models when there are none."""
-    return [spec.load(name) for name in names or spec.names()]
+    """The specs of `names`, each once, or of all models when there are none. Raises CallError when there is no model at all."""
+    chosen = [spec.load(name) for name in dict.fromkeys(names or spec.names())]
+    if not chosen:
+        raise CallError(f"no model in {paths.models()}; write a spec there (docs/add-a-model.md)")
+    return chosen

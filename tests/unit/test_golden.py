@@ -78,6 +78,11 @@ def test_an_action_is_compared_exactly_or_to_a_thousandth(expect: object, action
     assert (mismatch({"action": expect}, {"action": action}) == "") == right
 
 
+@pytest.mark.parametrize(("expect", "answer"), [({"class": "7"}, {"action": 1}), ({"klass": "7"}, ANSWER), ({"action": 1}, ANSWER)])
+def test_an_expectation_that_does_not_fit_the_kind_is_explained(expect: dict, answer: dict) -> None:
+    assert "expect one of class, detections, action" in mismatch(expect, answer)
+
+
 def test_intersection_over_union_of_known_boxes() -> None:
     assert intersection_over_union([0, 0, 10, 10], [0, 0, 10, 10]) == 1
     assert intersection_over_union([0, 0, 10, 10], [5, 0, 15, 10]) == pytest.approx(1 / 3)
