@@ -76,7 +76,7 @@ def test_up_stops_its_server_and_workers_on_ctrl_c_and_sigterm(exported: Callabl
 
 
 def test_up_once_ends_with_the_table_and_exit_code_0(exported: Callable[..., Spec], home: Path) -> None:
-    exported()
+    exported(more="serving: {workers: 2}\n")  # readiness asks for both
 
     out, err = (process := start_up(server.free_port_base(), "--once")).communicate(timeout=120)
 
