@@ -1,5 +1,6 @@
 """Server processes: two side by side, Ctrl-C, dead starts; nothing is left behind."""
 
+import functools
 import json
 import signal
 import socket
@@ -37,7 +38,9 @@ def workers_of(port: int) -> list[psutil.Process]:
 
 def start_up(port: int, *more: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "marina", "up", "--port-base", str(port), "--json", *more]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A job that runs in the background hands an ignored Ctrl-C down; here it has to arrive.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509  # no other thread runs here
 
 
 def test_two_servers_side_by_side_do_not_touch_each_other(exported: Callable[..., Spec], home: Path) -> None:
@@ -67,7 +70,10 @@ def test_up_stops_its_server_and_workers_on_ctrl_c_and_sigterm(exported: Callabl
     family = [psutil.Process(state.pid), *psutil.Process(state.pid).children(recursive=True)]
 
     process.send_signal(number)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
 
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
