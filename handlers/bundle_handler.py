@@ -13,8 +13,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,14 +128,10 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     def answer_rows(self, rows: Sequence[Row]) -> list[Any]:
         """(row, headers) pairs -> per row its answer (JSON-ready), or the Refusal or ModelFault that it gets instead."""
         read = [self._read(row, headers) for row, headers in rows]
-        work = [(index, *pair) for index, item in enumerate(read) if not isinstance(item, Exception) for pair in _pairs(item)]
-        answers = self._compute([decoded for _, _, decoded in work], [request.options for _, request, _ in work])
-        results: list[Any] = []
-        for index, item in enumerate(read):
-            own = [answer for (row, _, _), answer in zip(work, answers, strict=True) if row == index]
-            failed = item if isinstance(item, Exception) else next((a for a in own if isinstance(a, Exception)), None)
-            results.append(failed if failed is not None else item[0].answer(own))  # type: ignore[index]
-        return results
+        good = [item for item in read if not isinstance(item, Exception)]
+        decoded = [one for _, instances in good for one in instances]
+        answers = iter(self._compute(decoded, [request.options for request, instances in good for _ in instances]))
+        return [item if isinstance(item, Exception) else _collect(*item, answers) for item in read]
 
     def decode(self, payload: Any) -> Decoded:
         """One instance -> its tensor. Raises a Refusal that says what to send instead."""
@@ -167,7 +164,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             return request, [self.decode(payload) for payload in request.instances]
         except Refusal as refusal:
             return refusal
-        except Exception:
+        except Exception:  # a fault of ours in one request must not cost its neighbours their answers
             logger.exception("decoding failed")
             return ModelFault("the request could not be decoded; the server's log says why")
 
@@ -179,7 +176,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             part, chosen = decoded[start : start + most], options[start : start + most]
             try:
                 answers += self._forward(part, chosen)
-            except Exception:
+            except Exception:  # whatever the graph raised: one instance may be to blame
                 logger.exception("a batch of %d failed", len(part))
                 answers += self._one_by_one(part, chosen)
         return answers
@@ -189,7 +186,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         for item, chosen in zip(decoded, options, strict=True):
             try:
                 answers += self._forward([item], [chosen])
-            except Exception:
+            except Exception:  # this one is
                 logger.exception("an instance failed alone")
                 answers.append(ModelFault("the model failed on this request; the server's log says why"))
         return answers
@@ -200,9 +197,10 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             return self.postprocess(self.model(batch), decoded, options)
 
 
-def _pairs(item: tuple[Request, list[Decoded]]) -> list[tuple[Request, Decoded]]:
-    request, decoded = item
-    return [(request, one) for one in decoded]
+def _collect(request: Request, instances: list[Decoded], answers: Iterator[Any]) -> Any:
+    """The next answers, one per instance, in the request's protocol; the first failure among them stands for the request."""
+    own = list(islice(answers, len(instances)))
+    return next((one for one in own if isinstance(one, Exception)), None) or request.answer(own)
 
 
 def _index(pair: tuple[str, Any]) -> int:
