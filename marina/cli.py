@@ -6,13 +6,13 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong.
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from marina import paths, server, spec, up
-from marina import ready as readiness
 from marina.client import Client
 from marina.command import (
     DEFAULT_PORT,
@@ -27,7 +27,7 @@ from marina.command import (
     wait_for_ctrl_c,
 )
 from marina.console import Output
-from marina.errors import CallError, ServerError, WorkError
+from marina.errors import CallError, WorkError
 
 app = typer.Typer(
     help="Carries a PyTorch model from its data to a released endpoint on TorchServe. `marina up` goes the whole way.",
@@ -57,17 +57,13 @@ def up_(
     up.prepare(chosen, output)
     with up.serving(chosen, port_base, output) as client:
         answered = up.show_samples(client, chosen, output)
-        wrong = [one for one in answered if one.problem]
-        summary = [{**one.__dict__} for one in answered]
-        if once:
-            output.result({"ok": not wrong, "answers": summary})
-        else:
+        if not once:
             output.say(f"serving at {client.inference} (tokens: marina token inference --port-base {port_base}); Ctrl-C stops it")
             wait_for_ctrl_c(port_base)
-            output.result({"ok": not wrong, "answers": summary})
-    if wrong:
+    if wrong := [one for one in answered if one.problem]:
         reasons = "\n  ".join(f"{one.model}, {one.sample}: {one.problem}" for one in wrong)
         raise WorkError(f"{len(wrong)} of {len(answered)} answers are wrong:\n  {reasons}")
+    output.result({"ok": True, "answers": [asdict(one) for one in answered]})
 
 
 @app.command(rich_help_panel="Step by step")
@@ -167,11 +163,10 @@ def unregister(
 def ready(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
     """Exit 0 when every model has its workers and answers its golden samples; otherwise 1, with the reasons."""
     client, chosen = client_of(port_base), up.choose(names or [])
-    reasons = [reason for one in chosen for reason in readiness.problems(client, one)]
-    if reasons:
-        raise ServerError("not ready:\n  " + "\n  ".join(reasons))
-    Output(as_json).say(f"ready: {', '.join(f'{one.name} {one.version}' for one in chosen)}")
-    Output(as_json).result({"ok": True, "ready": [one.name for one in chosen]})
+    up.check_ready(client, chosen)
+    output = Output(as_json)
+    output.say(f"ready: {', '.join(f'{one.name} {one.version}' for one in chosen)}")
+    output.result({"ok": True, "ready": [one.name for one in chosen]})
 
 
 @app.command("list", rich_help_panel="Look")

@@ -6,7 +6,6 @@ connection that was refused, before the request was sent.
 """
 
 import json
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -147,16 +146,6 @@ class Client:
         if not answer.ok:
             raise RequestError(f"{method} {url}: {answer.status_code}: {_words(answer)}", answer.status_code)
         return _json_or_text(answer)
-
-
-def wait_until(condition: Any, seconds: float, step: float = 0.1) -> bool:
-    """Call `condition` until it is true or the time is over; returns whether it became true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(step)
-    return True
 
 
 def _seconds_left(key: dict[str, str]) -> float:

@@ -70,12 +70,6 @@ def was_started(port: int) -> bool:
     return (paths.run(port) / "state.json").is_file()
 
 
-def running() -> list[State]:
-    """All servers of this home that run, by port."""
-    folders = sorted(paths.run(0).parent.glob("[0-9]*"), key=lambda folder: int(folder.name))
-    return [state for folder in folders if (state := read_state(int(folder.name)))]
-
-
 def start(port: int) -> State:
     """Start TorchServe with its inference API at `port` and wait until it answers.
 

@@ -70,7 +70,7 @@ def register(client: Client, chosen: list[Spec], output: Output) -> None:
             output.say(line)
 
 
-def wait_ready(client: Client, chosen: list[Spec]) -> None:
+def check_ready(client: Client, chosen: list[Spec]) -> None:
     """Raise ServerError with every reason unless all models are ready."""
     reasons = [reason for one in chosen for reason in ready.problems(client, one)]
     if reasons:
@@ -84,7 +84,7 @@ def serving(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
     with server.running_server(port), Client(port) as client:
         try:
             register(client, chosen, output)
-            wait_ready(client, chosen)
+            check_ready(client, chosen)
         except WorkError as error:
             raise ServerError(f"{error}\n--- end of the server's log ---\n{server.log_tail(port)}") from error
         output.say(f"ready after {monotonic() - started:.1f} s")

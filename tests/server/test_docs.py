@@ -18,7 +18,8 @@ GUIDE = (paths.SOURCE / "docs" / "add-a-model.md").read_text(encoding="utf-8")
 def test_the_readmes_path_runs_from_top_to_bottom_as_written(home: Path) -> None:
     path = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)[0]
     shutil.copy(paths.SOURCE / "models" / "cartpole.yaml", home / "models")
-    environment = {**os.environ, "MARINA_PORT_BASE": str(server.free_port_base())}
+    port = server.free_port_base()
+    environment = {**os.environ, "MARINA_PORT_BASE": str(port)}
 
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", path],
@@ -34,7 +35,8 @@ def test_the_readmes_path_runs_from_top_to_bottom_as_written(home: Path) -> None
     assert re.search(r'\{"action":1,"q_values":\[', done.stdout)
     assert re.search(r"mean_return │ +[45]\d\d", done.stdout)
     assert "requests/s" in done.stdout
-    assert server.running() == []
+    assert server.read_state(port) is None
+    assert not server.was_started(port)
 
 
 @pytest.mark.parametrize("block", re.findall(r"`models/(\w+\.yaml)`:\n\n```yaml\n(.*?)```", GUIDE, re.DOTALL), ids=lambda block: block[0])

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from marina import archive, paths, server, up
-from marina.client import Client, wait_until
+from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError
 from marina.spec import Spec
@@ -29,6 +30,16 @@ def torchserves(home: Path) -> list[psutil.Process]:
         if server.MAIN_CLASS in words and any(str(home) in word for word in words):
             found.append(process)
     return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float, step: float = 0.1) -> bool:
+    """Call `condition` until it is true or the time is over; returns whether it became true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(step)
+    return True
 
 
 def workers_of(port: int) -> list[psutil.Process]:
