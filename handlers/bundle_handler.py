@@ -1,12 +1,15 @@
-"""The base of all handlers: it owns the loop from TorchServe's rows to answers; a kind writes two small hooks.
+"""The base of all handlers: it owns the loop from TorchServe's rows to answers; a kind writes small hooks.
 
-    decode(payload) -> Decoded                  one instance -> tensor, or a Refusal
-    postprocess(outputs, decoded, options)      outputs of the graph -> one answer per instance
+    decode(instance) -> item                    what was sent, read: a picture, an observation; or a Refusal
+    preprocess(item, instance) -> Prepared      the graph's inputs for one instance
+    postprocess(outputs, prepared) -> answers   outputs of the graph -> one answer per instance
+    explanation(item, prepared) -> answer       why, where a kind can say it
+    request_schema, answer_schema               JSON schemas of an instance and its answer
 
 A bad request fails alone: it gets its 4xx, the others of its batch get the answers that they would get alone.
 A worker whose archive was changed, or which answers its golden samples differently, does not come up.
 
-What is not covered: compiled packages (only the portable `model.pt2` is loaded), explanations, custom metrics.
+What is not covered: compiled packages (only the portable `model.pt2` is loaded).
 """
 
 import json
@@ -14,42 +17,70 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import torch
 from ts.torch_handler.base_handler import BaseHandler
 
-from bundle_checksums import verify_checksums
-from bundle_errors import BrokenArchive, ModelFault, NotSupported, Refusal
+from bundle_checksums import NAME as CHECKSUMS
+from bundle_checksums import file_digest, verify_checksums
+from bundle_errors import BrokenArchive, ModelFault, NotSupported, NotUnderstood, Refusal, TooLarge
 from bundle_golden import difference, read_samples
-from bundle_requests import Option, Request, read_request
+from bundle_kserve import tensor_answer
+from bundle_options import Option
+from bundle_requests import MAX_INSTANCES, Instance, Request, read_request
+from bundle_telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
 WORTH_SHARING_SECONDS = 0.02
+MAX_ANSWER_BYTES = 6_000_000  # TorchServe kills a worker that answers more than max_response_size, by default 6,553,500
+NOT_FINITE = "the model's answer is not finite; the request may be out of the range that it was trained on"
 
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]  # what TorchServe gives: the body's fields, and the headers
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """One instance, ready for the batch: its tensor (without batch dimension) and what postprocessing needs of it."""
+class Prepared:
+    """One instance, ready for the batch: the graph's inputs (without batch dimension) and what postprocessing needs of it."""
 
-    tensor: torch.Tensor
-    size: tuple[int, int] = (0, 0)  # width and height of the image that was sent, for boxes
+    tensors: tuple[torch.Tensor, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A request whose instances are ready for the batch."""
+
+    request: Request
+    prepared: list[Prepared]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An answer that is a file, not JSON."""
+
+    content: bytes
+    content_type: str
 
 
 class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
-    """Serves an export folder; see the module's text. Subclasses name their options and write the two hooks."""
+    """Serves an export folder; see the module's text. Subclasses name their options and write the hooks."""
 
-    options: ClassVar[dict[str, Option]] = {}
+    ragged: ClassVar[bool] = False  # whether instances have lists of different lengths in their answers, as detections are
 
     def __init__(self) -> None:
         super().__init__()
         self.device = torch.device("cpu")
+        self.max_answer_bytes = MAX_ANSWER_BYTES
+        self.options: dict[str, Option] = {}  # that every request may set
+        self.explain_options: dict[str, Option] = {}  # and further ones of an explanation
 
     def initialize(self, context: Any) -> None:
         """Verify, load, warm up and compare; called by TorchServe once per worker.
@@ -63,14 +94,22 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         gpu = context.system_properties.get("gpu_id")
         self.device = torch.device(f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu")
         self.load(folder)
-        self.choose_threads(folder, getattr(context, "model_yaml_config", None) or {})
+        config = getattr(context, "model_yaml_config", None) or {}
+        self.max_answer_bytes = (config.get("handler") or {}).get("max_answer_bytes") or MAX_ANSWER_BYTES
+        self.choose_threads(folder, config)
         checked = self.check_golden(folder)
         self.initialized = True
-        logger.info(
-            "ready: model=%s version=%s files_verified=%d golden_samples=%d device=%s threads=%d seconds=%.2f",
-            *(self.metadata["name"], self.metadata["version"], files, checked),
-            *(self.device, torch.get_num_threads(), time.monotonic() - started),
-        )
+        process = psutil.Process()
+        ready = {
+            "files_verified": files,
+            "golden_samples": checked,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "initialize_seconds": round(time.monotonic() - started, 2),
+            "seconds_since_process_start": round(time.time() - process.create_time(), 2),
+            "memory_mib": round(process.memory_info().rss / 2**20),
+        }
+        self.telemetry.log("ready", ready)
 
     def load(self, folder: Path) -> None:
         """Read an export's configurations and its program onto `self.device`."""
@@ -84,6 +123,9 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         self.postprocess_config: dict[str, Any] = _json(folder / "postprocess_config.json")
         labels = folder / "class_mapping.json"
         self.classes: list[str] = [name for _, name in sorted(_json(labels).items(), key=_index)] if labels.is_file() else []
+        checksums = folder / CHECKSUMS
+        self.checksum = file_digest(checksums) if checksums.is_file() else None
+        self.telemetry = Telemetry(self.metadata["name"], self.metadata["version"])
 
     def choose_threads(self, folder: Path, model_config: Mapping[str, Any]) -> None:
         """Set torch's threads: as many as the spec says, otherwise this worker's share of the cores, or one.
@@ -117,90 +159,194 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         return len(samples)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """One batch of TorchServe's rows -> one JSON body per row; status and content type are set on `context`."""
-        headers = [context.get_all_request_header(index) or {} for index in range(len(data))]
-        described = [str(header.get("describe", "")).lower() == "true" for header in headers]
-        rows = [(row, own) for row, own, skip in zip(data, headers, described, strict=True) if not skip]
-        answers = iter(self.answer_rows(rows))
-        replies = [self.describe_handle() if skip else next(answers) for skip in described]
-        return [self._reply(reply, index, context) for index, reply in enumerate(replies)]
+        """One batch of TorchServe's rows -> one body per row; status and content type are set on `context`."""
+        self.telemetry.start_batch()
+        headers = [_lower(context.get_all_request_header(index) or {}) for index in range(len(data))]
+        answers = self.answer_rows(list(zip(data, headers, strict=True)))
+        with self.telemetry.postprocess:
+            replies = [self._checked(answer) for answer in answers]
+        self.telemetry.report(context, headers, [reply if isinstance(reply, Exception) else None for reply in replies])
+        return [_reply(reply, index, context) for index, reply in enumerate(replies)]
 
     def answer_rows(self, rows: Sequence[Row]) -> list[Any]:
-        """(row, headers) pairs -> per row its answer (JSON-ready), or the Refusal or ModelFault that it gets instead."""
+        """(row, headers by lower-case name) -> per row its answer (JSON-ready, or a Picture), or the Refusal or ModelFault
+        that it gets instead.
+        """
         read = [self._read(row, headers) for row, headers in rows]
-        good = [item for item in read if not isinstance(item, Exception)]
-        decoded = [one for _, instances in good for one in instances]
-        answers = iter(self._compute(decoded, [request.options for request, instances in good for _ in instances]))
-        return [item if isinstance(item, Exception) else _collect(*item, answers) for item in read]
+        prepared = [one for item in read if isinstance(item, Accepted) for one in item.prepared]
+        self.telemetry.instances += len(prepared)
+        answers = iter(self._compute(prepared))
+        return [self._collect(item, answers) if isinstance(item, Accepted) else item for item in read]
 
-    def decode(self, payload: Any) -> Decoded:
-        """One instance -> its tensor. Raises a Refusal that says what to send instead."""
+    def decode(self, instance: Instance) -> Any:
+        """What was sent, read. Raises a Refusal that says what to send instead."""
         raise NotImplementedError
 
-    def postprocess(self, outputs: Any, decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
+    def preprocess(self, item: Any, instance: Instance) -> Prepared:
+        """The graph's inputs for one instance."""
+        raise NotImplementedError
+
+    def postprocess(self, outputs: Any, prepared: list[Prepared]) -> list[Any]:
         """Outputs of the graph for a batch -> one JSON-ready answer per instance."""
         raise NotImplementedError
 
+    def explanation(self, item: Any, prepared: Prepared) -> Any:
+        """Why one instance is answered as it is. Raises NotSupported where a kind can't say."""
+        raise NotSupported(f"a {self.metadata['kind']} has no explanations; call /predictions/{self.metadata['name']}")
+
+    def request_schema(self) -> dict[str, Any]:
+        """JSON schema of one instance: the body of a request, or an element of "instances"; options included."""
+        raise NotImplementedError
+
+    def answer_schema(self) -> dict[str, Any]:
+        """JSON schema of the answer to one instance."""
+        raise NotImplementedError
+
+    def explanation_schema(self) -> dict[str, Any] | None:
+        """JSON schema of the explanation of one instance; None where a kind has none."""
+        return None
+
     def describe_handle(self) -> dict[str, Any]:
         """What `GET /models/NAME?customized=true` shows."""
-        return {**self.metadata, "preprocess": self.preprocess_config, "postprocess": self.postprocess_config}
+        explanation = self.explanation_schema()
+        return {
+            **self.metadata,
+            "checksum": self.checksum,
+            "labels": self.classes,
+            "preprocess": self.preprocess_config,
+            "postprocess": self.postprocess_config,
+            "limits": {"max_instances": MAX_INSTANCES, "max_answer_bytes": self.max_answer_bytes, **self.limits()},
+            "options": {name: option.schema() for name, option in self.options.items()},
+            "explain_options": {name: option.schema() for name, option in self.explain_options.items()},
+            "request": self.request_schema(),
+            "answer": self.answer_schema(),
+            **({"explanation": explanation} if explanation else {}),
+        }
 
-    def _reply(self, answer: Any, index: int, context: Any) -> bytes:
-        """The body of one answer or error; sets status and content type of that request alone."""
-        context.set_response_content_type(index, "application/json")
-        try:
-            if not isinstance(answer, Exception):
-                return _compact(answer)
-        except ValueError:
-            answer = ModelFault("the model's answer is not finite; the request may be out of the range that it was trained on")
-        context.set_response_status(answer.status.value, answer.status.phrase, index)
-        return _compact(_failure(answer, context.get_request_id(index)))
+    def limits(self) -> dict[str, int]:
+        """What a kind refuses to read: name -> most."""
+        return {}
 
-    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Decoded]] | Exception:
+    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
+        """What is for the graph; otherwise the answer, or the error that the request gets."""
         try:
-            if str(headers.get("explain", "")).lower() == "true":
-                raise NotSupported("this model has no explanations; call /predictions")
-            request = read_request(row, headers, self.options)
-            return request, [self.decode(payload) for payload in request.instances]
-        except Refusal as refusal:
-            return refusal
+            if _flag(headers, "describe"):
+                return self.describe_handle()
+            if _flag(headers, "explain"):
+                return self._explained(row, headers)
+            with self.telemetry.decode:
+                request = read_request(row, headers, self.options)
+            return Accepted(request, [self._prepared(instance)[1] for instance in request.instances])
+        except (Refusal, ModelFault) as error:
+            return error
         except Exception:  # a fault of ours in one request must not cost its neighbours their answers
-            logger.exception("decoding failed")
-            return ModelFault("the request could not be decoded; the server's log says why")
+            logger.exception("a request failed before its inference")
+            return ModelFault("the server failed on this request; its log says why")
 
-    def _compute(self, decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
+    def _prepared(self, instance: Instance) -> tuple[Any, Prepared]:
+        with self.telemetry.decode:
+            item = self.decode(instance)
+        with self.telemetry.preprocess:
+            return item, self.preprocess(item, instance)
+
+    def _explained(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
+        """Explanations are rare and dear: each request by itself, one instance after the other."""
+        if "image/png" in headers.get("accept", ""):
+            headers = {"format": "png", **headers}
+        with self.telemetry.decode:
+            request = read_request(row, headers, {**self.options, **self.explain_options})
+        answers = []
+        for instance in request.instances:
+            item, prepared = self._prepared(instance)
+            with self.telemetry.inference:
+                answers.append(self.explanation(item, prepared))
+        self.telemetry.instances += len(answers)
+        if isinstance(answers[0], Picture) and request.protocol != "own":
+            raise NotSupported("a picture answers one instance; ask for one at a time, or for JSON")
+        return self._in_protocol(request, answers, self.explanation_schema() or {}, "explanations")
+
+    def _compute(self, prepared: list[Prepared]) -> list[Any]:
         """Answers, in slices of the largest batch that the graph takes; a slice that fails is tried one by one."""
         answers: list[Any] = []
         most = int(self.metadata["max_batch"])
-        for start in range(0, len(decoded), most):
-            part, chosen = decoded[start : start + most], options[start : start + most]
+        for start in range(0, len(prepared), most):
+            part = prepared[start : start + most]
             try:
-                answers += self._forward(part, chosen)
+                answers += self._forward(part)
             except Exception:  # whatever the graph raised: one instance may be to blame
                 logger.exception("a batch of %d failed", len(part))
-                answers += self._one_by_one(part, chosen)
+                answers += self._one_by_one(part)
         return answers
 
-    def _one_by_one(self, decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
+    def _one_by_one(self, prepared: list[Prepared]) -> list[Any]:
         answers: list[Any] = []
-        for item, chosen in zip(decoded, options, strict=True):
+        for item in prepared:
             try:
-                answers += self._forward([item], [chosen])
+                answers += self._forward([item])
             except Exception:  # this one is
                 logger.exception("an instance failed alone")
                 answers.append(ModelFault("the model failed on this request; the server's log says why"))
         return answers
 
-    def _forward(self, decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
-        batch = torch.stack([item.tensor for item in decoded]).to(self.device)
+    def _forward(self, prepared: list[Prepared]) -> list[Any]:
         with torch.inference_mode():
-            return self.postprocess(self.model(batch), decoded, options)
+            with self.telemetry.inference:
+                columns = zip(*(item.tensors for item in prepared), strict=True)
+                outputs = self.model(*(torch.stack(column).to(self.device) for column in columns))
+            with self.telemetry.postprocess:
+                return self.postprocess(outputs, prepared)
+
+    def _collect(self, accepted: Accepted, answers: Iterator[Any]) -> Any:
+        """The next answers, one per instance, in the request's protocol; the first failure among them stands for the request."""
+        own = list(islice(answers, len(accepted.prepared)))
+        failed = next((one for one in own if isinstance(one, Exception)), None)
+        try:
+            return failed or self._in_protocol(accepted.request, own, self.answer_schema(), "predictions")
+        except ValueError:
+            return ModelFault(NOT_FINITE)
+
+    def _in_protocol(self, request: Request, answers: list[Any], schema: dict[str, Any], key: str) -> Any:
+        if request.protocol == "v2":
+            named = (self.metadata["name"], self.metadata["version"], request.tensor_id)
+            return tensor_answer(answers, schema, *named, ragged=self.ragged)
+        return {key: answers} if request.protocol == "v1" else answers[0]
+
+    def _checked(self, answer: Any) -> Any:
+        """An answer as a Picture or as JSON's bytes, or the error that it is or becomes: not finite, or too long to be sent."""
+        if isinstance(answer, Exception):
+            return answer
+        try:
+            reply = answer if isinstance(answer, Picture) else _compact(answer)
+        except ValueError:
+            return ModelFault(NOT_FINITE)
+        if len(reply.content) > self.max_answer_bytes:
+            most = f"{self.max_answer_bytes:,} are sent at most; send fewer instances, or ask for less of each"
+            return TooLarge(f"the answer would have {len(reply.content):,} bytes; {most}")
+        return reply
 
 
-def _collect(request: Request, instances: list[Decoded], answers: Iterator[Any]) -> Any:
-    """The next answers, one per instance, in the request's protocol; the first failure among them stands for the request."""
-    own = list(islice(answers, len(instances)))
-    return next((one for one in own if isinstance(one, Exception)), None) or request.answer(own)
+def _reply(reply: Any, index: int, context: Any) -> bytes:
+    """The bytes of one answer or error; sets status and content type of that request alone."""
+    if isinstance(reply, Exception):
+        status: HTTPStatus = reply.status  # type: ignore[attr-defined]
+        context.set_response_status(status.value, status.phrase, index)
+        failure = {"code": status.value, "type": type(reply).__name__, "message": str(reply)}
+        reply = _compact({**failure, "request_id": context.get_request_id(index)})
+    context.set_response_content_type(index, reply.content_type)
+    content: bytes = reply.content
+    return content
+
+
+def _lower(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Headers by lower-case name; TorchServe puts a mapping of its own there for every field of the body."""
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _flag(headers: Mapping[str, Any], name: str) -> bool:
+    value = str(headers.get(name, "false")).lower()
+    if value not in ("true", "false"):
+        raise NotUnderstood(f"the header {name} must be true or false, not {value[:40]!r}")
+    return value == "true"
 
 
 def _index(pair: tuple[str, Any]) -> int:
@@ -211,10 +357,6 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _compact(answer: Any) -> bytes:
+def _compact(answer: Any) -> Picture:
     """Compact JSON; ValueError for NaN and infinity, which are no JSON."""
-    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _failure(error: Any, request_id: str) -> dict[str, Any]:
-    return {"code": error.status.value, "type": type(error).__name__, "message": str(error), "request_id": request_id}
+    return Picture(json.dumps(answer, separators=(",", ":"), allow_nan=False).encode(), "application/json")

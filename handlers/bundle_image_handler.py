@@ -3,21 +3,57 @@
 from pathlib import Path
 from typing import Any
 
-from bundle_handler import BundleHandler, Decoded
-from bundle_images import ImageInput, open_image, prepare
-from bundle_requests import bytes_of, only_key
+import numpy as np
+from PIL import Image
+
+from bundle_errors import NotUnderstood, TooLarge
+from bundle_handler import BundleHandler, Prepared
+from bundle_images import FORMATS, ImageInput, open_image, prepare
+from bundle_options import keyed_schema
+from bundle_payloads import bytes_of, only_key
+from bundle_requests import Instance
+
+KEYS = ("image", "data", "b64")
 
 
 class ImageHandler(BundleHandler):
-    """Takes an image as raw bytes, or as base64 text under "image", "data" or "b64"."""
+    """Takes an image as raw bytes, as base64 text under "image", "data" or "b64", or as a tensor of pixels (KServe v2)."""
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export; the image's form and limits become `self.input`."""
         super().read_configs(folder)
         self.input = ImageInput.from_config(self.preprocess_config)
 
-    def decode(self, payload: Any) -> Decoded:
-        """The picture as the graph's input, with its own size for boxes. Raises a Refusal for what is no such picture."""
-        data = bytes_of(only_key(payload, "image", "data", "b64"))
-        image = open_image(data, self.input.mode, self.input.max_bytes, self.input.max_pixels)
-        return Decoded(prepare(image, self.input), image.size)
+    def decode(self, instance: Instance) -> Image.Image:
+        """The picture in the mode of the graph's input. Raises a Refusal for what is no such picture."""
+        payload = only_key(instance.payload, *KEYS)
+        if isinstance(payload, np.ndarray):
+            return self._from_pixels(payload)
+        return open_image(bytes_of(payload), self.input.mode, self.input.max_bytes, self.input.max_pixels)
+
+    def preprocess(self, item: Image.Image, instance: Instance) -> Prepared:
+        """The picture as the graph's input, with its own size for boxes."""
+        return Prepared((prepare(item, self.input),), instance.options, item.size)
+
+    def request_schema(self) -> dict[str, Any]:
+        """An object with base64 text under one of the keys."""
+        text = {"type": "string", "contentEncoding": "base64", "description": f"the file of an image: {', '.join(FORMATS)}"}
+        return keyed_schema(KEYS, text, self.options)
+
+    def limits(self) -> dict[str, int]:
+        """Bytes of the file, and pixels that its header may declare."""
+        return {"max_bytes": self.input.max_bytes, "max_pixels": self.input.max_pixels}
+
+    def _from_pixels(self, pixels: np.ndarray) -> Image.Image:
+        """Whole numbers 0 to 255 of shape [height, width] or [height, width, 3 or 1]."""
+        wanted = "pixels must be whole numbers 0 to 255 of shape [height, width, 3], or [height, width] for grey"
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[:, :, 0]
+        if pixels.dtype.kind not in "iu" or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)) or not pixels.size:
+            raise NotUnderstood(f"{wanted}; not {pixels.dtype} of shape {list(pixels.shape)}")
+        if pixels.shape[0] * pixels.shape[1] > self.input.max_pixels:
+            raise TooLarge(f"the image has {pixels.shape[1]} x {pixels.shape[0]} pixels; send at most {self.input.max_pixels:,} in all")
+        if pixels.min() < 0 or pixels.max() > 255:
+            raise NotUnderstood(f"{wanted}; not from {pixels.min()} to {pixels.max()}")
+        image = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
+        return image if image.mode == self.input.mode else image.convert(self.input.mode)

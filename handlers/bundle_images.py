@@ -1,4 +1,4 @@
-"""Pictures: bytes -> Pillow image -> the graph's uint8 tensor, and boxes back to the picture's pixels.
+"""Pictures: bytes -> Pillow image -> the graph's uint8 tensor, and its places back to the picture's pixels.
 
 The one transform of both sides: training evaluates with `prepare`, the server serves with it, so there is no skew.
 Limits are checked from the header, before anything is decoded. Normalisation is not here: it is in the graph.
@@ -15,6 +15,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bundle_errors import NotUnderstood, TooLarge
+from bundle_ink import centre_ink, raster_view
+
+View = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture that was sent
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -90,45 +93,56 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 def prepare(image: Image.Image, config: ImageInput) -> torch.Tensor:
     """A picture of `config.mode` as the graph's input, uint8 [C, height, width] with C = 3 (RGB) or 1 (L)."""
     size, filter_ = (config.width, config.height), Image.Resampling[config.interpolation.upper()]
-    if config.fit == "stretch":
-        fitted = image.resize(size, filter_)
-    elif config.fit == "crop":
-        scale = config.resize / min(image.size)
-        width, height = config.width / scale, config.height / scale
-        left, top = max(0.0, (image.width - width) / 2), max(0.0, (image.height - height) / 2)
-        box = (left, top, min(image.width, left + width), min(image.height, top + height))
-        fitted = image.resize(size, filter_, box=box)
+    if config.fit == "ink":
+        fitted = centre_ink(image, size)
     elif config.fit == "letterbox":
-        scale = letterbox_scale(image.size, config)
+        scale = _letterbox_scale(image.size, config)
         inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         fitted = Image.new(image.mode, size, 114 if image.mode == "L" else (114, 114, 114))
         fitted.paste(image.resize(inner, filter_), (0, 0))
     else:
-        from bundle_ink import centre_ink
-
-        fitted = centre_ink(image, size)
+        fitted = image.resize(size, filter_, box=_view(image.size, config))
     pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
-def letterbox_scale(size: tuple[int, int], config: ImageInput) -> float:
+def view_of(image: Image.Image, config: ImageInput) -> View:
+    """The part of `image` that the graph's input covers; padding and margins may reach beyond the picture.
+
+    Under fit "ink" the figure is searched again, as `prepare` did. Raises NotUnderstood where that finds none.
+    """
+    return raster_view(image) if config.fit == "ink" else _view(image.size, config)
+
+
+def _view(size: tuple[int, int], config: ImageInput) -> View:
+    """`view_of` a picture of `size` (width, height), for every fit that needs no more than the size."""
+    width, height = size
+    if config.fit == "letterbox":
+        scale = _letterbox_scale(size, config)
+        return (0.0, 0.0, config.width / scale, config.height / scale)
+    if config.fit == "crop":
+        scale = config.resize / min(size)
+        wide, high = config.width / scale, config.height / scale
+        left, top = max(0.0, (width - wide) / 2), max(0.0, (height - high) / 2)
+        return (left, top, min(width, left + wide), min(height, top + high))
+    return (0.0, 0.0, float(width), float(height))
+
+
+def _letterbox_scale(size: tuple[int, int], config: ImageInput) -> float:
     """Pixels of the graph's input per pixel of a picture of `size` (width, height), under fit "letterbox"."""
     return min(config.width / size[0], config.height / size[1])
 
 
 def boxes_to_image(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:
     """Boxes [N, 4] from pixels of the graph's input to pixels of the picture of `size` (width, height), clipped to it."""
-    if config.fit == "letterbox":
-        scale = letterbox_scale(size, config)
-        factor = boxes.new_tensor([1 / scale] * 4)
-    else:
-        factor = boxes.new_tensor([size[0] / config.width, size[1] / config.height] * 2)
+    left, top, right, bottom = _view(size, config)
+    factor = boxes.new_tensor([(right - left) / config.width, (bottom - top) / config.height] * 2)
     limit = boxes.new_tensor([*size, *size])
-    return torch.minimum((boxes * factor).clamp(min=0), limit)
+    return torch.minimum((boxes * factor + boxes.new_tensor([left, top] * 2)).clamp(min=0), limit)
 
 
 def boxes_to_input(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:
-    """Boxes [N, 4] from pixels of the picture of `size` (width, height) to pixels of the graph's input."""
-    if config.fit == "letterbox":
-        return boxes * letterbox_scale(size, config)
-    return boxes * boxes.new_tensor([config.width / size[0], config.height / size[1]] * 2)
+    """Boxes [N, 4] from pixels of the picture of `size` (width, height) to pixels of the graph's input, not clipped to it."""
+    left, top, right, bottom = _view(size, config)
+    factor = boxes.new_tensor([config.width / (right - left), config.height / (bottom - top)] * 2)
+    return (boxes - boxes.new_tensor([left, top] * 2)) * factor

@@ -3,7 +3,8 @@
 Those digits were scaled to a common height, given about the same mass of ink and counted into 8 x 8 cells (NIST's form-based
 normalisation, then the counting of Alpaydin and Kaynak 1998). `centre_ink` does the same to whatever a caller sends: drawn,
 printed or photographed, dark on light or light on dark, of any size. It reads one figure: two side by side are squeezed
-into one raster. Pillow and numpy only, so that it runs wherever TorchServe does.
+into one raster. `raster_view` says which part of the picture the raster covers. Pillow and numpy only, so that it runs
+wherever TorchServe does.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from bundle_errors import NotUnderstood
 
 CELLS = 8  # the raster of the digits
 FINE = 8  # pixels per cell while the strokes are measured
+SIDE = CELLS * FINE  # of the fine raster
 WIDEST = 6.5  # cells; 97 of 100 figures of the raster are 5 to 7 wide
 LIGHTEST, HEAVIEST = 15.0, 24.0  # cells full of ink; 9 of 10 figures of the raster lie between
 WORKING = 192  # longest side in pixels of a picture in which the figure is searched
@@ -27,8 +29,24 @@ def centre_ink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     Raises NotUnderstood when the picture is blank.
     """
     grey = image if image.mode == "L" else image.convert("L")
-    cells = _stretched(grey) if grey.size == (CELLS, CELLS) else _on_raster(_figure(_reduced(grey)))
+    cells = _stretched(grey) if grey.size == (CELLS, CELLS) else _on_raster(_figure(_reduced(grey))[0])
     return cells.resize(size, Image.Resampling.BICUBIC)
+
+
+def raster_view(image: Image.Image) -> tuple[float, float, float, float]:
+    """The part of `image` (left, top, right, bottom, in its pixels) that `centre_ink` brings onto the raster.
+
+    It has margins round the figure and may reach beyond the picture. Raises NotUnderstood when the picture is blank.
+    """
+    if image.size == (CELLS, CELLS):
+        return (0.0, 0.0, float(CELLS), float(CELLS))
+    reduced = _reduced(image if image.mode == "L" else image.convert("L"))
+    figure, (column, row) = _figure(reduced)
+    left, top, width, height = _place(figure)
+    across, down = image.width / reduced.width, image.height / reduced.height  # pixels of the picture per pixel of `reduced`
+    x_step, y_step = across * figure.width / width, down * figure.height / height  # and per pixel of the fine raster
+    x, y = column * across - left * x_step, row * down - top * y_step
+    return (x, y, x + SIDE * x_step, y + SIDE * y_step)
 
 
 def _reduced(grey: Image.Image) -> Image.Image:
@@ -48,8 +66,8 @@ def _stretched(grey: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(ink * (255 / ink.max())).astype(np.uint8))
 
 
-def _figure(grey: Image.Image) -> Image.Image:
-    """How much of each pixel is ink (0..255), cropped to the figure."""
+def _figure(grey: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """(how much of each pixel is ink, 0..255, cropped to the figure; the column and the row at which it was cropped)."""
     values = np.asarray(grey, np.float32)
     ground, noise = _ground(values)
     ink = _towards_ink(values - ground)
@@ -60,7 +78,7 @@ def _figure(grey: Image.Image) -> Image.Image:
     coverage = np.clip(ink / threshold - 0.5, 0, 1) * _main_parts(inked)
     rows, columns = (np.flatnonzero((coverage > 0.5).any(axis)) for axis in (1, 0))
     figure = coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Image.fromarray(np.round(figure * 255).astype(np.uint8))
+    return Image.fromarray(np.round(figure * 255).astype(np.uint8)), (int(columns[0]), int(rows[0]))
 
 
 def _border(values: np.ndarray) -> np.ndarray:
@@ -135,12 +153,18 @@ def _main_parts(inked: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _on_raster(figure: Image.Image) -> Image.Image:
-    """The cropped figure at the raster's height and in its middle, its strokes as heavy as those of the raster, 8 x 8."""
+def _place(figure: Image.Image) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the cropped figure on the fine raster: of its height, or as wide as figures are, in the middle."""
     scale = FINE * min(CELLS / figure.height, WIDEST / figure.width)
     width, height = (max(1, round(side * scale)) for side in figure.size)
-    raster = Image.new("L", (CELLS * FINE, CELLS * FINE))
-    raster.paste(figure.resize((width, height), Image.Resampling.BILINEAR), ((raster.width - width) // 2, (raster.height - height) // 2))
+    return ((SIDE - width) // 2, (SIDE - height) // 2, width, height)
+
+
+def _on_raster(figure: Image.Image) -> Image.Image:
+    """The cropped figure at the raster's height and in its middle, its strokes as heavy as those of the raster, 8 x 8."""
+    left, top, width, height = _place(figure)
+    raster = Image.new("L", (SIDE, SIDE))
+    raster.paste(figure.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     for _ in range(6):
         ink = np.asarray(raster).sum() / (255 * FINE * FINE)
         if LIGHTEST <= ink <= HEAVIEST:

@@ -1,155 +1,132 @@
-"""Requests: from TorchServe's rows to what a kind decodes, and answers back to the protocol that was used.
+"""Requests: from TorchServe's rows to the instances that a kind decodes, and answers back in the protocol that was used.
 
     body                                   instances        answer
     raw bytes, multipart field, own JSON   one              the kind's own answer
     {"instances": [...]} (KServe v1)       one per element  {"predictions": [answer, ...]}
+    {"inputs": [...]} (KServe v2)          one per row      {"model_name", "outputs": [tensor, ...], ...} (bundle_kserve)
 
-What is not covered: KServe v2 ("inputs") and gRPC.
+Options come as header, form field, JSON key, v2 parameter, or key of one instance; the nearest to the instance counts.
 """
 
-import base64
-import binascii
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from bundle_errors import NotUnderstood, TooLarge
+from bundle_kserve import read_tensors, split_binary
+from bundle_options import Option
 
 MAX_INSTANCES = 10_000
+BINARY_HEADER = "inference-header-content-length"  # of the v2 protocol's binary tensor data
+
+Options = Mapping[str, Option]
 
 
 @dataclass(frozen=True)
-class Option:
-    """An option of one request: a number within bounds; sent as header, form field or JSON key."""
+class Instance:
+    """One thing to answer: bytes, text, parsed JSON or the row of a tensor; its options; its position in the request."""
 
-    kind: type[int] | type[float]
-    least: float
-    most: float
-
-    def read(self, name: str, value: Any) -> int | float:
-        """The number in `value` (a JSON number, or text from a header or form). Raises NotUnderstood with the bounds."""
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
-        wanted = f"{'a whole number' if self.kind is int else 'a number'} from {self.least:g} to {self.most:g}"
-        if isinstance(text, bool) or not isinstance(text, int | float | str):
-            raise NotUnderstood(f"{name} must be {wanted}")
-        try:
-            number = self.kind(text) if isinstance(text, str) else text
-        except (ValueError, OverflowError):
-            raise NotUnderstood(f"{name} must be {wanted}, not {str(text)[:40]!r}") from None
-        if (self.kind is int and not isinstance(number, int)) or not self.least <= number <= self.most:
-            raise NotUnderstood(f"{name} must be {wanted}, not {str(text)[:40]!r}")
-        return number
+    payload: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request: its payloads (bytes or parsed JSON, one per instance) and its options."""
+    """One request: its instances and the protocol in which they came."""
 
-    instances: list[Any]
-    options: dict[str, Any] = field(default_factory=dict)
-    many: bool = False
-
-    def answer(self, answers: list[Any]) -> Any:
-        """The answers of the instances in the protocol that the request used."""
-        return {"predictions": answers} if self.many else answers[0]
+    instances: list[Instance]
+    protocol: Literal["own", "v1", "v2"] = "own"
+    tensor_id: str | None = None  # v2's "id", which the answer repeats
 
 
-def read_request(row: Mapping[str, Any], headers: Mapping[str, Any], options: Mapping[str, Option]) -> Request:
-    """One row of TorchServe as a `Request`; `options` are those that the kind knows.
+def read_request(row: Mapping[str, Any], headers: Mapping[str, str], options: Options) -> Request:
+    """One row of TorchServe as a `Request`; `headers` by lower-case name, `options` those that the kind knows.
 
-    Raises NotUnderstood for rows without exactly one payload and for options that are unknown or out of bounds.
+    Raises NotUnderstood for rows without exactly one payload and for options that are out of bounds, TooLarge for more than
+    MAX_INSTANCES instances.
     """
-    found = {name: value for header, value in headers.items() if (name := header.lower().replace("-", "_")) in options}
+    found = {name: value for header, value in headers.items() if (name := header.replace("-", "_")) in options}
     fields = dict(row)
     found |= {name: fields.pop(name) for name in options if name in fields}
+    payload, binary = _body(_only_field(fields, options), headers)
+    if isinstance(payload, dict) and "inputs" in payload:
+        tensors = read_tensors(payload, binary, MAX_INSTANCES)
+        unknown = sorted(tensors.parameters.keys() - options.keys())
+        if unknown:
+            raise NotUnderstood(f"unknown parameters: {', '.join(unknown)[:200]}; known: {', '.join(options) or 'none'}")
+        found |= tensors.parameters
+        payloads = [_plain_options(_single(row), options) for row in tensors.instances]
+        return Request(_instances(payloads, found, options), "v2", tensors.request_id)
+    if isinstance(payload, dict) and "instances" in payload:
+        found |= {name: payload[name] for name in options if name in payload}
+        return Request(_instances(_listed(payload, options), found, options), "v1")
+    return Request(_instances([payload], found, options))
+
+
+def _only_field(fields: dict[str, Any], options: Options) -> Any:
     if not fields:
         raise NotUnderstood("the request has no body; send the bytes as they are (curl -T FILE) or as the form field 'data'")
     if len(fields) > 1:
         known = ", ".join(["data", *options])
         raise NotUnderstood(f"the form has the fields {', '.join(sorted(fields))[:200]}; send one payload; known fields: {known}")
-    payload = next(iter(fields.values()))
+    return next(iter(fields.values()))
+
+
+def _body(payload: Any, headers: Mapping[str, str]) -> tuple[Any, bytes]:
+    """The payload, JSON parsed, and the tensor data behind it. TorchServe hands JSON that is broken, or comes without its
+    content type, over as bytes.
+    """
     if isinstance(payload, bytearray):
         payload = bytes(payload)
+    binary = b""
+    if isinstance(payload, bytes) and BINARY_HEADER in headers:
+        payload, binary = split_binary(payload, headers[BINARY_HEADER])
     if isinstance(payload, bytes) and payload[:1] in (b"{", b"["):
-        payload = _parse_json(payload)
-    many = False
-    if isinstance(payload, dict):
-        found |= {name: payload[name] for name in options if name in payload}
-        payload = {key: value for key, value in payload.items() if key not in options}
-        many = "instances" in payload
-    instances = _instances(payload) if many else [payload]
-    return Request(instances, {name: options[name].read(name, value) for name, value in found.items()}, many)
+        try:
+            payload = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise NotUnderstood("the body looks like JSON but can't be parsed; check it with a JSON validator") from None
+    return payload, binary
 
 
-def _instances(payload: dict[str, Any]) -> list[Any]:
-    instances = payload["instances"]
-    if len(payload) > 1:
-        raise NotUnderstood(f"unknown keys beside 'instances': {', '.join(sorted(set(payload) - {'instances'}))[:200]}")
-    if not isinstance(instances, list) or not instances:
-        raise NotUnderstood("'instances' must be a list with at least one element")
-    if len(instances) > MAX_INSTANCES:
-        raise TooLarge(f"{len(instances):,} instances in one request; send at most {MAX_INSTANCES:,}")
-    return instances
-
-
-def _parse_json(data: bytes) -> Any:
-    """The JSON in `data`; TorchServe hands broken JSON, and JSON without its content type, over as bytes."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise NotUnderstood("the body looks like JSON but can't be parsed; check it with a JSON validator") from None
-
-
-def only_key(payload: Any, *keys: str) -> Any:
-    """The value of the one key of `payload`, which must be one of `keys`. Raises NotUnderstood with the known keys."""
-    if not isinstance(payload, dict):
-        return payload
-    unknown = sorted(str(key) for key in payload if key not in keys)
+def _listed(payload: dict[str, Any], options: Options) -> list[Any]:
+    unknown = sorted(payload.keys() - {"instances", *options})
     if unknown:
-        raise NotUnderstood(f"unknown keys: {', '.join(unknown)[:200]}; known: {', '.join(keys)}")
-    if len(payload) != 1:
-        raise NotUnderstood(f"send exactly one of the keys {', '.join(keys)}")
-    return next(iter(payload.values()))
+        raise NotUnderstood(f"unknown keys beside 'instances': {', '.join(unknown)[:200]}")
+    listed = payload["instances"]
+    if not isinstance(listed, list) or not listed:
+        raise NotUnderstood("'instances' must be a list with at least one element")
+    if len(listed) > MAX_INSTANCES:
+        raise TooLarge(f"{len(listed):,} instances in one request; send at most {MAX_INSTANCES:,}")
+    return listed
 
 
-def bytes_of(payload: Any) -> bytes:
-    """Raw bytes, or base64 text (with or without a data URL in front). Raises NotUnderstood."""
-    if isinstance(payload, bytes):
-        return payload
-    if not isinstance(payload, str):
-        raise NotUnderstood("send the file's bytes as they are, or as base64 text in JSON")
-    text = payload.split(",", 1)[1] if payload.startswith("data:") and "," in payload else payload
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise NotUnderstood("the text is not valid base64") from None
+def _single(row: dict[str, Any]) -> Any:
+    """The one tensor's row by itself, whatever its name; several stay under their names."""
+    return next(iter(row.values())) if len(row) == 1 else row
 
 
-def flat_numbers(value: Any, shape: tuple[int, ...], name: str) -> list[float]:
-    """The numbers of a nested list of exactly `shape`, in row order. Raises NotUnderstood for another shape, for what is no
-    number, and for NaN and infinity.
-    """
-    numbers: list[float] = []
-    _collect(value, shape, name, numbers)
-    return numbers
+def _plain_options(row: Any, options: Options) -> Any:
+    """Options that came as tensors, as plain values; a single tensor beside them stands alone."""
+    if not isinstance(row, dict):
+        return row
+    plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in row.items() if name in options}
+    rest = {name: value for name, value in row.items() if name not in options}
+    return {**({"data": next(iter(rest.values()))} if len(rest) == 1 else rest), **plain}
 
 
-def _collect(value: Any, shape: tuple[int, ...], name: str, numbers: list[float]) -> None:
-    if shape:
-        if not isinstance(value, list) or len(value) != shape[0]:
-            size = f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
-            raise NotUnderstood(f"{name} must be a nested list of shape {list(shape)} there, not {size}")
-        for part in value:
-            _collect(part, shape[1:], name, numbers)
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise NotUnderstood(f"{name} must hold numbers, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise NotUnderstood(f"{name} must hold finite numbers")
-    numbers.append(number)
+def _instances(payloads: list[Any], found: dict[str, Any], options: Options) -> list[Instance]:
+    common = {name: options[name].read(name, value) for name, value in found.items()}
+    return [_instance(payload, common, options, position) for position, payload in enumerate(payloads)]
+
+
+def _instance(payload: Any, common: dict[str, Any], options: Options, position: int) -> Instance:
+    if not isinstance(payload, dict):
+        return Instance(payload, common, position)
+    own = {name: options[name].read(name, payload[name]) for name in options if name in payload}
+    rest = {key: value for key, value in payload.items() if key not in options} if own else payload
+    return Instance(rest, {**common, **own} if own else common, position)

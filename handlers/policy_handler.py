@@ -1,31 +1,145 @@
-"""Serves reinforcement-learning policies: observations -> actions, exactly as in evaluation."""
+"""Serves reinforcement-learning policies: observations -> actions, exactly as in evaluation.
 
+The graph decides; the handler hands it what it names under "inputs" in preprocess_config.json:
+
+    observation   what is observed
+    action_mask   bool [actions]: those that are allowed; all by default
+    noise         what makes a stochastic policy sample: zeros for its deterministic action, otherwise independent draws of
+                  the distribution that postprocess_config.json names (gumbel: the action is the largest of logits + noise,
+                  Gumbel 1954; normal: mean + deviation * noise, the reparameterisation of Kingma and Welling 2014)
+"""
+
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from bundle_errors import NotUnderstood
-from bundle_handler import BundleHandler, Decoded
-from bundle_requests import flat_numbers, only_key
+from bundle_errors import NotSupported, NotUnderstood
+from bundle_explanations import policy_saliency
+from bundle_handler import BundleHandler, Prepared
+from bundle_options import Flag, Mask, Number, keyed_schema
+from bundle_payloads import numbers_of, only_key
+from bundle_requests import Instance
+
+KEYS = ("observation", "data")
 
 
 class PolicyHandler(BundleHandler):
     """Answers {"action": number or list, ...} with what else the policy gives: "q_values", "probabilities" or "value"."""
 
-    def decode(self, payload: Any) -> Decoded:
-        """{"observation": nested list of the space's shape}, or the list alone."""
-        if isinstance(payload, bytes):
+    def read_configs(self, folder: Path) -> None:
+        """Read the JSON files of an export; the graph's inputs decide which options there are."""
+        super().read_configs(folder)
+        self.inputs: list[str] = self.preprocess_config.get("inputs", ["observation"])
+        self.shape = tuple(self.preprocess_config["shape"])
+        self.dtype: torch.dtype = getattr(torch, self.preprocess_config["dtype"])
+        self.action_space: dict[str, Any] = self.postprocess_config["action_space"]
+        self.actions = int(self.action_space["n"]) if self.action_space["type"] == "discrete" else 0
+        self.deterministic = bool(self.postprocess_config.get("deterministic", True))
+        self.random = np.random.default_rng()
+        self.options = {"deterministic": Flag(f"false samples the action; by default {str(self.deterministic).lower()}")}
+        if "noise" in self.inputs:
+            self.options["seed"] = Number(int, 0, 2**63 - 1, "sampling with the same seed gives the same action")
+        if "action_mask" in self.inputs:
+            self.options["action_mask"] = Mask(self.actions, "actions that are allowed, in their order")
+
+    def decode(self, instance: Instance) -> torch.Tensor:
+        """{"observation": nested list of the space's shape}, the list alone, or the row of a tensor."""
+        if isinstance(instance.payload, bytes):
             raise NotUnderstood('send JSON like {"observation": [...]}')
-        shape = tuple(self.preprocess_config["shape"])
-        numbers = flat_numbers(only_key(payload, "observation", "data"), shape, "observation")
-        kind = getattr(torch, self.preprocess_config["dtype"])
-        tensor = torch.tensor(numbers, dtype=kind).reshape(shape)
+        numbers = numbers_of(only_key(instance.payload, *KEYS), self.shape, "observation")
+        if self.dtype == torch.int64:
+            self._check_states(numbers)
+        with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused
+            tensor = torch.from_numpy(np.ascontiguousarray(numbers, self.preprocess_config["dtype"]))
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise NotUnderstood(f"observation must fit into {self.preprocess_config['dtype']}")
-        return Decoded(tensor)
+        return tensor
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], decoded: list[Decoded], options: list[dict[str, Any]]) -> list[Any]:
+    def preprocess(self, item: torch.Tensor, instance: Instance) -> Prepared:
+        """The graph's inputs in their order. Raises NotSupported when a policy without a distribution is to sample."""
+        parts = {"observation": lambda: item, "action_mask": lambda: self._mask(instance), "noise": lambda: self._noise(instance)}
+        if not instance.options.get("deterministic", self.deterministic) and "noise" not in self.inputs:
+            raise NotSupported("this policy has no distribution to sample from; leave 'deterministic' out, or true")
+        return Prepared(tuple(parts[name]() for name in self.inputs), instance.options)
+
+    def postprocess(self, outputs: dict[str, torch.Tensor], prepared: list[Prepared]) -> list[Any]:
         """Tensors [B, ...] by name -> one dict per row, "action" first."""
         names = ["action", *(name for name in outputs if name != "action")]
         columns = [outputs[name].tolist() for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def explanation(self, item: torch.Tensor, prepared: Prepared) -> Any:
+        """Saliency over the observation: what it is in it that makes this action lead."""
+        why = policy_saliency(self.model, tuple(one[None].to(self.device) for one in prepared.tensors))
+        return {
+            "action": why.action,
+            "method": "gradient",
+            "gradient": why.gradient.tolist(),
+            "saliency": why.saliency.tolist(),
+            **({"names": self.preprocess_config["names"]} if "names" in self.preprocess_config else {}),
+        }
+
+    def request_schema(self) -> dict[str, Any]:
+        """An object with the observation, or the observation alone."""
+        observation = {**_nested(self.shape, self._number()), "description": self._about()}
+        return {"anyOf": [keyed_schema(KEYS, observation, self.options), observation]}
+
+    def answer_schema(self) -> dict[str, Any]:
+        """The action, and what else the graph gives."""
+        number = {"type": "number"}
+        per_action = _nested((self.actions,), number)
+        known = {"q_values": per_action, "probabilities": per_action, "logits": per_action, "value": number}
+        outputs = {name: known[name] for name in self.postprocess_config.get("outputs", [])}
+        return {"type": "object", "properties": {"action": self._action(), **outputs}, "required": ["action", *outputs]}
+
+    def explanation_schema(self) -> dict[str, Any]:
+        """The action, and gradient and saliency over the observation."""
+        gradient = {**_nested(self.shape, {"type": "number"}), "description": "of the action's lead, per unit of the observation"}
+        saliency = {**_nested(self.shape, {"type": "number", "minimum": 0}), "description": "the gradient's size; sums to 1"}
+        method = {"type": "string", "enum": ["gradient"]}
+        names = {"type": "array", "items": {"type": "string"}, "description": "what the numbers of the observation are"}
+        properties = {"action": self._action(), "method": method, "gradient": gradient, "saliency": saliency, "names": names}
+        return {"type": "object", "properties": properties, "required": ["action", "method", "gradient", "saliency"]}
+
+    def _mask(self, instance: Instance) -> torch.Tensor:
+        return torch.tensor(instance.options.get("action_mask", (True,) * self.actions))
+
+    def _noise(self, instance: Instance) -> torch.Tensor:
+        """float32 [actions or components]; drawn from (seed, position in the request), or from this worker's own generator."""
+        size = self.actions or int(np.prod(self.action_space["shape"]))
+        if instance.options.get("deterministic", self.deterministic):
+            return torch.zeros(size)
+        seed = instance.options.get("seed")
+        random = self.random if seed is None else np.random.default_rng([seed, instance.position])
+        draw = random.gumbel if self.postprocess_config["noise"] == "gumbel" else random.standard_normal
+        return torch.from_numpy(draw(size=size).astype(np.float32))
+
+    def _check_states(self, numbers: np.ndarray) -> None:
+        """Discrete observations are whole numbers within their bounds."""
+        low, high = self.preprocess_config["low"], self.preprocess_config["high"]
+        if numbers.dtype.kind not in "iu" or bool((numbers < low).any()) or bool((numbers > high).any()):
+            raise NotUnderstood(f"observation must be a whole number from {low} to {high}")
+
+    def _action(self) -> dict[str, Any]:
+        if self.actions:
+            return {"type": "integer", "minimum": 0, "maximum": self.actions - 1}
+        return _nested(tuple(self.action_space["shape"]), {"type": "number"})
+
+    def _number(self) -> dict[str, Any]:
+        if self.dtype != torch.int64:
+            return {"type": "number"}
+        return {"type": "integer", "minimum": self.preprocess_config["low"], "maximum": self.preprocess_config["high"]}
+
+    def _about(self) -> str:
+        names = self.preprocess_config.get("names")
+        return f"what {self.preprocess_config['environment']} observes" + (f": {', '.join(names)}" if names else "")
+
+
+def _nested(shape: tuple[int, ...], innermost: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of nested lists of exactly `shape`."""
+    schema = innermost
+    for size in reversed(shape):
+        schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
+    return schema

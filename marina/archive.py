@@ -12,13 +12,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from marina import HANDLERS, paths
-from marina.errors import WorkError
+from marina.errors import CallError, WorkError
 from marina.spec import Spec
 
 from bundle_checksums import NAME as CHECKSUMS
@@ -48,6 +51,18 @@ def build(spec: Spec) -> Archive:
         packed = Path(scratch) / spec.archive_name
         _zip(layout, packed)
         return _publish(packed, store / spec.archive_name)
+
+
+@contextmanager
+def opened(spec: Spec) -> Iterator[Any]:
+    """The files inside the archive of `spec`, as a path. Raises CallError when there is none that can be read."""
+    archive = paths.model_store() / spec.archive_name
+    try:
+        yield zipfile.Path(archive)
+    except FileNotFoundError as error:
+        raise CallError(f"no archive {archive}; run: marina archive {spec.name}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise CallError(f"archive {archive} can't be read ({error}); build it again with: marina archive {spec.name}") from error
 
 
 def check_export(spec: Spec) -> None:
@@ -109,14 +124,19 @@ def _publish(packed: Path, target: Path) -> Archive:
     digest = file_digest(packed)
     changed = not target.is_file() or file_digest(target) != digest
     if changed:
-        arriving = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            shutil.copyfile(packed, arriving)
-            arriving.replace(target)
-        finally:
-            arriving.unlink(missing_ok=True)
-    checksum = target.with_name(target.name + ".sha256")
-    text = f"{digest}  {target.name}\n"
-    if not checksum.is_file() or checksum.read_text(encoding="utf-8") != text:
-        checksum.write_text(text, encoding="utf-8")
+        _replace(target, packed.read_bytes())
+    _replace(target.with_name(target.name + ".sha256"), f"{digest}  {target.name}\n".encode())
     return Archive(target, digest, changed)
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write beside `target`, under a name that no other build uses, and move it there."""
+    with tempfile.NamedTemporaryFile(prefix=f".{target.name}-", dir=target.parent, delete=False) as arriving:
+        path = Path(arriving.name)
+        try:
+            arriving.write(content)
+            arriving.close()
+            path.chmod(0o644)
+            path.replace(target)
+        finally:
+            path.unlink(missing_ok=True)

@@ -16,11 +16,13 @@ from marina import paths, server, spec, up
 from marina.client import Client
 from marina.command import (
     DEFAULT_PORT,
+    FileOptions,
     Json,
     Name,
     Names,
     PortBase,
     client_of,
+    file_request,
     guarded,
     overrides,
     serving_client,
@@ -187,23 +189,45 @@ def predict(
     name: Name,
     file: Annotated[Path, typer.Argument(help="An image, or a .json file with the body.")],
     draw: Annotated[Path | None, typer.Option(help="Write the image with the answer drawn on it.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="top_k=3, confidence_threshold=0.3")] = None,
+    option: FileOptions = None,
     port_base: PortBase = DEFAULT_PORT,
     as_json: Json = False,
 ) -> None:
     """Send one file and print the answer; where no server runs, a private one is started for the time."""
-    if not file.is_file():
-        raise CallError(f"no file {file}")
     output, chosen = Output(as_json), spec.load(name)
-    content_type = "application/json" if file.suffix == ".json" else "application/octet-stream"
-    headers = {key: str(value) for key, value in overrides(option or []).items()}
+    body, content_type, headers = file_request(file, option)
     with serving_client([chosen], port_base, output) as client:
-        answer = client.predict(name, file.read_bytes(), content_type=content_type, headers=headers)
+        answer = client.predict(name, body, content_type=content_type, headers=headers)
     if draw:
         from marina.draw import draw as draw_answer
 
-        draw_answer(file.read_bytes(), answer, draw)
+        draw_answer(body, answer, draw)
         output.say(f"drawn to {draw}")
+    output.result(answer) if as_json else output.console.print_json(json.dumps(answer))
+
+
+@app.command(rich_help_panel="Use")
+@guarded
+def explain(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="An image, or a .json file with the body.")],
+    draw: Annotated[Path | None, typer.Option(help="Write the image with the heat laid over it, as PNG.")] = None,
+    option: FileOptions = None,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Show why a file is answered as it is: where in the picture the evidence lies, which numbers move the action."""
+    output, chosen = Output(as_json), spec.load(name)
+    body, content_type, headers = file_request(file, option)
+    with serving_client([chosen], port_base, output) as client:
+        answer = client.explain(name, body, content_type=content_type, headers=headers)
+        if draw:
+            picture = client.explain(name, body, content_type=content_type, headers={**headers, "format": "png"})
+            if not isinstance(picture, bytes):
+                raise CallError(f"the explanation of a {chosen.kind} is no picture; leave --draw out")
+            draw.parent.mkdir(parents=True, exist_ok=True)
+            draw.write_bytes(picture)
+            output.say(f"drawn to {draw}")
     output.result(answer) if as_json else output.console.print_json(json.dumps(answer))
 
 
@@ -302,3 +326,23 @@ def token(
         raise CallError(f"no API {api!r}; choose inference or management")
     header = f"Authorization: Bearer {client_of(port_base).token(api)}"
     Output(as_json).result({"ok": True, "header": header}) if as_json else print(header)
+
+
+@app.command(rich_help_panel="Look")
+@guarded
+def openapi(
+    name: Name,
+    file: Annotated[Path | None, typer.Option("--output", help="Write it to a file instead of printing it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the OpenAPI document of a model: every way to call it, what it takes, what it answers, how it refuses."""
+    from marina.openapi import document
+
+    output, content = Output(as_json), document(spec.load(name))
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        output.say(f"written to {file}")
+        output.result({"ok": True, "file": str(file)})
+    else:
+        print(json.dumps(content, indent=None if as_json else 2))

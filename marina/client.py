@@ -52,10 +52,24 @@ class Client:
         headers: dict[str, str] | None = None,
     ) -> Any:
         """The answer to one request. `body` is bytes (an image), or anything that JSON can say."""
+        return self._infer("predictions", name, body, version, content_type, headers)
+
+    def explain(
+        self,
+        name: str,
+        body: Any,
+        version: str | None = None,
+        content_type: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Why a request is answered as it is; with {"format": "png"} among `headers` the bytes of a picture, where there is one."""
+        return self._infer("explanations", name, body, version, content_type, headers)
+
+    def _infer(self, what: str, name: str, body: Any, version: str | None, content_type: str | None, headers: dict[str, str] | None) -> Any:
         if not isinstance(body, bytes):
             body, content_type = json.dumps(body).encode(), "application/json"
         own = {"Content-Type": content_type or "application/octet-stream", **(headers or {})}
-        path = f"/predictions/{name}" + (f"/{version}" if version else "")
+        path = f"/{what}/{name}" + (f"/{version}" if version else "")
         return self._call("POST", self.inference + path, "inference", data=body, headers=own)
 
     def ping(self) -> str:
@@ -135,7 +149,7 @@ class Client:
         return self._read[1]
 
     def _call(self, method: str, url: str, api: str, timeout: float | None = None, **more: Any) -> Any:
-        """One request; JSON is parsed, other text comes back as it is."""
+        """One request; JSON is parsed, a picture comes back as bytes, other text as it is."""
         headers = {"Authorization": f"Bearer {self.token(api)}", **more.pop("headers", {})}
         try:
             answer = self.session.request(method, url, headers=headers, timeout=timeout or self.timeout, **more)
@@ -145,7 +159,7 @@ class Client:
             raise RequestError(f"{method} {url}: no connection; is the server running? (marina serve)") from error
         if not answer.ok:
             raise RequestError(f"{method} {url}: {answer.status_code}: {_words(answer)}", answer.status_code)
-        return _json_or_text(answer)
+        return answer.content if answer.headers.get("content-type", "").startswith("image/") else _json_or_text(answer)
 
 
 def _seconds_left(key: dict[str, str]) -> float:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ PortBase = Annotated[
     int, typer.Option("--port-base", metavar="N", envvar="MARINA_PORT_BASE", help="Inference at N, management at N+1, metrics at N+2.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; the rest goes to stderr.")]
+FileOptions = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="top_k=3, confidence_threshold=0.3 …")]
 DEFAULT_PORT = 8080
 
 
@@ -64,6 +66,14 @@ def client_of(port: int) -> Client:
     if not server.read_state(port):
         raise ServerError(f"no server of this home runs at {port}; start one with: marina serve --port-base {port}")
     return Client(port)
+
+
+def file_request(file: Path, option: list[str] | None) -> tuple[bytes, str, dict[str, str]]:
+    """(body, content type, options as headers) of a request that sends a file. Raises CallError when there is no such file."""
+    if not file.is_file():
+        raise CallError(f"no file {file}")
+    content_type = "application/json" if file.suffix == ".json" else "application/octet-stream"
+    return file.read_bytes(), content_type, {key: str(value) for key, value in overrides(option or []).items()}
 
 
 def overrides(settings: list[str]) -> dict[str, Any]:

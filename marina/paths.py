@@ -6,6 +6,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parent.parent
 CONFIG = SOURCE / "config.properties"
 LOGGING = SOURCE / "log4j2.xml"
+METRICS = SOURCE / "metrics.yaml"
 
 
 def home() -> Path:

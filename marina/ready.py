@@ -3,14 +3,13 @@
 TorchServe's own /ping says Healthy while an archive is missing or a worker is dead.
 """
 
-import zipfile
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from marina import paths
+from marina import archive
 from marina.client import Client
-from marina.errors import CallError, RequestError
+from marina.errors import RequestError
 from marina.samples import mismatch
 from marina.spec import Spec
 
@@ -32,14 +31,8 @@ class Answered:
 
 def golden_samples(spec: Spec) -> list[dict[str, Any]]:
     """The samples inside the archive of `spec`. Raises CallError when there is no archive that can be read."""
-    archive = paths.model_store() / spec.archive_name
-    try:
-        folder: Any = zipfile.Path(archive)
+    with archive.opened(spec) as folder:
         return read_samples(folder)
-    except FileNotFoundError as error:
-        raise CallError(f"no archive {archive}; run: marina archive {spec.name}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise CallError(f"archive {archive} can't be read ({error}); build it again with: marina archive {spec.name}") from error
 
 
 def problems(client: Client, spec: Spec) -> list[str]:

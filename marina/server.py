@@ -193,6 +193,7 @@ def _environment(port: int, folder: Path, temporary: str) -> dict[str, str]:
         "LOG_LOCATION": str(folder / "logs"),
         "METRICS_LOCATION": str(folder / "logs"),
         "MARINA_MODEL_STORE": str(paths.model_store()),
+        "TS_METRICS_CONFIG": str(paths.METRICS),
     }
     return {**inherited, **addresses, **folders, "PYTHONDONTWRITEBYTECODE": "1"}
 

@@ -60,6 +60,7 @@ class Serving(Section):
     queue_size: int = Field(default=256, ge=1, le=100_000, description="requests that may wait; more get a 503 at once")
     max_retry_timeout_s: int = Field(default=300, ge=1, le=86_400, description="for how long a dying worker is restarted")
     threads: int | None = Field(default=None, ge=1, le=256, description="torch's threads per worker; default: measured at its start")
+    max_answer_bytes: int = Field(default=6_000_000, ge=10_000, le=19_000_000, description="a longer answer is refused, not sent")
     device: Literal["cpu", "gpu"] = Field(default="cpu", description="where the workers compute")
 
     @model_validator(mode="after")
@@ -86,7 +87,7 @@ class Serving(Section):
             "asyncCommunication": False,
             "continuousBatching": False,
             "sequenceBatching": False,
-            "handler": {"threads": self.threads},
+            "handler": {"threads": self.threads, "max_answer_bytes": self.max_answer_bytes},
         }
 
 

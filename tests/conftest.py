@@ -10,7 +10,7 @@ import marina  # noqa: F401  # puts handlers/ on the path
 from marina import paths, spec, up
 from marina.console import Output
 from marina.spec import Spec
-from tests.balance import balance
+from tests.toy_policies import balance
 from training.export import export
 from training.trained import Trained
 

@@ -98,7 +98,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     return Trained(
         kind="classifier",
         module=model,
-        example=train_set.tensors[0][:8],
+        example=(train_set.tensors[0][:8],),
         metrics=_measured(probabilities, labels),
         preprocess=config.as_config(),
         postprocess={"type": "classification", "top_k": min(5, len(classes))},

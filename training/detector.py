@@ -84,7 +84,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     return Trained(
         kind="detector",
         module=detector,
-        example=test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),
+        example=(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),),
         metrics={**summary, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},

@@ -85,16 +85,16 @@ class QNetwork(nn.Module):
 
 
 class GreedyPolicy(nn.Module):
-    """Observations as QNetwork takes them to {"action": int64 [B], "q_values": float32 [B, actions]}."""
+    """What is served: observations as QNetwork takes them to {"action": int64 [B], "q_values": float32 [B, actions]}."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, observations: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The best action, and what decided."""
+    def forward(self, observations: torch.Tensor, action_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The best action of those that `action_mask` (bool [B, actions]) allows, and what decided."""
         values = self.network(observations)
-        return {"action": values.argmax(1), "q_values": values}
+        return {"action": values.masked_fill(~action_mask, -torch.inf).argmax(1), "q_values": values}
 
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -292,9 +292,9 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     return Trained(
         kind="policy",
         module=best,
-        example=torch.zeros(2, *config["shape"], dtype=getattr(torch, config["dtype"])),
+        example=(torch.zeros(2, *config["shape"], dtype=getattr(torch, config["dtype"])), torch.ones(2, actions, dtype=torch.bool)),
         metrics={**metrics, "episodes": len(returns), "steps": replay.added},
-        preprocess=config,
+        preprocess={**config, "inputs": ["observation", "action_mask"]},
         postprocess={
             "type": "policy",
             "action_space": {"type": "discrete", "n": actions},

@@ -92,15 +92,17 @@ def metadata(spec: Spec, trained: Trained) -> dict[str, Any]:
 def save_program(spec: Spec, trained: Trained, path: Path) -> None:
     """torch.export with a dynamic batch of 1..max_batch, saved, loaded again and compared with the trained model."""
     batch = torch.export.Dim("batch", min=1, max=spec.export.max_batch)
-    program = torch.export.export(trained.module, (trained.example,), dynamic_shapes=({0: batch},), strict=False)
+    shapes = tuple({0: batch} for _ in trained.example)
+    program = torch.export.export(trained.module, trained.example, dynamic_shapes=shapes, strict=False)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())  # on a full disk torch's own writer aborts the process instead of raising
     loaded = torch.export.load(path).module()
     for size in sorted({1, 2, 3, spec.serving.batch_size, spec.export.max_batch}):
-        rows = torch.arange(size) % len(trained.example)
+        rows = torch.arange(size) % len(trained.example[0])
+        inputs = [part[rows] for part in trained.example]
         with torch.inference_mode():
-            expected, found = trained.module(trained.example[rows]), loaded(trained.example[rows])
+            expected, found = trained.module(*inputs), loaded(*inputs)
         worst = max(_distances(expected, found))
         if not worst <= spec.export.parity:
             raise ParityError(f"{spec.name}: at batch {size} the exported graph is off by {worst:.3g}, allowed {spec.export.parity:g}")

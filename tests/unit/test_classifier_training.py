@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_metrics_and_weights(trained: Trained, tmp_
     again = classifier.train(classifier.Settings(epochs=2), seed=3, report=tmp_path)
 
     assert again.metrics == trained.metrics
-    assert torch.equal(again.module(trained.example), trained.module(trained.example))
+    assert torch.equal(again.module(*trained.example), trained.module(*trained.example))
 
 
 def test_nothing_is_left_in_the_working_directory(trained: Trained, elsewhere: Path) -> None:
@@ -84,9 +84,9 @@ def test_the_report_holds_three_pictures(trained: Trained, elsewhere: Path) -> N
 
 
 def test_the_exported_graph_equals_eager_for_every_batch(trained: Trained) -> None:
-    exported = graph(trained.module, trained.example)
+    exported = graph(trained.module, trained.example[0])
     for count in (1, 2, 7, 64):
-        images = trained.example.repeat(8, 1, 1, 1)[:count]
+        images = trained.example[0].repeat(8, 1, 1, 1)[:count]
 
         assert torch.allclose(exported(images), trained.module(images), atol=1e-5)
 
@@ -245,4 +245,4 @@ def test_photos_are_prepared_and_learnt_from_scratch(tmp_path: Path) -> None:
     trained = classifier.train(classifier.Settings(data=str(PICTURES), image_size=24, epochs=1), 0, tmp_path)
 
     assert trained.classes == ["pizza", "steak", "sushi"]
-    assert trained.example.shape == (8, 3, 24, 24)
+    assert trained.example[0].shape == (8, 3, 24, 24)

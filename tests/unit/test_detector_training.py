@@ -93,8 +93,8 @@ def test_training_hands_over_all_that_the_export_needs_and_leaves_no_litter(fold
     assert trained.classes == list("0123456789")
     assert trained.preprocess == ImageInput(128, 160, fit="letterbox").as_config()
     assert trained.postprocess["type"] == "detection"
-    assert trained.example.shape == (2, 3, 128, 160)
-    assert trained.example.dtype == torch.uint8
+    assert trained.example[0].shape == (2, 3, 128, 160)
+    assert trained.example[0].dtype == torch.uint8
     assert not trained.module.training
     assert "GPU" not in capsys.readouterr().out
 

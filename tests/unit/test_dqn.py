@@ -173,7 +173,7 @@ def test_q_values_converge_to_the_exact_ones_of_a_two_state_process(options: dic
 
     trained = train(settings, 0, tmp_path)
 
-    found = trained.module(torch.tensor([0, 1]))
+    found = trained.module(torch.tensor([0, 1]), torch.ones(2, 2, dtype=torch.bool))
     np.testing.assert_allclose(found["q_values"].detach().numpy(), exact, atol=0.15)
     assert found["action"].tolist() == exact.argmax(1).tolist()
 
@@ -200,7 +200,7 @@ def test_the_reported_returns_are_those_of_the_module_that_is_handed_over(quick:
 
     def act(observations: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return quick.module(torch.from_numpy(observations))["action"].numpy()
+            return quick.module(torch.from_numpy(observations), torch.ones(len(observations), 2, dtype=torch.bool))["action"].numpy()
 
     returns = rollout.episode_returns(act, "CartPole-v1", 20, rollout.EVALUATION_SEED, copies=7)
 
@@ -213,7 +213,7 @@ def test_samples_take_turns_among_the_actions_and_are_answered_so_after_json(qui
     assert len(set(names)) == len(names) >= 6
     assert actions[:4] in ([0, 1, 0, 1], [1, 0, 1, 0])
     for sample in quick.samples:
-        answer = quick.module(torch.tensor([json.loads(sample.body)["observation"]]))
+        answer = quick.module(torch.tensor([json.loads(sample.body)["observation"]]), quick.example[1][:1])
         assert answer["action"].tolist() == [sample.expect["action"]]
         values = answer["q_values"].detach()
         assert values.diff().abs().item() > 9e-4 * values.abs().max().item()
@@ -223,13 +223,16 @@ def test_samples_take_turns_among_the_actions_and_are_answered_so_after_json(qui
 def test_an_exported_policy_equals_the_trained_one_for_any_batch(dueling: bool, states: int, tmp_path: Path) -> None:
     policy = GreedyPolicy(QNetwork(4, 3, (16, 16), dueling, states)).eval()
     make = (lambda batch: torch.randint(states, (batch,))) if states else (lambda batch: torch.randn(batch, 4))
-    program = torch.export.export(policy, (make(2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=256)},), strict=False)
+    batches = {0: torch.export.Dim("batch", min=1, max=256)}
+    program = torch.export.export(policy, (make(2), torch.ones(2, 3, dtype=torch.bool)), dynamic_shapes=(batches, batches), strict=False)
     torch.export.save(program, tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
 
     for batch in (1, 2, 64, 256):
-        observations = make(batch)
-        ours, theirs = policy(observations), loaded(observations)
+        observations, allowed = make(batch), torch.rand(batch, 3) < 0.7
+        allowed[:, 1] = True
+        ours, theirs = policy(observations, allowed), loaded(observations, allowed)
+        assert bool(allowed.gather(1, ours["action"][:, None]).all())
         assert ours["action"].dtype == torch.int64
         assert ours["q_values"].dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -243,7 +246,7 @@ def test_the_same_seed_learns_the_same_policy_and_another_seed_another(tmp_path:
     first, again, other = (train(settings, seed, tmp_path) for seed in (3, 3, 4))
 
     observations = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    values = [trained.module(observations)["q_values"] for trained in (first, again, other)]
+    values = [trained.module(observations, first.example[1][:1].expand(5, -1))["q_values"] for trained in (first, again, other)]
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
     assert first.data["fingerprint"] == again.data["fingerprint"] != other.data["fingerprint"]

@@ -9,7 +9,7 @@ import torch
 
 from marina.errors import BelowFloor, CallError, ParityError, WorkError
 from marina.spec import Spec
-from tests.balance import balance
+from tests.toy_policies import balance
 from training.trained import Sample
 
 from bundle_checksums import verify_checksums

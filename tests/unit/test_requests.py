@@ -3,28 +3,35 @@
 import base64
 import json
 
+import numpy as np
 import pytest
 
 from bundle_errors import NotUnderstood, TooLarge
-from bundle_requests import MAX_INSTANCES, Option, bytes_of, flat_numbers, only_key, read_request
+from bundle_options import Choice, Flag, Mask, Number
+from bundle_payloads import bytes_of, numbers_of, only_key
+from bundle_requests import MAX_INSTANCES, Request, read_request
 
-OPTIONS = {"top_k": Option(int, 1, 10), "confidence_threshold": Option(float, 0, 1)}
+OPTIONS = {"top_k": Number(int, 1, 10, ""), "confidence_threshold": Number(float, 0, 1, "")}
+
+
+def payloads(request: Request) -> list[object]:
+    return [one.payload for one in request.instances]
 
 
 @pytest.mark.parametrize("row", [{"body": b"\x89PNG"}, {"data": bytearray(b"\x89PNG")}, {"anything": b"\x89PNG"}])
 def test_the_payload_is_the_body_or_the_one_form_field_whatever_its_name(row: dict) -> None:
-    assert read_request(row, {}, OPTIONS).instances == [b"\x89PNG"]
+    assert payloads(read_request(row, {}, OPTIONS)) == [b"\x89PNG"]
 
 
 @pytest.mark.parametrize("payload", [b"", 0, [], "", False])
 def test_an_empty_or_zero_payload_is_a_payload_and_not_a_missing_one(payload: object) -> None:
-    assert read_request({"body": payload}, {}, OPTIONS).instances == [payload]
+    assert payloads(read_request({"body": payload}, {}, OPTIONS)) == [payload]
 
 
 @pytest.mark.parametrize(
     ("row", "headers"),
     [
-        ({"body": b"x"}, {"Top-K": "3"}),
+        ({"body": b"x"}, {"top-k": "3"}),
         ({"body": b"x"}, {"top_k": "3"}),
         ({"data": b"x", "top_k": b"3"}, {}),
         ({"body": {"image": "eA==", "top_k": 3}}, {}),
@@ -32,7 +39,7 @@ def test_an_empty_or_zero_payload_is_a_payload_and_not_a_missing_one(payload: ob
     ],
 )
 def test_an_option_comes_as_header_form_field_or_json_key(row: dict, headers: dict) -> None:
-    assert read_request(row, headers, OPTIONS).options == {"top_k": 3}
+    assert read_request(row, headers, OPTIONS).instances[0].options == {"top_k": 3}
 
 
 @pytest.mark.parametrize("value", ["0", "11", "3.5", "many", "", "1e999", True, None, [3], 2.5])
@@ -64,11 +71,12 @@ def test_a_request_without_exactly_one_payload_is_refused_and_told_what_to_send(
         read_request(row, {}, OPTIONS)
 
 
-def test_instances_are_answered_as_predictions_in_their_order() -> None:
+def test_instances_keep_their_order() -> None:
     request = read_request({"body": {"instances": [[1], [2]]}}, {}, OPTIONS)
 
-    assert request.instances == [[1], [2]]
-    assert request.answer(["one", "two"]) == {"predictions": ["one", "two"]}
+    assert payloads(request) == [[1], [2]]
+    assert [one.position for one in request.instances] == [0, 1]
+    assert request.protocol == "v1"
 
 
 def test_more_instances_than_the_limit_are_too_large() -> None:
@@ -99,8 +107,89 @@ def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
 )
 def test_an_observation_of_another_shape_or_without_finite_numbers_is_refused(value: object) -> None:
     with pytest.raises(NotUnderstood, match="observation"):
-        flat_numbers(value, (3,), "observation")
+        numbers_of(value, (3,), "observation")
 
 
 def test_numbers_come_in_row_order() -> None:
-    assert flat_numbers(json.loads("[[1, 2], [3, 4.5]]"), (2, 2), "x") == [1, 2, 3, 4.5]
+    assert numbers_of(json.loads("[[1, 2], [3, 4.5]]"), (2, 2), "x").tolist() == [[1, 2], [3, 4.5]]
+
+
+def test_an_option_of_one_instance_goes_before_the_requests_own() -> None:
+    body = {"instances": [{"image": "eA==", "top_k": 2}, {"image": "eA=="}], "top_k": 5}
+
+    assert [one.options["top_k"] for one in read_request({"body": body}, {"top_k": "9"}, OPTIONS).instances] == [2, 5]
+
+
+def test_a_tensors_rows_are_the_instances_and_parameters_are_options() -> None:
+    body = {
+        "id": "a",
+        "inputs": [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}],
+        "parameters": {"top_k": 3},
+    }
+
+    request = read_request({"body": body}, {}, OPTIONS)
+
+    assert (request.protocol, request.tensor_id) == ("v2", "a")
+    assert [one.payload.tolist() for one in request.instances] == [[1, 2, 3], [4, 5, 6]]
+    assert [one.options for one in request.instances] == [{"top_k": 3}, {"top_k": 3}]
+
+
+def test_an_option_as_a_tensor_counts_row_by_row() -> None:
+    inputs = [
+        {"name": "anything", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]},
+        {"name": "top_k", "shape": [2], "datatype": "INT64", "data": [4, 7]},
+        {"name": "allowed", "shape": [2, 3], "datatype": "BOOL", "data": [True, False, True, True, True, True]},
+    ]
+
+    instances = read_request({"body": {"inputs": inputs}}, {}, {**OPTIONS, "allowed": Mask(3, "")}).instances
+
+    assert [one.options for one in instances] == [{"top_k": 4, "allowed": (True, False, True)}, {"top_k": 7, "allowed": (True,) * 3}]
+    assert [one.payload["data"].tolist() for one in instances] == [[1, 2], [3, 4]]
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}], "parameters": {"topk": 3}}
+
+    with pytest.raises(NotUnderstood, match="unknown parameters: topk; known: top_k, confidence_threshold"):
+        read_request({"body": body}, {}, OPTIONS)
+
+
+@pytest.mark.parametrize("value", [[True, False, 1], [1, 0, 1], "1,0,1", "[true, false, true]", b"1,0,1"])
+def test_a_mask_is_a_list_of_truths_or_its_text(value: object) -> None:
+    assert Mask(3, "").read("action_mask", value) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    "value", [[1, 0], [0, 0, 0], [1, 2, 0], [1, None, 0], "1,0", "yes", "[" * 100_000, 3, None, {}, [[1], [0], [1]], [1.5, 0, 1]]
+)
+def test_a_wrong_mask_is_refused_by_name(value: object) -> None:
+    with pytest.raises(NotUnderstood, match="action_mask"):
+        Mask(3, "").read("action_mask", value)
+
+
+@pytest.mark.parametrize(("value", "truth"), [(True, True), (False, False), ("true", True), ("FALSE", False), (b"true", True)])
+def test_a_flag_is_a_truth_or_its_word(value: object, truth: bool) -> None:
+    assert Flag("").read("deterministic", value) is truth
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "yes", "", [], {}])
+def test_a_wrong_flag_is_refused_by_name(value: object) -> None:
+    with pytest.raises(NotUnderstood, match="deterministic must be true or false"):
+        Flag("").read("deterministic", value)
+
+
+def test_a_choice_is_one_of_its_words() -> None:
+    assert Choice(("json", "png"), "").read("format", "PNG") == "png"
+    with pytest.raises(NotUnderstood, match="format must be json or png, not 'gif'"):
+        Choice(("json", "png"), "").read("format", "gif")
+
+
+@pytest.mark.parametrize(("row", "dtype"), [(np.array([1, 2], np.int32), "i"), (np.array([1.5, 2], np.float32), "f")])
+def test_the_row_of_a_tensor_is_taken_as_it_is(row: np.ndarray, dtype: str) -> None:
+    assert numbers_of(row, (2,), "x").dtype.kind == dtype
+
+
+@pytest.mark.parametrize("row", [np.array([1, 2, 3]), np.array([np.nan, 1]), np.array([np.inf, 1]), np.array([True, False])])
+def test_the_row_of_a_tensor_of_another_shape_or_without_finite_numbers_is_refused(row: np.ndarray) -> None:
+    with pytest.raises(NotUnderstood, match="observation"):
+        numbers_of(row, (2,), "observation")
