@@ -1,0 +1,119 @@
+"""Commands around the server: start, stop, register, look, readiness, tokens."""
+
+from typing import Annotated
+
+import typer
+
+from marina import server, up
+from marina.client import Client
+from marina.command import (
+    DEFAULT_PORT,
+    Json,
+    Name,
+    Names,
+    PortBase,
+    client_of,
+    guarded,
+    wait_for_ctrl_c,
+)
+from marina.console import Output
+from marina.errors import CallError
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def serve(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models to register at once; none when left out.")] = None,
+    background: Annotated[bool, typer.Option("--background", help="Return when it serves; `marina stop` stops it.")] = False,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Start TorchServe, by default until Ctrl-C."""
+    output, chosen = Output(as_json), up.choose(names) if names else []
+    where = {"ok": True, "inference": f"http://127.0.0.1:{port_base}", "management": f"http://127.0.0.1:{port_base + 1}"}
+    if background:
+        state = server.start(port_base)
+        try:
+            up.register(Client(port_base), chosen, output)
+        except BaseException:
+            server.stop(state)
+            raise
+        output.say(f"serving at {where['inference']}; stop it with: marina stop --port-base {port_base}")
+    else:
+        with up.serving(chosen, port_base, output):
+            output.say(f"serving at {where['inference']}; Ctrl-C stops it")
+            wait_for_ctrl_c(port_base)
+    output.result(where)
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def stop(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """Stop the server at --port-base, its workers included; it is no error when none runs."""
+    state, output = server.read_state(port_base), Output(as_json)
+    if state:
+        server.stop(state)
+    output.say(f"stopped the server at {port_base}" if state else f"no server of this home runs at {port_base}")
+    output.result({"ok": True, "stopped": bool(state)})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def register(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """Register archives of the model store and wait for their workers; what is registered already stays."""
+    output, chosen, client = Output(as_json), up.choose(names or []), client_of(port_base)
+    up.register(client, chosen, output)
+    output.result({"ok": True, "registered": {one.name: one.version for one in chosen}})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def unregister(
+    name: Name,
+    version: Annotated[str | None, typer.Option(help="This version only; all when left out.")] = None,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Remove a model from the server; its archive stays in the store."""
+    removed, output = client_of(port_base).unregister(name, version), Output(as_json)
+    output.say(f"{name}: {'unregistered' if removed else 'was not registered'}")
+    output.result({"ok": True, "removed": removed})
+
+
+@app.command(rich_help_panel="Look")
+@guarded
+def ready(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """Exit 0 when every model has its workers and answers its golden samples; otherwise 1, with the reasons."""
+    client, chosen = client_of(port_base), up.choose(names or [])
+    up.check_ready(client, chosen)
+    output = Output(as_json)
+    output.say(f"ready: {', '.join(f'{one.name} {one.version}' for one in chosen)}")
+    output.result({"ok": True, "ready": [one.name for one in chosen]})
+
+
+@app.command("list", rich_help_panel="Look")
+@guarded
+def list_(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+    """What the server has registered: versions, workers and their states."""
+    client, output = client_of(port_base), Output(as_json)
+    entries = [entry for name in client.models() for entry in client.describe(name)]
+    states = [" ".join(worker["status"] for worker in entry["workers"]) or "none" for entry in entries]
+    rows = [(entry["modelName"], entry["modelVersion"], entry["modelUrl"], state) for entry, state in zip(entries, states, strict=True)]
+    output.table(f"Registered at {client.management}", ("model", "version", "archive", "workers"), rows)
+    output.result({"ok": True, "models": entries})
+
+
+@app.command(rich_help_panel="Look")
+@guarded
+def token(
+    api: Annotated[str, typer.Argument(help="inference or management")] = "inference",
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
+    """Print the Authorization header of an API, for: curl -H "$(marina token inference)" ..."""
+    if api not in ("inference", "management"):
+        raise CallError(f"no API {api!r}; choose inference or management")
+    header = f"Authorization: Bearer {client_of(port_base).token(api)}"
+    Output(as_json).result({"ok": True, "header": header}) if as_json else print(header)
