@@ -22,7 +22,7 @@ import yaml
 
 from marina import HANDLERS, paths
 from marina.errors import CallError, WorkError
-from marina.spec import Spec
+from marina.spec import Spec, parse
 
 from bundle_checksums import NAME as CHECKSUMS
 from bundle_checksums import file_digest, verify_checksums, write_checksums
@@ -53,16 +53,32 @@ def build(spec: Spec) -> Archive:
         return _publish(packed, store / spec.archive_name)
 
 
+def spec_of(name: str, version: str) -> Spec:
+    """The spec inside the archive of a version: what it was built from, whatever models/ says now. Raises CallError."""
+    path = paths.model_store() / f"{name}-{version}.mar"
+    if not path.is_file():
+        there = ", ".join(sorted(found.stem for found in paths.model_store().glob(f"{name}-*.mar"))) or "none of this model"
+        raise CallError(f"no archive {path}; in the store: {there}. Build it with: marina archive {name}")
+    with _readable(path) as folder:
+        return parse((folder / "spec.yaml").read_text(encoding="utf-8"), name, f"{path}: spec.yaml")
+
+
 @contextmanager
 def opened(spec: Spec) -> Iterator[Any]:
     """The files inside the archive of `spec`, as a path. Raises CallError when there is none that can be read."""
-    archive = paths.model_store() / spec.archive_name
+    path = paths.model_store() / spec.archive_name
+    if not path.is_file():
+        raise CallError(f"no archive {path}; run: marina archive {spec.name}")
+    with _readable(path) as folder:
+        yield folder
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Any]:
     try:
-        yield zipfile.Path(archive)
-    except FileNotFoundError as error:
-        raise CallError(f"no archive {archive}; run: marina archive {spec.name}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise CallError(f"archive {archive} can't be read ({error}); build it again with: marina archive {spec.name}") from error
+        yield zipfile.Path(path)
+    except (zipfile.BadZipFile, KeyError, ValueError, FileNotFoundError) as error:
+        raise CallError(f"archive {path} can't be read ({error}); build it again with: marina archive") from error
 
 
 def check_export(spec: Spec) -> None:

@@ -48,7 +48,10 @@ class Export(Section):
 
 
 class Serving(Section):
-    """How TorchServe runs it. All of TorchServe's own keys are written into the archive, none left to its defaults."""
+    """How TorchServe runs it. All of TorchServe's own keys are written into the archive, none left to its defaults.
+
+    But for two: `torchrun`, which counts only for parallelLevel above 0, and `deviceIds`, whose absence means all GPUs.
+    """
 
     workers: int = Field(default=1, ge=1, le=64, description="worker processes at the start")
     max_workers: int | None = Field(default=None, ge=1, le=64, description="upper bound when scaled; default: workers")
@@ -63,8 +66,12 @@ class Serving(Section):
     max_answer_bytes: int = Field(default=6_000_000, ge=10_000, le=19_000_000, description="a longer answer is refused, not sent")
     device: Literal["cpu", "gpu"] = Field(default="cpu", description="where the workers compute")
 
+    device_ids: tuple[int, ...] = Field(default=(), description="GPUs to spread the workers over; default: all")
+
     @model_validator(mode="after")
     def _bounds(self) -> "Serving":
+        if self.device_ids and self.device == "cpu":
+            raise ValueError(f"device_ids {list(self.device_ids)} are of no use on the cpu; say device: gpu, or leave them out")
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(f"max_workers ({self.max_workers}) is below workers ({self.workers}); raise it or leave it out")
         return self
@@ -82,11 +89,18 @@ class Serving(Section):
             "jobQueueSize": self.queue_size,
             "maxRetryTimeoutInSec": self.max_retry_timeout_s,
             "deviceType": self.device,
+            **({"deviceIds": list(self.device_ids)} if self.device_ids else {}),
+            "parallelType": "",
+            "parallelLevel": 0,
             "useJobTicket": False,
             "useVenv": False,
             "asyncCommunication": False,
             "continuousBatching": False,
             "sequenceBatching": False,
+            "sequenceMaxIdleMSec": 0,
+            "sequenceTimeoutMSec": 0,
+            "maxSequenceJobQueueSize": 1,
+            "maxNumSequence": 1,
             "handler": {"threads": self.threads, "max_answer_bytes": self.max_answer_bytes},
         }
 
@@ -180,7 +194,11 @@ def load(name: str, overrides: Overrides | None = None) -> Spec:
     if not path.is_file():
         known = ", ".join(names()) or "none yet"
         raise CallError(f"no spec {path}; known models: {known}. Copy one of them to add a model (docs/add-a-model.md)")
-    text = path.read_text(encoding="utf-8")
+    return parse(path.read_text(encoding="utf-8"), name, str(path), overrides)
+
+
+def parse(text: str, name: str, path: str, overrides: Overrides | None = None) -> Spec:
+    """The spec in `text`, the contents of a file `path`; of the model `name`. Raises CallError as `load` does."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -196,7 +214,7 @@ def load(name: str, overrides: Overrides | None = None) -> Spec:
     about = first.lstrip("# ").strip() if first.startswith("#") else ""
     if not about:
         raise CallError(f"{path}: the first line must be a comment that says what the model is, like '# Reads one digit.'")
-    return validated(Spec, {**content, "name": name, "about": about}, str(path))
+    return validated(Spec, {**content, "name": name, "about": about}, path)
 
 
 def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:

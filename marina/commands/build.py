@@ -38,7 +38,13 @@ def train(
 
 @app.command(rich_help_panel="Step by step")
 @guarded
-def archive(names: Names = None, as_json: Json = False) -> None:
+def archive(
+    names: Names = None,
+    stock_check: Annotated[
+        bool, typer.Option("--stock-check", help="Also load each where there are torchserve, torch and torchvision alone.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Pack exports into model_store/<name>-<version>.mar; without names, every model that has an export."""
     chosen = up.choose(names or [])
     if not names:
@@ -47,4 +53,9 @@ def archive(names: Names = None, as_json: Json = False) -> None:
         raise CallError("no model has an export yet; run: marina train NAME")
     output = Output(as_json)
     built = {one.name: up.pack(one, output) for one in chosen}
+    if stock_check:
+        from marina.stock_check import check
+
+        for one in output.track(chosen, "loading in a plain environment"):
+            output.say(f"{one.name}: answers its {check(one)} golden samples where there are torchserve, torch and torchvision alone")
     output.result({"ok": True, "archives": {name: {"path": str(one.path), "sha256": one.sha256} for name, one in built.items()}})

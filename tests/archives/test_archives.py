@@ -1,10 +1,11 @@
 """Archives: self-contained, reproducible, complete; the built-in ones load as TorchServe loads them."""
 
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,54 +14,51 @@ from pathlib import Path
 import pytest
 import yaml
 
-from marina import archive, paths
+from marina import archive, paths, stock_check
 from marina.errors import CallError, WorkError
 from marina.spec import Spec, names
 
-# What TorchServe's worker does: its own loader, the unpacked archive first on the path, nothing of the repository.
-LOAD = """
-import json, sys
-from pathlib import Path
-folder, repository = sys.argv[1:]
-sys.path = [folder] + [entry for entry in sys.path if Path(entry or ".").resolve() != Path(repository).resolve()]
-from ts.context import RequestProcessor
-from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-from ts.model_loader import ModelLoaderFactory
-manifest = json.loads(Path(folder, "MAR-INF/MANIFEST.json").read_text())["model"]
-service = ModelLoaderFactory.get_model_loader().load(manifest["modelName"], folder, manifest["handler"], None, 4, None, True, None)
-sample = json.loads(Path(folder, "samples/samples.json").read_text())[0]
-context = service.context
-context.request_ids, context.request_processor = {0: "a"}, [RequestProcessor({})]
-(body,) = service._entry_point([{"body": Path(folder, "samples", sample["file"]).read_bytes()}], context)
-handler = manifest["handler"].removesuffix(".py")
-ours = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("bundle_") or name == handler}
-foreign = [name for name in ("marina", "training", "handlers") if name in sys.modules]
-print(json.dumps({"answer": json.loads(body), "expected": sample["answer"], "files": ours, "foreign": foreign}))
-"""
+from bundle_golden import difference
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_built_in_archive_loads_in_a_fresh_process_from_its_own_files_alone(built_in: list[Spec], name: str, tmp_path: Path) -> None:
+def test_a_built_in_archive_loads_where_there_are_torchserve_torch_and_torchvision_alone(
+    built_in: list[Spec], name: str, tmp_path: Path
+) -> None:
     (one,) = [spec for spec in built_in if spec.name == name]
     with zipfile.ZipFile(paths.model_store() / one.archive_name) as packed:
         packed.extractall(tmp_path)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path), str(paths.SOURCE)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
-        cwd=tmp_path,
-    )
+    told = stock_check.load(stock_check.environment(), tmp_path)
 
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["answer"].keys() == told["expected"].keys()
+    assert {"torchserve", "torch", "torchvision"} <= set(told["packages"])
+    assert not {"marina", "pydantic", "typer", "lightning", "gymnasium", "requests"} & set(told["packages"])
     assert told["foreign"] == []
-    assert len(told["files"]) > 4
-    assert {str(Path(file).parent) for file in told["files"].values()} == {str(tmp_path)}
+    assert len(told["modules"]) > 4
+    assert {str(Path(file).parent) for file in told["modules"].values()} == {str(tmp_path)}
+    assert len(told["golden"]) == one.samples.held_out
+    assert not any(difference(golden, answer) for golden, answer in zip(told["golden"], told["answers"], strict=True))
+
+
+def test_an_archive_that_needs_more_than_that_is_told_what_it_lacks(exported: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = stock_check.environment  # of the repository's home, not of this test's
+    one = exported()
+    built = archive.build(one)
+    needy = contents(built.path)
+    needy["bundle_errors.py"] = b"import pydantic\n" + needy["bundle_errors.py"]
+    with zipfile.ZipFile(built.path, "w") as packed:
+        for name, content in needy.items():
+            packed.writestr(name, content)
+    monkeypatch.setattr(stock_check, "environment", lambda: made(environment, monkeypatch))
+
+    with pytest.raises(WorkError, match="No module named 'pydantic'"):
+        stock_check.check(one)
+
+
+def made(environment: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as repository:
+        repository.delenv("MARINA_HOME")
+        return environment()
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -155,3 +153,28 @@ def test_the_script_packs_what_it_is_asked_for(exported: Callable[..., Spec], ho
     assert done.returncode == 0, done.stderr
     assert "balance-1.0.mar (built" in done.stdout.replace("\n", "")
     assert (home / "model_store" / "balance-1.0.mar").is_file()
+
+
+def test_every_key_that_torchserve_knows_is_written(exported: Callable[..., Spec]) -> None:
+    """The keys are the setters of the server's own class; the two that are left out are explained in `Serving`."""
+    jar = Path(importlib.util.find_spec("ts").origin).parent / "frontend" / "model-server.jar"  # type: ignore[union-attr, arg-type]
+    with zipfile.ZipFile(jar) as classes:
+        setters = re.findall(rb"\x00.set([A-Z][A-Za-z]+)", classes.read("org/pytorch/serve/archive/model/ModelConfig.class"), re.DOTALL)
+    known = {f"{setter[:1].lower()}{setter[1:]}" for setter in (name.decode() for name in setters)}
+    known = (known - {"parallelMode"}) | {"parallelType"}
+
+    written = exported().serving.model_config_yaml().keys()
+
+    assert {"minWorkers", "useVenv", "maxNumSequence"} <= known
+    assert known - written == {"deviceIds"}
+    assert written - known == {"handler"}
+
+
+def test_the_spec_inside_an_archive_is_read_whatever_the_folder_says_now(exported: Callable[..., Spec], home: Path) -> None:
+    one = exported(more="service_level: {p95_ms: 77}\n")
+    archive.build(one)
+    (home / "models" / "balance.yaml").unlink()
+
+    assert archive.spec_of("balance", "1.0") == one
+    with pytest.raises(CallError, match=r"in the store: balance-1\.0"):
+        archive.spec_of("balance", "1.1")
