@@ -23,8 +23,8 @@ from bundle_images import View
 
 LARGEST_OVERLAY = 1024  # pixels of the longer side
 LARGEST_GRID = 32  # cells of the longer side
-SAMPLES = 8  # per cell and axis
-# Google's turbo without its dark ends, blue to red: told from any photo, from ink and from paper
+SAMPLES = 8  # of the heat per cell and axis
+# turbo (Mikhailov 2019) without its dark ends, blue to red: told from most photos, from ink and from paper
 COLOURS = np.array([(70, 117, 237), (27, 207, 213), (97, 252, 108), (209, 233, 52), (254, 155, 45), (240, 60, 30)])
 OPAQUE = 0.6  # share of the colour where it is hottest
 SCORES = ("q_values", "logits", "probabilities")  # what a policy chose by, the first that it has
@@ -263,7 +263,7 @@ def _of_discrete(outputs: dict[str, torch.Tensor], inputs: Sequence[torch.Tensor
     """The gradient, shaped as one observation, of the lead of the chosen action's score over the best other allowed one's."""
     name = next((name for name in SCORES if name in outputs), None)
     if name is None or outputs["action"].numel() != 1:
-        raise NotSupported("this policy gives no scores of its actions, so that none can be explained; call /predictions")
+        raise NotSupported("this policy gives no scores of its actions to compare, so that it can't be explained; call /predictions")
     scores = outputs[name].flatten()
     chosen = torch.arange(len(scores), device=scores.device) == outputs["action"].flatten()
     others = ~chosen & (scores > (0 if name == "probabilities" else -torch.inf))  # the least that there is marks what is forbidden

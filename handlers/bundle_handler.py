@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 import psutil
 import torch
+from torch.export.passes import move_to_device_pass
 from ts.torch_handler.base_handler import BaseHandler
 
 from bundle_checksums import NAME as CHECKSUMS
@@ -114,7 +115,10 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     def load(self, folder: Path) -> None:
         """Read an export's configurations and its program onto `self.device`."""
         self.read_configs(folder)
-        self.model = torch.export.load(folder / "model.pt2").module().to(self.device)
+        program = torch.export.load(folder / "model.pt2")
+        if self.device.type != "cpu":  # the graph itself names the device that it was exported on
+            program = move_to_device_pass(program, self.device)
+        self.model = program.module()
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export."""

@@ -5,21 +5,33 @@ Limits are checked from the header, before anything is decoded. Normalisation is
 """
 
 import io
-import struct
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from bundle_errors import NotUnderstood, TooLarge
+from bundle_errors import NotUnderstood, Refusal, TooLarge
 from bundle_ink import centre_ink, raster_view
 
 View = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture that was sent
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_READS = 20_000  # of one file; whole ones need some hundreds, and a file of a million tiny blocks would cost Pillow seconds
+MAX_SIDE = 65_535  # pixels, as in a JPEG; a row takes memory whatever its length, and 50 million rows too much
+MAX_SCANNED = 5_000_000_000  # pixels in all scans of a JPEG together: a scan of ten bytes can paint the whole picture again
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
 
 
 @dataclass(frozen=True)
@@ -61,32 +73,78 @@ def open_image(data: bytes, mode: str = "RGB", max_bytes: int = 10_000_000, max_
         raise NotUnderstood("the body is empty; send the bytes of an image")
     if len(data) > max_bytes:
         raise TooLarge(f"the image has {len(data):,} bytes; send at most {max_bytes:,}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd tags, which harm nothing, and of many pixels, for which our own limit follows
+        image = _identified(data, max_pixels)
+        try:
+            image.load()
+            return _to_mode(_upright(image), mode)
+        except Refusal:
+            raise
+        except Exception as error:  # what Pillow raises at damaged bytes is not documented and differs by version
+            raise NotUnderstood(f"the {image.format or ''} image is damaged or cut off; send a whole file") from error
+
+
+class _Source(io.BytesIO):
+    """A file that is read MAX_READS times at most."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes. Raises TooLarge."""
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise TooLarge(f"the image's file is made of more than {MAX_READS:,} pieces; save it again with any program, and send that")
+        return super().read(size)
+
+
+def _identified(data: bytes, max_pixels: int) -> Image.Image:
+    """The image, not decoded yet: its header is within the limits."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows, with a better message
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(_Source(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise TooLarge(f"the image declares too many pixels; send at most {max_pixels:,}") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+    except Refusal:
+        raise
+    except Exception as error:  # see open_image
         raise NotUnderstood(f"the body is no image that can be read; send one of {', '.join(FORMATS)}") from error
-    if image.width * image.height > max_pixels:
-        raise TooLarge(f"the image declares {image.width} x {image.height} pixels; send at most {max_pixels:,} in all")
-    try:
-        image.load()
-        return _to_mode(ImageOps.exif_transpose(image), mode)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, ZeroDivisionError, struct.error) as error:
-        raise NotUnderstood(f"the {image.format or ''} image is damaged or cut off; send a whole file") from error
+    pixels = max(image.width * image.height, _tile_pixels(image))
+    if pixels > max_pixels or max(image.size) > MAX_SIDE:
+        most = f"{max_pixels:,} in all and {MAX_SIDE:,} a side"
+        raise TooLarge(f"the image declares {image.width} x {image.height} pixels, {pixels:,} to decode; send at most {most}")
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
+    if scans * pixels > MAX_SCANNED:
+        raise TooLarge(f"the JPEG image has {scans:,} scans; save it again with any program, and send that")
+    if image.format == "BMP" and image.info.get("compression") in (1, 2):  # Pillow decodes them in Python, 7 s for 50 million pixels
+        raise NotUnderstood("the BMP image is run-length encoded, which is not read; save it without, or as PNG")
+    return image
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Pixels of one tile of a TIFF, which is decoded whole, also where the picture is smaller; 1 without tiles."""
+    tags = getattr(image, "tag_v2", {})
+    return math.prod(size for tag in (322, 323) if isinstance(size := tags.get(tag), int))  # TileWidth, TileLength
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF orientation; ImageOps.exif_transpose also writes all other tags anew, for seconds or in vain."""
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
+        values = np.array(image, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise NotUnderstood("the image has pixels that are not finite numbers; send one without")
         top = 65535.0 if image.mode != "F" or values.max(initial=0) > 255 else 255.0 if values.max(initial=0) > 1 else 1.0
-        image = Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
+        values /= top
+        image = Image.fromarray((np.clip(values, 0, 1, out=values) * 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image).convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -69,7 +69,8 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, str], options: Op
 
 def _only_field(fields: dict[str, Any], options: Options) -> Any:
     if not fields:
-        raise NotUnderstood("the request has no body; send the bytes as they are (curl -T FILE) or as the form field 'data'")
+        ways = "the bytes as they are (curl -T FILE), JSON as application/json, or the form field 'data' (curl -F data=@FILE)"
+        raise NotUnderstood(f"the request has no body; send {ways}")
     if len(fields) > 1:
         known = ", ".join(["data", *options])
         raise NotUnderstood(f"the form has the fields {', '.join(sorted(fields))[:200]}; send one payload; known fields: {known}")
@@ -77,15 +78,15 @@ def _only_field(fields: dict[str, Any], options: Options) -> Any:
 
 
 def _body(payload: Any, headers: Mapping[str, str]) -> tuple[Any, bytes]:
-    """The payload, JSON parsed, and the tensor data behind it. TorchServe hands JSON that is broken, or comes without its
-    content type, over as bytes.
+    """The payload, JSON parsed, and the tensor data behind it. TorchServe hands JSON over as bytes where it is broken or comes
+    without its content type, and as text where it came as text/plain.
     """
     if isinstance(payload, bytearray):
         payload = bytes(payload)
     binary = b""
     if isinstance(payload, bytes) and BINARY_HEADER in headers:
         payload, binary = split_binary(payload, headers[BINARY_HEADER])
-    if isinstance(payload, bytes) and payload[:1] in (b"{", b"["):
+    if isinstance(payload, bytes | str) and payload[:100].lstrip()[:1] in (b"{", b"[", "{", "["):
         try:
             payload = json.loads(payload)
         except (ValueError, RecursionError):

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from training.datasets import digits
 
 from bundle_errors import NotUnderstood
-from bundle_ink import centre_ink
+from bundle_ink import centre_ink, raster_view
 
 SEVEN = np.array(
     [
@@ -67,6 +67,36 @@ def test_the_answer_has_the_size_that_was_asked_for() -> None:
     ink = centre_ink(drawn(), (24, 16))
 
     assert (ink.size, ink.mode) == ((24, 16), "L")
+
+
+@pytest.mark.parametrize("side", [80, 300, 2000])
+@pytest.mark.parametrize("place", [(0.05, 0.05), (0.6, 0.1), (0.35, 0.45)])
+def test_the_view_is_as_high_as_the_figure_and_has_it_in_the_middle(side: int, place: tuple[float, float]) -> None:
+    """To within a pixel of the picture in which the figure is searched."""
+    picture = drawn(side, place)
+    left, top, right, bottom = Image.fromarray(255 - np.asarray(picture)).getbbox() or (0, 0, 0, 0)
+
+    view = raster_view(picture)
+
+    np.testing.assert_allclose((view[1], view[3]), (top, bottom), atol=1 + side / 192)
+    assert (view[0] + view[2]) / 2 == pytest.approx((left + right) / 2, abs=1 + side / 64)
+    assert view[2] - view[0] == pytest.approx(view[3] - view[1], rel=0.05)
+
+
+def test_the_view_of_a_wide_figure_has_margins_beyond_the_picture() -> None:
+    bar = Image.new("L", (200, 60), 255)
+    ImageDraw.Draw(bar).rectangle((20, 20, 149, 39), fill=0)  # 130 wide, so that a cell has 20 pixels
+
+    np.testing.assert_allclose(raster_view(bar), (5, -50, 165, 110), atol=4)
+
+
+def test_the_view_of_a_picture_on_the_raster_is_all_of_it() -> None:
+    assert raster_view(Image.fromarray(SEVEN)) == (0, 0, 8, 8)
+
+
+def test_a_blank_picture_has_no_view() -> None:
+    with pytest.raises(NotUnderstood, match="send one figure"):
+        raster_view(Image.new("RGB", (100, 80), "white"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P"])

@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bundle_errors import NotUnderstood, TooLarge
-from bundle_images import ImageInput, boxes_to_image, boxes_to_input, open_image, prepare
+from bundle_images import ImageInput, boxes_to_image, boxes_to_input, open_image, prepare, view_of
 
 
 def encoded(image: Image.Image, form: str, **more: object) -> bytes:
@@ -129,6 +129,55 @@ def test_boxes_go_to_the_graphs_pixels_and_come_back(fit: str) -> None:
     back = boxes_to_image(boxes_to_input(boxes, (640, 480), config), (640, 480), config)
 
     torch.testing.assert_close(back, boxes)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (100, 100)])
+def test_boxes_in_the_middle_of_a_picture_survive_its_cropping(size: tuple[int, int]) -> None:
+    """The middle 100 pixels of the shorter side are the graph's input, at half their size."""
+    config = ImageInput(50, 50, "RGB", "crop", resize=min(size) // 2)
+    boxes = torch.tensor([[size[0] / 2 - 10, size[1] / 2 - 20, size[0] / 2 + 10, size[1] / 2 + 30]])
+
+    inside = boxes_to_input(boxes, size, config)
+
+    torch.testing.assert_close(inside, torch.tensor([[20.0, 15.0, 30.0, 40.0]]))
+    torch.testing.assert_close(boxes_to_image(inside, size, config), boxes)
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "view"),
+    [
+        ("stretch", (640, 480), (0, 0, 640, 480)),
+        ("letterbox", (640, 480), (0, 0, 640, 640)),
+        ("letterbox", (100, 400), (0, 0, 400, 400)),
+        ("crop", (640, 480), (110, 30, 530, 450)),
+        ("crop", (64, 48), (11, 3, 53, 45)),
+    ],
+)
+def test_the_view_is_the_part_of_the_picture_that_the_graph_gets(fit: str, size: tuple[int, int], view: tuple[float, ...]) -> None:
+    config = ImageInput(224, 224, "RGB", fit, resize=256)  # type: ignore[arg-type]
+
+    assert view_of(Image.new("RGB", size), config) == pytest.approx(view)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop", "ink"])
+@pytest.mark.parametrize("size", [(300, 200), (90, 170), (1000, 900)])
+def test_what_lies_in_the_view_lies_at_the_same_place_in_the_graphs_input(fit: str, size: tuple[int, int]) -> None:
+    """A frame of ink, found in both: its box in the input, brought back through the view, is its box in the picture."""
+    config = ImageInput(96, 64, "L", fit, resize=96)  # type: ignore[arg-type]
+    box = (size[0] * 0.4, size[1] * 0.4, size[0] * 0.6, size[1] * 0.55)
+    picture = Image.new("L", size, 255)
+    edges = [round(edge) for edge in (box[0], box[1], box[2] - 1, box[3] - 1)]
+    ImageDraw.Draw(picture).rectangle(edges, outline=0, width=max(3, size[0] // 50))
+
+    pixels = prepare(picture, config)[0].numpy()
+    ink = pixels if fit == "ink" else 255 - pixels.astype(int)
+    ink = ink * (ink > 145 if fit == "letterbox" else ink > 100)  # without the grey of the padding
+    rows, columns = (np.flatnonzero(ink.max(axis)) for axis in (1, 0))
+    left, top, right, bottom = view_of(picture, config)
+    x, y = (right - left) / 64, (bottom - top) / 96
+    back = (left + columns[0] * x, top + rows[0] * y, left + (columns[-1] + 1) * x, top + (rows[-1] + 1) * y)
+
+    np.testing.assert_allclose(back, box, atol=(right - left) / 16 if fit == "ink" else 1.2 * max(x, y) + 1)  # half a cell of the raster
 
 
 def test_boxes_are_clipped_to_the_image() -> None:

@@ -1,0 +1,507 @@
+"""Explanations: the layer that is found, heat that lies where the evidence is, and why a policy acts as it does."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image, ImageDraw
+from torch import nn
+from torch.nn import functional
+
+from marina import spec
+from tests.toy_policies import Balance
+from training.datasets import digits
+
+from bundle_errors import ModelFault, NotSupported, NotUnderstood
+from bundle_explanations import GradCam, on_image, overlay, policy_saliency
+from bundle_images import ImageInput, prepare, view_of
+
+
+def served(module: nn.Module, *example: torch.Tensor) -> Any:
+    """As a worker has it: exported with a dynamic batch, written and loaded again."""
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(module.eval(), example, dynamic_shapes=tuple({0: batch} for _ in example), strict=False)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return torch.export.load(io.BytesIO(buffer.getvalue())).module()
+
+
+def pictures(channels: int = 1, height: int = 16, width: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Stripes(nn.Module):
+    """uint8 [B, 1, H, W] -> how much upright, how much lying stripes there are, and minus their sum: logits [B, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edges = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+        self.head = nn.Linear(2, 3, bias=False)
+        upright = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+        self.edges.weight.data = torch.stack([upright, upright.T])[:, None]
+        self.head.weight.data = torch.tensor([[1.0, 0], [0, 1], [-1, -1]])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        places = functional.relu(self.edges(images.float() / 255), inplace=True)
+        logits: torch.Tensor = self.head(functional.max_pool2d(places, 2).mean((2, 3)))
+        return logits
+
+
+def striped() -> torch.Tensor:
+    """Upright stripes at the left, lying ones at the right, uint8 [1, 1, 16, 32]."""
+    image = torch.zeros(1, 1, 16, 32, dtype=torch.uint8)
+    image[..., 2:14, 2:14:4] = 255
+    image[..., 2:14:4, 18:30] = 255
+    return image
+
+
+def test_the_heat_of_a_class_lies_where_its_evidence_is() -> None:
+    cam = GradCam(served(Stripes(), pictures()))
+
+    upright, lying = cam(striped(), 0).values, cam(striped(), 1).values
+
+    assert (cam.method, upright.shape, upright.dtype) == ("grad-cam", (16, 32), np.float32)
+    assert upright.max() == lying.max() == 1
+    assert upright[:, :16].sum() > 0.85 * upright.sum()  # the rest are the ends of the other stripes
+    assert lying[:, 16:].sum() > 0.85 * lying.sum()
+
+
+def test_grad_cam_is_the_weighted_sum_of_its_equations() -> None:
+    """One channel decides a class here, so that its heat is that channel's activation."""
+    network = Stripes()
+
+    heat = GradCam(served(network, pictures()))(striped(), 1)
+    activation = functional.relu(network.edges(striped().float() / 255))[0, 1].detach()
+
+    np.testing.assert_allclose(heat.values, activation / activation.max(), atol=1e-6)
+    torch.testing.assert_close(heat.logits, network(striped())[0].detach())
+
+
+def test_the_most_probable_class_is_explained_unless_another_is_asked_for() -> None:
+    cam = GradCam(served(Stripes(), pictures()))
+    turned = striped()
+    turned[..., 16:] = 0
+
+    assert cam(turned).target == int(cam(turned).logits.argmax()) == 0
+    assert cam(turned, 1).target == 1
+
+
+def test_where_nothing_speaks_for_a_class_there_is_no_heat() -> None:
+    assert GradCam(served(Stripes(), pictures()))(striped(), 2).values.max() == 0
+
+
+@pytest.mark.parametrize("target", [-1, 3])
+def test_a_class_that_there_is_not_is_refused_with_those_that_are(target: int) -> None:
+    with pytest.raises(NotUnderstood, match="send a class index from 0 to 2"):
+        GradCam(served(Stripes(), pictures()))(striped(), target)
+
+
+def two_stages(last: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3, 2, 1), last)
+
+
+class Normalised(nn.Module):
+    """uint8 pictures to floats in 0..1, written in place, then `network`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images.float().sub_(127.5).div_(127.5))
+        return logits
+
+
+class Scaled(nn.Module):
+    """Flattens, and writes into what it was given."""
+
+    def forward(self, places: torch.Tensor) -> torch.Tensor:
+        return places.flatten(1).mul_(2)
+
+
+@pytest.mark.parametrize("call", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [(two_stages(nn.Sequential(Scaled(), nn.Linear(6 * 4 * 8, 3))), "grad-cam"), (nn.Sequential(Scaled(), nn.Linear(512, 3)), "saliency")],
+)
+def test_an_explanation_leaves_no_trace_in_the_model(network: nn.Module, method: str, call: Callable[[], Any]) -> None:
+    module = served(Normalised(network), pictures())
+    before, state = module(pictures()), {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    requires = [weight.requires_grad for weight in module.parameters()]
+
+    with call():
+        heat = GradCam(module)(pictures()[:1])
+
+    assert (heat.method, heat.values.max()) == (method, 1)
+    assert any(requires)  # training leaves it so; the explanation must not add to gradients
+    assert [weight.requires_grad for weight in module.parameters()] == requires
+    assert all(weight.grad is None for weight in module.parameters())
+    assert not heat.logits.requires_grad
+    assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
+    assert torch.equal(module(pictures()), before)
+
+
+def test_without_places_the_gradient_of_the_pixels_says_where() -> None:
+    """A linear network that looks at two pixels, at one of them harder."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16 * 32, 2))
+    weight = torch.zeros(2, 16, 32)
+    weight[1, 3, 20], weight[1, 12, 5] = -4, 2
+    network[1].weight.data = weight.flatten(1)  # type: ignore[union-attr]
+    module = served(Normalised(network), pictures())
+
+    heat = GradCam(module)(pictures()[:1], 1)
+
+    assert heat.method == "saliency"
+    assert np.unravel_index(heat.values.argmax(), (16, 32)) == (3, 20)
+    assert heat.values[12, 5] == pytest.approx(0.5, abs=0.01)
+    assert 2 < (heat.values > 0.01).sum() < 40  # blurred a little
+
+
+class Tokens(nn.Module):
+    """Patches become tokens that attend to each other, as in a vision transformer without a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(1, 8, 4, 4)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(images.float() / 255).flatten(2).transpose(1, 2)
+        logits: torch.Tensor = self.head(self.block(tokens).mean(1))
+        return logits
+
+
+class ChannelsLast(nn.Module):
+    """Works on [B, h, w, C] after its patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.mix, self.head = nn.Conv2d(1, 24, 4, 4), nn.Linear(24, 24), nn.Linear(24, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        places = self.patches(images.float() / 255).permute(0, 2, 3, 1)
+        logits: torch.Tensor = self.head(self.mix(places).relu().mean((1, 2)))
+        return logits
+
+
+@pytest.mark.parametrize("network", [Tokens, ChannelsLast])
+def test_the_patches_of_a_transformer_are_no_last_layer(network: type[nn.Module]) -> None:
+    heat = GradCam(served(network(), pictures()))(pictures()[:1])
+
+    assert (heat.method, heat.values.shape, heat.values.max()) == ("saliency", (16, 32), 1)
+
+
+class Branched(nn.Module):
+    """A trunk of five channels, and a convolution beside which the trunk goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.branch, self.head = nn.Conv2d(1, 5, 3, 2, 1), nn.Conv2d(5, 7, 3, 1, 1), nn.Linear(12, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        trunk = self.trunk(images.float() / 255).relu()
+        logits: torch.Tensor = self.head(torch.cat([trunk.mean((2, 3)), self.branch(trunk).mean((2, 3))], 1))
+        return logits
+
+
+def test_the_last_layer_is_one_that_nothing_goes_round() -> None:
+    layer = GradCam(served(Branched(), pictures())).layer
+
+    assert tuple(layer.meta["val"].shape[1:]) == (5, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "operation", "shape"),
+    [
+        ("mobilenet_v3_small", "hardswish", (576, 2, 2)),
+        ("squeezenet1_1", "relu", (5, 3, 3)),
+        ("shufflenet_v2_x0_5", "relu", (1024, 2, 2)),
+    ],
+)
+def test_torchvisions_networks_have_their_last_layer_found(architecture: str, operation: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(architecture, weights=None, num_classes=5)
+
+    cam = GradCam(served(Normalised(network), pictures(3, 64, 64)))
+    heat = cam(pictures(3, 64, 64)[:1])
+
+    assert operation in str(cam.layer.target)
+    assert (cam.method, tuple(cam.layer.meta["val"].shape[1:]), heat.values.shape) == ("grad-cam", shape, shape[1:])
+
+
+class Blind(nn.Module):
+    """Answers without looking, or by comparing, which has no gradient."""
+
+    def __init__(self, compares: bool) -> None:
+        super().__init__()
+        self.compares = compares
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.float().flatten(1)[:, :3] > 9).float() if self.compares else images.new_ones(images.shape[0], 3).float()
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_a_model_without_gradients_is_refused(compares: bool) -> None:
+    with pytest.raises(NotSupported, match=r"no gradient with respect to the picture.*call /predictions"):
+        GradCam(served(Blind(compares), pictures()))(pictures()[:1])
+
+
+class Overflowing(Stripes):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).sub(1e9).sqrt()
+
+
+def test_what_is_not_finite_is_the_models_fault() -> None:
+    with pytest.raises(ModelFault, match="not finite"):
+        GradCam(served(Overflowing(), pictures()))(striped())
+
+
+@pytest.fixture(scope="module")
+def built_digits() -> tuple[Any, ImageInput]:
+    """The built-in model and its preprocessing."""
+    folder: Path = spec.load("digits").export_dir
+    if not (folder / "SHA256SUMS").is_file():
+        pytest.skip("exports/digits is not there; train it with: marina train digits")
+    config = ImageInput.from_config(json.loads((folder / "preprocess_config.json").read_text(encoding="utf-8")))
+    return torch.export.load(folder / "model.pt2").module(), config
+
+
+def two(left: int, top: int, size: tuple[int, int] = (900, 700)) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """A large white canvas with a small two, and the box of its ink (left, top, right, bottom)."""
+    canvas = Image.new("L", size, 255)
+    pen = ImageDraw.Draw(canvas)
+    pen.arc((left, top, left + 70, top + 70), 190, 50, fill=0, width=11)
+    pen.line([(left + 60, top + 55), (left + 5, top + 120), (left + 75, top + 120)], fill=0, width=11, joint="curve")
+    box = Image.fromarray(255 - np.asarray(canvas)).getbbox()
+    assert box
+    return canvas, box
+
+
+@pytest.mark.parametrize(("left", "top"), [(12, 10), (800, 10), (12, 560), (800, 560)])
+def test_the_heat_of_a_digit_in_a_corner_lies_on_the_digit(built_digits: tuple[Any, ImageInput], left: int, top: int) -> None:
+    module, config = built_digits
+    canvas, (x1, y1, x2, y2) = two(left, top)
+
+    heat = GradCam(module)(prepare(canvas, config)[None])
+    difference = np.abs(np.asarray(overlay(canvas, heat.values, view_of(canvas, config)), int) - np.asarray(canvas.convert("RGB"), int))
+    grid = on_image(heat.values, view_of(canvas, config), canvas.size)
+    y, x = np.mgrid[0:700, 0:900]
+    near = (abs(x - (x1 + x2) / 2) < x2 - x1) & (abs(y - (y1 + y2) / 2) < y2 - y1)  # the box widened by half on every side
+
+    assert heat.target == 2
+    assert difference.sum(2)[near].sum() > 0.9 * difference.sum() > 0
+    rows, columns = (np.arange(size) for size in grid.shape)
+    centre = np.array([(grid.sum(0) * (columns + 0.5)).sum(), (grid.sum(1) * (rows + 0.5)).sum()]) / grid.sum() * 900 / 32
+    assert np.abs(centre - [(x1 + x2) / 2, (y1 + y2) / 2]).max() < 25
+
+
+def test_covering_the_hottest_ink_costs_more_than_covering_the_coldest(built_digits: tuple[Any, ImageInput]) -> None:
+    """Cells of 4 x 4 pixels that have ink; on average over 40 digits (Zeiler and Fergus 2014 cover parts to see what counts)."""
+    module, config = built_digits
+    cam, drops = GradCam(module), []
+    for example in digits.load().test[:40]:
+        image = prepare(Image.fromarray(np.asarray(example.image)), config)[None]
+        heat = cam(image)
+        inked = image[0, 0].float().reshape(4, 4, 4, 4).mean((1, 3)).numpy() > 40
+        order = [cell for cell in heat.values.argsort(axis=None) if inked.flat[cell]]
+        covered = image.repeat(3, 1, 1, 1)
+        for row, cell in enumerate((order[-1], order[0])):
+            covered[row, 0, cell // 4 * 4 : cell // 4 * 4 + 4, cell % 4 * 4 : cell % 4 * 4 + 4] = 0
+        drops.append(1 - module(covered).softmax(1)[:2, heat.target] / module(image).softmax(1)[0, heat.target])
+    hottest, coldest = torch.stack(drops).mean(0).tolist()
+
+    assert hottest > 0.3
+    assert hottest > 3 * coldest
+
+
+def test_the_overlay_is_red_where_it_is_hottest_and_the_picture_elsewhere() -> None:
+    image = Image.new("RGB", (60, 40), (128, 128, 128))
+    values = np.zeros((4, 4), np.float32)
+    values[1, 2] = 1
+
+    pixels = np.asarray(overlay(image, values, (20, 0, 60, 40)), int)
+
+    red, green, blue = pixels[15, 45]
+    assert red > green + 40 > blue
+    assert (pixels[:, :20] == 128).all()
+    assert (pixels[35:, 20:30] == 128).all()
+
+
+def test_the_view_counts_in_pixels_of_the_picture_before_it_is_reduced() -> None:
+    pixels = np.asarray(overlay(Image.new("L", (4096, 2048)), np.ones((4, 4), np.float32), (2048, 0, 4096, 2048)), int)
+
+    assert pixels[:, :512].max() == 0
+    assert pixels[:, 512:].max(2).min() > 100
+
+
+@pytest.mark.parametrize(
+    ("size", "reduced"), [((4000, 1000), (1024, 256)), ((10, 3000), (3, 1024)), ((1, 1), (1, 1)), ((1024, 9), (1024, 9))]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+def test_an_overlay_is_rgb_and_of_a_handy_size(mode: str, size: tuple[int, int], reduced: tuple[int, int]) -> None:
+    image = overlay(Image.new("L", size, 255).convert(mode), np.ones((3, 2), np.float32), (-9.0, -9.0, 9.0, 5000.0))
+
+    assert (image.mode, image.size) == ("RGB", reduced)
+
+
+def test_cold_everywhere_is_the_picture_itself() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8))
+
+    assert np.array_equal(np.asarray(overlay(image, np.zeros((7, 7), np.float32), (0, 0, 50, 30))), np.asarray(image))
+
+
+@pytest.mark.parametrize(("size", "shape"), [((640, 480), (24, 32)), ((30, 300), (32, 3)), ((8, 8), (8, 8)), ((5000, 2), (1, 32))])
+def test_the_grid_has_at_most_32_cells_in_the_pictures_proportions(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    grid = on_image(np.ones((4, 4), np.float32), (0, 0, *size), size)
+
+    assert (grid.shape, grid.dtype) == (shape, np.float32)
+    np.testing.assert_allclose(grid, 1)
+
+
+def test_a_cell_of_the_grid_is_the_mean_over_its_area() -> None:
+    """The view covers the right part from pixel 50 of 320; a cell has 10 pixels, so that from 50 is hot, one at 325 not there."""
+    whole = on_image(np.ones((4, 4), np.float32), (55, 0, 400, 100), (320, 100))
+
+    assert whole[:, :5].max() == 0
+    np.testing.assert_allclose(whole[:, 5], 0.5)
+    np.testing.assert_allclose(whole[:, 6:], 1)
+
+
+def test_the_heat_falls_off_smoothly_between_its_cells() -> None:
+    row = on_image(np.array([[0, 0, 1, 0]], np.float32), (0, 0, 32, 32), (32, 32))[16]
+
+    assert np.abs(np.diff(row)).max() < 0.25
+    assert 0 <= row.min() <= row.max() <= 1
+    assert 18 <= row.argmax() <= 21
+
+
+def test_the_lead_of_an_action_comes_from_angle_and_its_speed() -> None:
+    module = served(Balance(), torch.zeros(2, 4))
+
+    why = policy_saliency(module, (torch.tensor([[9.0, -9.0, 0.1, 0.2]]),))
+    other = policy_saliency(module, (torch.tensor([[0.0, 0.0, -0.1, 0.0]]),))
+
+    assert (why.action, why.gradient.tolist()) == (1, [0, 0, 4, 2])
+    torch.testing.assert_close(why.saliency, torch.tensor([0, 0, 2 / 3, 1 / 3]))
+    assert (other.action, other.gradient.tolist()) == (0, [0, 0, -4, -2])
+    assert all(weight.grad is None for weight in module.parameters())
+
+
+class Scored(nn.Module):
+    """Three actions with the scores x, y and z of the observation, among those that are allowed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, observation: torch.Tensor, action_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = observation.softmax(1) if self.name == "probabilities" else observation * 1
+        return {"action": scores.masked_fill(~action_mask, -1).argmax(1), self.name: scores, "value": observation.sum(1)}
+
+
+@pytest.mark.parametrize("name", ["q_values", "logits", "probabilities"])
+def test_the_lead_is_that_over_the_best_other_action_which_is_allowed(name: str) -> None:
+    """The lead in log-probability is that in logits."""
+    module = served(Scored(name), torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    observation = torch.tensor([[3.0, 2.0, 1.0]])
+
+    def gradient(*mask: bool) -> list[float]:
+        return [round(value, 5) for value in policy_saliency(module, (observation, torch.tensor([mask]))).gradient.tolist()]
+
+    assert gradient(True, True, True) == [1, -1, 0]
+    assert gradient(True, False, True) == [1, 0, -1]
+    assert gradient(False, True, True) == [0, 1, -1]
+
+
+def test_where_no_other_action_is_allowed_nothing_moves_it() -> None:
+    module = served(Scored("q_values"), torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+
+    why = policy_saliency(module, (torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[False, True, False]])))
+
+    assert (why.action, why.gradient.tolist(), why.saliency.tolist()) == (1, [0, 0, 0], [0, 0, 0])
+
+
+class Masking(nn.Module):
+    """Gives the scores of forbidden actions as the least that there is."""
+
+    def __init__(self, name: str, forbidden: list[bool]) -> None:
+        super().__init__()
+        self.name = name
+        self.register_buffer("forbidden", torch.tensor(forbidden))
+
+    def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = observation.masked_fill(self.forbidden, -torch.inf)
+        return {"action": scores.argmax(1), self.name: scores.softmax(1) if self.name == "probabilities" else scores}
+
+
+@pytest.mark.parametrize(("forbidden", "gradient"), [([False, True, False], [1, 0, -1]), ([False, True, True], [0, 0, 0])])
+@pytest.mark.parametrize("name", ["logits", "probabilities"])
+def test_a_forbidden_action_is_no_rival(name: str, forbidden: list[bool], gradient: list[int]) -> None:
+    module = served(Masking(name, forbidden), torch.zeros(2, 3))
+
+    with torch.inference_mode():
+        why = policy_saliency(module, (torch.tensor([[3.0, 2.0, 1.0]]),))
+
+    torch.testing.assert_close(why.gradient, torch.tensor(gradient, dtype=torch.float32))
+
+
+class Steering(nn.Module):
+    """Action [B, 2] = matrix times observation [B, 1, 3]."""
+
+    def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"action": observation.flatten(1) @ torch.tensor([[3.0, 0.0, 0.0], [4.0, 2.0, 0.0]]).T, "value": observation.sum((1, 2))}
+
+
+def test_a_continuous_action_is_explained_by_how_far_the_observation_moves_it() -> None:
+    why = policy_saliency(served(Steering(), torch.zeros(2, 1, 3)), (torch.tensor([[[1.0, 1.0, 1.0]]]),))
+
+    assert (why.action, why.gradient.tolist()) == ([3, 6], [[5, 2, 0]])
+    torch.testing.assert_close(why.saliency, torch.tensor([[5 / 7, 2 / 7, 0]]))
+
+
+class Bare(nn.Module):
+    """Gives its action alone, or with scores that count only whether something is observed, or takes one action per observation."""
+
+    def __init__(self, gives: str) -> None:
+        super().__init__()
+        self.gives = gives
+
+    def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.gives == "nothing":
+            return {"action": observation.argmax(1), "value": observation.sum(1).float()}
+        if self.gives == "counts":
+            return {"action": observation.argmax(1), "q_values": (observation > 0).float()}
+        return {"action": (observation > 0).long(), "logits": observation * 2}
+
+
+@pytest.mark.parametrize(
+    ("gives", "observation", "words"),
+    [
+        ("nothing", torch.zeros(2, 3), "no scores of its actions"),
+        ("several actions", torch.zeros(2, 3), "no scores of its actions"),
+        ("counts", torch.zeros(2, 3), "no gradient with respect to the observation"),
+        ("nothing", torch.zeros(2, 3, dtype=torch.int64), "observes whole numbers"),
+    ],
+)
+def test_a_policy_without_gradients_is_refused_with_what_to_call(gives: str, observation: torch.Tensor, words: str) -> None:
+    with pytest.raises(NotSupported, match=f"{words}.*call /predictions"):
+        policy_saliency(served(Bare(gives), observation), (observation[:1],))
+
+
+def test_a_gradient_that_is_not_finite_is_the_policys_fault() -> None:
+    class Root(nn.Module):
+        def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"action": observation.sqrt()}
+
+    with pytest.raises(ModelFault, match="not finite"):
+        policy_saliency(served(Root(), torch.ones(2, 3)), (torch.zeros(1, 3),))
