@@ -42,6 +42,9 @@ class ImageInput:
           "crop"       shorter side to `resize`, then the middle height x width (torchvision's evaluation transform)
           "letterbox"  whole picture, proportions kept, padded with grey 114 at the right and bottom
           "ink"        one figure on a plain ground, found, turned to light on dark and centred (bundle_ink)
+
+    Without `antialias` a pixel of "stretch" and "letterbox" is mixed of the four nearest ones alone, however much the picture
+    shrinks; so torchvision's detectors resize.
     """
 
     height: int
@@ -50,6 +53,7 @@ class ImageInput:
     fit: Literal["stretch", "crop", "letterbox", "ink"] = "stretch"
     resize: int = 0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
     max_bytes: int = 10_000_000
     max_pixels: int = 50_000_000
 
@@ -150,18 +154,36 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def prepare(image: Image.Image, config: ImageInput) -> torch.Tensor:
     """A picture of `config.mode` as the graph's input, uint8 [C, height, width] with C = 3 (RGB) or 1 (L)."""
-    size, filter_ = (config.width, config.height), Image.Resampling[config.interpolation.upper()]
+    size = (config.width, config.height)
     if config.fit == "ink":
         fitted = centre_ink(image, size)
     elif config.fit == "letterbox":
         scale = _letterbox_scale(image.size, config)
         inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         fitted = Image.new(image.mode, size, 114 if image.mode == "L" else (114, 114, 114))
-        fitted.paste(image.resize(inner, filter_), (0, 0))
+        fitted.paste(_resized(image, inner, config), (0, 0))
     else:
-        fitted = image.resize(size, filter_, box=_view(image.size, config))
+        fitted = _resized(image, size, config, _view(image.size, config))
     pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _resized(image: Image.Image, size: tuple[int, int], config: ImageInput, view: View | None = None) -> Image.Image:
+    if config.antialias:
+        return image.resize(size, Image.Resampling[config.interpolation.upper()], box=view)
+    pixels = np.asarray(image)
+    for axis, (old, new) in enumerate(zip(pixels.shape[:2], reversed(size), strict=True)):
+        lower, upper, share = _nearest(old, new)
+        share = share.reshape(-1, *[1] * (pixels.ndim - 1 - axis))
+        pixels = pixels.take(lower, axis) * (1 - share) + pixels.take(upper, axis) * share
+    return Image.fromarray((pixels + 0.5).astype(np.uint8))
+
+
+def _nearest(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which two of `old` pixels each of `new` lies, int64, and the share of the second, float32 (torch's interpolate)."""
+    places = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
+    lower = np.minimum(places.astype(np.int64), old - 1)
+    return lower, np.minimum(lower + 1, old - 1), (places - lower).astype(np.float32)
 
 
 def view_of(image: Image.Image, config: ImageInput) -> View:
@@ -179,10 +201,12 @@ def _view(size: tuple[int, int], config: ImageInput) -> View:
         scale = _letterbox_scale(size, config)
         return (0.0, 0.0, config.width / scale, config.height / scale)
     if config.fit == "crop":
-        scale = config.resize / min(size)
-        wide, high = config.width / scale, config.height / scale
-        left, top = max(0.0, (width - wide) / 2), max(0.0, (height - high) / 2)
-        return (left, top, min(width, left + wide), min(height, top + high))
+        # in whole pixels of the resized picture, as torchvision cuts
+        short = min(size)
+        wide, high = (config.resize * side // short for side in size)
+        left, top = max(0, round((wide - config.width) / 2)), max(0, round((high - config.height) / 2))
+        right, bottom = min(wide, left + config.width), min(high, top + config.height)
+        return (left * width / wide, top * height / high, right * width / wide, bottom * height / high)
     return (0.0, 0.0, float(width), float(height))
 
 

@@ -22,6 +22,7 @@ from bundle_errors import NotUnderstood, TooLarge
 
 EXTENSIONS = frozenset({"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
 MAX_DIMENSIONS, MAX_SIZE = 32, 2**31 - 1
+MAX_INPUTS = 100  # more than any graph has; 300,000 fit into a body and would take seconds
 
 NAMES = ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
 DTYPES = dict(zip(NAMES, map(np.dtype[Any], ("?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "O")), strict=True))
@@ -47,7 +48,7 @@ def read_tensors(body: dict[str, Any], binary: bytes = b"", most: int = 10_000) 
     """The instances of a request, whose JSON is `body` and whose binary tensor data is `binary`.
 
     Raises NotUnderstood for whatever is not exactly a v2 request with finite values within their datatypes, and TooLarge
-    for more than `most` instances. Nothing is allocated for a shape that the values don't fill.
+    for more than `most` instances or MAX_INPUTS inputs. Nothing is allocated for a shape that the values don't fill.
     """
     parameters = _parameters(body, ("inputs", "outputs", "id", "parameters"), "the request")
     inputs, request_id = body.get("inputs"), body.get("id")
@@ -55,6 +56,8 @@ def read_tensors(body: dict[str, Any], binary: bytes = b"", most: int = 10_000) 
         raise NotUnderstood('\'inputs\' must be a list of at least one tensor {"name", "shape", "datatype", "data"}')
     if not isinstance(request_id, str | None) or not isinstance(body.get("outputs"), list | None):
         raise NotUnderstood("'id' must be a string and 'outputs' a list; both may be left out: all outputs are answered")
+    if len(inputs) > MAX_INPUTS:
+        raise TooLarge(f"{len(inputs):,} inputs; send at most {MAX_INPUTS}, and many instances as the first dimension of each")
     rest = memoryview(binary)
     columns: dict[str, list[Any]] = {}
     for index, tensor in enumerate(inputs):

@@ -63,7 +63,8 @@ class ClassifierHandler(ImageHandler):
     def explanation_schema(self) -> dict[str, Any]:
         """The class that is explained, and the heat map."""
         row = {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}}
-        heat_map = {"type": "array", "items": row, "description": "rows of equal cells over the whole picture; the higher, the more the class rests on what is there"}
+        about = "rows of equal cells over the whole picture; the class rests on the high ones"
+        heat_map = {"type": "array", "items": row, "description": about}
         method = {"type": "string", "enum": ["grad-cam", "saliency"]}
         properties = {**self._named_schema(), "method": method, "heat_map": heat_map}
         return {"type": "object", "properties": properties, "required": list(properties)}

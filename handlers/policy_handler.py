@@ -107,8 +107,8 @@ class PolicyHandler(BundleHandler):
         return torch.tensor(instance.options.get("action_mask", (True,) * self.actions))
 
     def _noise(self, instance: Instance) -> torch.Tensor:
-        """float32 [actions or components]; drawn from (seed, position in the request), or from this worker's own generator."""
-        size = self.actions or int(np.prod(self.action_space["shape"]))
+        """float32 [actions of all branches, or components], drawn from (seed, position in the request) or from our own generator."""
+        size = self.actions or sum(self.action_space.get("nvec", ())) or int(np.prod(self.action_space["shape"]))
         if instance.options.get("deterministic", self.deterministic):
             return torch.zeros(size)
         seed = instance.options.get("seed")
@@ -125,6 +125,9 @@ class PolicyHandler(BundleHandler):
     def _action(self) -> dict[str, Any]:
         if self.actions:
             return {"type": "integer", "minimum": 0, "maximum": self.actions - 1}
+        if "nvec" in self.action_space:
+            nvec = self.action_space["nvec"]
+            return _nested((len(nvec),), {"type": "integer", "minimum": 0, "maximum": max(nvec) - 1})
         return _nested(tuple(self.action_space["shape"]), {"type": "number"})
 
     def _number(self) -> dict[str, Any]:
