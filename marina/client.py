@@ -1,46 +1,56 @@
-"""A client of TorchServe's inference and management API: one small class over requests.
+"""A client of TorchServe's inference and management API over requests: one for all threads, over kept connections.
 
-Every call has a deadline and is sent with the token of its API, read from the server's key file. An answer that is no
-success raises RequestError with its status and the server's own words. Only what is safe to repeat is repeated: a
-connection that was refused, before the request was sent.
+Every call has a deadline, its token, and is repeated where that is safe: `marina.exchange` has the rules, `marina.errors` the
+errors. `marina.async_client` has the same for asyncio, `marina.grpc_client` for gRPC.
 """
 
-import json
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.cookiejar import DefaultCookiePolicy
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+from urllib3.exceptions import NewConnectionError
+from urllib3.util import Timeout
 
-from marina import paths
-from marina.errors import RequestError, ServerError
+from marina import wire
+from marina.deadline_adapter import DeadlineAdapter
+from marina.errors import RequestError
+from marina.exchange import Deadline, Endpoint, Send, Steps, Wait
+from marina.wire import Lost, Reply, Slice
 
-TOKEN_MARGIN_SECONDS = 60.0
+A = TypeVar("A")
+T = TypeVar("T")
+POOL = 64  # connections that are kept at most; more threads than that open and close their own
 
 
-class Client:
-    """Talks to the server whose inference API is at `port` (management at port + 1) on this machine.
+class Client(Endpoint):
+    """Talks to the server whose inference API is at `port` on this machine, or to the one at `url`; see `Endpoint`.
 
-    `key_file` holds the tokens; by default the one that `marina serve` keeps. `timeout` is the deadline of a call in seconds.
+    `timeout` is the deadline of a call in seconds, repetitions included; `retries=0` switches these off. Errors: RequestRefused
+    (the sender's fault), ServerUnavailable (try later), ServerFault (the server's fault), all of them RequestErrors; CallError for
+    what can't be sent; ServerError where there are no tokens.
     """
 
-    def __init__(self, port: int = 8080, key_file: Path | None = None, timeout: float = 30.0) -> None:
-        self.inference = f"http://127.0.0.1:{port}"
-        self.management = f"http://127.0.0.1:{port + 1}"
-        self.key_file = key_file or paths.run(port) / "key_file.json"
-        self.timeout = timeout
-        self._read: tuple[int, dict[str, Any]] = (0, {})
+    def _open(self) -> None:
         self.session = requests.Session()
-        self.session.trust_env = False  # a proxy of the environment has no business with this machine's own address
-        retry = Retry(total=None, connect=3, read=0, status=0, other=0, redirect=0, backoff_factor=0.2, allowed_methods=None)
-        self.session.mount("http://", HTTPAdapter(max_retries=retry, pool_maxsize=32))
+        self.session.trust_env = not self.is_local  # a proxy of the environment has no business with this machine's own address
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a jar is nothing for many threads
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, DeadlineAdapter(pool_maxsize=POOL))
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the kept connections."""
         self.session.close()
 
     def predict(
@@ -49,10 +59,37 @@ class Client:
         body: Any,
         version: str | None = None,
         content_type: str | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
     ) -> Any:
-        """The answer to one request. `body` is bytes (an image), or anything that JSON can say."""
-        return self._infer("predictions", name, body, version, content_type, headers)
+        """The answer to one request. `body`: bytes, a Path, a PIL image, an array, or JSON (`wire.encoded`); options like top_k=3."""
+        return self._run(self.steps(wire.prediction(name, body, version, content_type, headers, options), timeout))
+
+    def predict_many(
+        self,
+        name: str,
+        bodies: Iterable[Any],
+        version: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float | None = None,
+        in_flight: int = 4,
+        **options: Any,
+    ) -> list[Any]:
+        """The answers to many bodies in their order, sent in slices, `in_flight` of them at a time; the first error ends it.
+
+        `timeout` bounds the whole; without it each slice has the client's. A `seed` counts from the first body of each slice, which
+        gets seed + its position.
+        """
+        deadline = Deadline(timeout) if timeout is not None else None
+
+        def send(part: Slice) -> list[Any]:
+            return self._run(self.many_steps(name, part, version, headers, options, deadline))
+
+        with ThreadPoolExecutor(in_flight) as pool:
+            return [answer for found in _in_order(pool, send, wire.slices(bodies), in_flight) for answer in found]
 
     def explain(
         self,
@@ -60,33 +97,26 @@ class Client:
         body: Any,
         version: str | None = None,
         content_type: str | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
     ) -> Any:
-        """Why a request is answered as it is; with {"format": "png"} among `headers` the bytes of a picture, where there is one."""
-        return self._infer("explanations", name, body, version, content_type, headers)
-
-    def _infer(self, what: str, name: str, body: Any, version: str | None, content_type: str | None, headers: dict[str, str] | None) -> Any:
-        if not isinstance(body, bytes):
-            body, content_type = json.dumps(body).encode(), "application/json"
-        own = {"Content-Type": content_type or "application/octet-stream", **(headers or {})}
-        path = f"/{what}/{name}" + (f"/{version}" if version else "")
-        return self._call("POST", self.inference + path, "inference", data=body, headers=own)
+        """Why a request is answered as it is; with format="png" the bytes of a picture, where there is one."""
+        return self._run(self.steps(wire.prediction(name, body, version, content_type, headers, options, "explanations"), timeout))
 
     def ping(self) -> str:
         """TorchServe's own word for its health; it says Healthy with dead workers too, so ask `marina ready` instead."""
-        return str(self._call("GET", self.inference + "/ping", "inference")["status"])
+        return str(self._run(self.steps(wire.ping())))
 
     def models(self) -> dict[str, str]:
         """Registered models: name -> file of the default version."""
-        listed = self._call("GET", self.management + "/models", "management", params={"limit": 1000})
-        return {model["modelName"]: model["modelUrl"] for model in listed["models"]}
+        found: dict[str, str] = self._run(self.steps(wire.models()))
+        return found
 
     def describe(self, name: str, version: str = "all", customized: bool = False) -> list[dict[str, Any]]:
         """What the server knows of one version, of "all", or of the default one (""); workers and their states among it."""
-        query = {"customized": "true"} if customized else {}
-        described: list[dict[str, Any]] = self._call(
-            "GET", f"{self.management}/models/{name}/{version}".rstrip("/"), "management", params=query
-        )
+        described: list[dict[str, Any]] = self._run(self.steps(wire.describe(name, version, customized)))
         return described
 
     def register(self, name: str, version: str, archive: str, timeout: float = 180.0) -> bool:
@@ -97,7 +127,7 @@ class Client:
         if version in self.versions(name):
             return False
         query = {"url": archive, "model_name": name, "initial_workers": 1, "synchronous": "true"}
-        self._call("POST", self.management + "/models", "management", params=query, timeout=timeout)
+        self._run(self.steps(wire.management("POST", "", query, repeatable=False), timeout))
         return True
 
     def versions(self, name: str) -> list[str]:
@@ -112,11 +142,11 @@ class Client:
     def scale(self, name: str, version: str, workers: int, timeout: float = 180.0) -> None:
         """Set the number of workers of a version, and wait for them."""
         query = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
-        self._call("PUT", f"{self.management}/models/{name}/{version}", "management", params=query, timeout=timeout)
+        self._run(self.steps(wire.management("PUT", _path(name, version), query), timeout))
 
     def set_default(self, name: str, version: str) -> None:
         """Let requests without a version go to this one."""
-        self._call("PUT", f"{self.management}/models/{name}/{version}/set-default", "management")
+        self._run(self.steps(wire.management("PUT", f"{_path(name, version)}/set-default")))
 
     def unregister(self, name: str, version: str | None = None) -> bool:
         """Remove a version, or all of them with the default last. True when there was something to remove."""
@@ -124,60 +154,51 @@ class Client:
         default = self.describe(name, "")[0]["modelVersion"] if registered else None
         chosen = [one for one in registered if version in (None, one)]
         for one in sorted(chosen, key=lambda one: one == default):
-            self._call("DELETE", f"{self.management}/models/{name}/{one}", "management", timeout=120.0)
+            self._run(self.steps(wire.management("DELETE", _path(name, one), repeatable=False), 120.0))
         return bool(chosen)
 
     def token(self, api: str) -> str:
         """The token of "inference" or "management", renewed when it is about to expire."""
-        key = self._keys()[api]
-        if _seconds_left(key) < TOKEN_MARGIN_SECONDS:
-            renew = {"Authorization": f"Bearer {self._keys()['API']['key']}"}
-            answer = self.session.get(f"{self.management}/token", params={"type": api}, headers=renew, timeout=self.timeout)
-            if not answer.ok:
-                raise RequestError(f"the {api} token has expired and can't be renewed: {_words(answer)}", answer.status_code)
-            key = self._keys()[api]
-        return str(key["key"])
+        return self._run(self.token_steps(api, Deadline(self.timeout)))
 
-    def _keys(self) -> dict[str, Any]:
-        """The tokens; the file is read again only when it was written since."""
+    def _run(self, steps: Steps[T]) -> T:
+        """Carry out the steps of a call one by one."""
+        came: Reply | Lost | None = None
         try:
-            written = self.key_file.stat().st_mtime_ns
-            if written != self._read[0]:
-                self._read = (written, json.loads(self.key_file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise ServerError(f"no tokens at {self.key_file}: no server of this home runs there; start one with: marina serve") from None
-        return self._read[1]
+            while True:
+                step = steps.send(came)
+                came = self._send(step) if isinstance(step, Send) else None
+                if isinstance(step, Wait):
+                    time.sleep(step.seconds)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            steps.close()
 
-    def _call(self, method: str, url: str, api: str, timeout: float | None = None, **more: Any) -> Any:
-        """One request; JSON is parsed, a picture comes back as bytes, other text as it is."""
-        headers = {"Authorization": f"Bearer {self.token(api)}", **more.pop("headers", {})}
+    def _send(self, send: Send) -> Reply | Lost:
+        """One request and its whole answer."""
+        within: Any = Timeout(total=send.seconds)  # which requests takes too, though its types don't say so
         try:
-            answer = self.session.request(method, url, headers=headers, timeout=timeout or self.timeout, **more)
-        except requests.Timeout as error:
-            raise RequestError(f"{method} {url}: no answer within {timeout or self.timeout:g} s") from error
-        except requests.ConnectionError as error:
-            raise RequestError(f"{method} {url}: no connection; is the server running? (marina serve)") from error
-        if not answer.ok:
-            raise RequestError(f"{method} {url}: {answer.status_code}: {_words(answer)}", answer.status_code)
-        return answer.content if answer.headers.get("content-type", "").startswith("image/") else _json_or_text(answer)
+            answer = self.session.request(
+                send.call.method, send.url, data=send.call.body or None, headers=send.headers, timeout=within, allow_redirects=False
+            )
+        except requests.RequestException as error:
+            reason = getattr(error.args[0], "reason", None) if error.args else None
+            return Lost("unconnected" if isinstance(reason, NewConnectionError) else "broken", wire.cause_of(error))
+        return Reply(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, answer.content)
 
 
-def _seconds_left(key: dict[str, str]) -> float:
-    expires = key.get("expiration time")
-    if not expires:
-        return float("inf")
-    return (datetime.fromisoformat(expires.replace("Z", "+00:00")) - datetime.now().astimezone()).total_seconds()
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[A], T], items: Iterable[A], ahead: int) -> Iterator[T]:
+    """Results in the order of the items, of which at most `ahead` are taken before their turn."""
+    waiting: deque[Future[T]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _json_or_text(answer: requests.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError:
-        return answer.text
-
-
-def _words(answer: requests.Response) -> str:
-    """The message of an error answer: the server's JSON has it under "message"."""
-    content = _json_or_text(answer)
-    words = content.get("message", "") if isinstance(content, dict) else str(content)
-    return words.strip() or answer.reason or "no words"
+def _path(name: str, version: str) -> str:
+    return f"/{quote(name, safe='')}/{quote(version, safe='')}"
