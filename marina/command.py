@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-import time
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +39,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             Output(bool(options.get("as_json"))).result({"ok": False, "error": str(error)})
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             err.print("stopped")
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + getattr(stopped, "number", signal.SIGINT)) from None
 
     return run
 
@@ -63,9 +63,11 @@ def serving_client(chosen: list[Spec], port: int, output: Output) -> Iterator[Cl
 
 def client_of(port: int) -> Client:
     """A client of the server at `port`. Raises ServerError, with the command that starts one, when none runs."""
-    if not server.read_state(port):
-        raise ServerError(f"no server of this home runs at {port}; start one with: marina serve --port-base {port}")
-    return Client(port)
+    if server.read_state(port):
+        return Client(port)
+    if (state := server.written_state(port)) and state.owner_process():
+        raise ServerError(f"the server at {port} is being started; try again in a moment (run/{port}/supervisor.log)")
+    raise ServerError(f"no server of this home runs at {port}; start one with: marina serve --port-base {port}")
 
 
 def file_request(file: Path, option: list[str] | None) -> tuple[bytes, str, dict[str, str]]:
@@ -82,16 +84,3 @@ def overrides(settings: list[str]) -> dict[str, Any]:
     if wrong := [key for key, sign, _ in pairs if not sign or not key]:
         raise CallError(f"{wrong[0]!r} is no KEY=VALUE; write it like training.epochs=1")
     return {key: yaml.safe_load(value) for key, _, value in pairs}
-
-
-def wait_for_ctrl_c(port: int) -> None:
-    """Until Ctrl-C, SIGTERM or `marina stop`; raises ServerError when the server dies."""
-    try:
-        while server.read_state(port):
-            time.sleep(1)
-    except KeyboardInterrupt:
-        err.print("stopping")
-        return
-    if not server.was_started(port):
-        return
-    raise ServerError(f"the server ended by itself:\n{server.log_tail(port)}")

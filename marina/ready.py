@@ -1,18 +1,32 @@
-"""True readiness: every expected model and version has its READY workers and answers its golden samples.
+"""True readiness: what the server runs is what the archive and the spec say, with READY workers and right answers.
 
-TorchServe's own /ping says Healthy while an archive is missing or a worker is dead.
+TorchServe's own /ping says Healthy while an archive is missing or corrupt, a worker is dead or never came up, answers are wrong,
+or somebody has changed a model's settings. Each of these is a reason here, with what to do about it.
+
+What is not covered: settings that TorchServe doesn't show (queue length, threads, longest answer). It can't change them either: they
+come with the archive, whose checksum is compared.
 """
 
+import re
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
+from urllib.parse import urlsplit
+from zipfile import BadZipFile
 
-from marina import archive
+import yaml
+
+from marina import archive, paths
 from marina.client import Client
-from marina.errors import RequestError
+from marina.errors import CallError, RequestError
 from marina.samples import mismatch
 from marina.spec import Spec
 
+from bundle_checksums import NAME as CHECKSUMS
+from bundle_checksums import file_digest
 from bundle_golden import difference, read_samples
 
 
@@ -36,21 +50,103 @@ def golden_samples(spec: Spec) -> list[dict[str, Any]]:
 
 
 def problems(client: Client, spec: Spec) -> list[str]:
-    """Why the version of `spec` is not ready to serve; empty when it is."""
-    try:
-        described = client.describe(spec.name, spec.version)[0]
-    except RequestError as error:
-        return [f"{spec.name} {spec.version}: not registered ({error.message})"]
-    states = [worker["status"] for worker in described["workers"]]
-    if states.count("READY") < spec.serving.workers:
-        return [f"{spec.name} {spec.version}: {states.count('READY')} of {spec.serving.workers} workers are ready (states: {states})"]
-    wrong = (one for one in send_samples(client, spec) if one.problem)
-    return [f"{spec.name} {spec.version}: sample {one.sample!r}: {one.problem}" for one in wrong]
+    """Why the version of `spec` is not ready to serve, reason by reason; empty when it is."""
+    return [f"{spec.name} {spec.version}: {reason}" for reason in _reasons(client, spec)]
 
 
 def send_samples(client: Client, spec: Spec) -> list[Answered]:
     """Send every golden sample of `spec` to its version, one after the other."""
     return [_send(client, spec, sample) for sample in golden_samples(spec)]
+
+
+def _reasons(client: Client, spec: Spec) -> Iterator[str]:
+    damage = _damage(spec)
+    if damage:
+        yield damage
+    try:
+        described = client.describe(spec.name, spec.version)[0]
+    except RequestError as error:
+        yield f"not registered ({error.message})"
+        return
+    states = [worker["status"] for worker in described["workers"]]
+    alive = states.count("READY") >= spec.serving.workers
+    if not alive:
+        words = _last_error(client, spec)
+        cause = f"; the last error in its log: {words}" if words else ""
+        yield f"{states.count('READY')} of {spec.serving.workers} workers are ready (states: {states}){cause}"
+    if not damage:
+        yield from _drift(spec, described)
+        if alive:
+            yield from _answers(client, spec)
+
+
+def _damage(spec: Spec) -> str:
+    """What is wrong with the archive in the store; empty when it is there and all that its checksums list is unchanged."""
+    again = f"build it again with: marina archive {spec.name}"
+    try:
+        with archive.opened(spec) as folder:
+            for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
+                digest, _, name = line.partition("  ")
+                if file_digest(folder / name) != digest:
+                    return f"archive {paths.model_store() / spec.archive_name} is corrupt ({name} was changed); {again}"
+    except CallError as error:
+        return str(error)
+    except (OSError, zlib.error, BadZipFile) as error:
+        return f"archive {paths.model_store() / spec.archive_name} is corrupt ({error}); {again}"
+    return ""
+
+
+def _drift(spec: Spec, described: dict[str, Any]) -> Iterator[str]:
+    """Key by key, where the spec and the archive differ, or the archive and the server."""
+    with archive.opened(spec) as folder:
+        packed = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+    wanted = spec.serving.model_config_yaml()
+    if differ := _differences(wanted, packed, wanted.keys() | packed.keys()):
+        yield f"its spec was changed since it was archived: {differ}; run: marina archive {spec.name} && {_anew(spec)}"
+    if differ := _differences(packed, described, packed.keys() & described.keys()):
+        yield f"the server doesn't run it as its archive says: {differ}; run: {_anew(spec)}"
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any], keys: Iterable[str]) -> str:
+    pairs = ((key, found.get(key), wanted.get(key)) for key in sorted(keys))
+    return ", ".join(f"{key} is {one} instead of {other}" for key, one, other in pairs if one != other)
+
+
+def _anew(spec: Spec) -> str:
+    return f"marina unregister {spec.name} --version {spec.version} && marina register {spec.name}"
+
+
+def _answers(client: Client, spec: Spec) -> Iterator[str]:
+    """Whether the worker runs the archive that lies in the store, and answers its samples rightly."""
+    try:
+        served = client.describe(spec.name, spec.version, customized=True)[0].get("customizedMetadata")
+    except RequestError as error:
+        yield f"its worker doesn't answer ({error.message})"
+        return
+    stored, runs = archive.checksum(spec), served.get("checksum") if isinstance(served, dict) else None
+    if runs != stored:
+        yield f"the server runs an archive with the checksum {str(runs)[:12]}…, the one in the store has {stored[:12]}…; run: {_anew(spec)}"
+    for answered in (_send(client, spec, sample) for sample in golden_samples(spec)):
+        if answered.problem:
+            yield f"sample {answered.sample!r}: {answered.problem}"
+        if answered.answer is None:
+            return  # each further one might wait for the whole time limit
+
+
+def _last_error(client: Client, spec: Spec) -> str:
+    """The last error of the version's workers in the log, with its time; empty when there is none, or no log on this machine."""
+    file = paths.run(urlsplit(client.inference).port or 0) / "logs" / "models.log"
+    if not file.is_file():
+        return ""
+    worker = rf"^(\S+) .* W-\d+-{re.escape(spec.name)}_{re.escape(spec.version)}\S* - "
+    found = re.findall(rf"{worker}((?:\w+\.)*\w*(?:Error|Exception|BrokenArchive): (?!\d+ - ).+)$", _end_of(file), re.MULTILINE)
+    return f"{found[-1][1][:400]} (at {found[-1][0]})" if found else ""
+
+
+def _end_of(file: Path, most: int = 200_000) -> str:
+    with file.open("rb") as log:
+        log.seek(max(0, file.stat().st_size - most))
+        return log.read().decode(errors="replace")
 
 
 def _send(client: Client, spec: Spec, sample: dict[str, Any]) -> Answered:

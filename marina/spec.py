@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from marina import paths
 from marina.errors import CallError
@@ -33,6 +33,11 @@ class Training(BaseModel):
 
     recipe: str = Field(description="the file in training/ that learns it, without .py")
     seed: int = Field(default=0, ge=0, description="seed of everything random")
+
+    @property
+    def is_import(self) -> bool:
+        """Whether the recipe brings a model that learned elsewhere; there may be nothing to measure it by."""
+        return self.recipe.startswith("imported_")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,8 +104,8 @@ class Serving(Section):
             "sequenceBatching": False,
             "sequenceMaxIdleMSec": 0,
             "sequenceTimeoutMSec": 0,
-            "maxSequenceJobQueueSize": 1,
-            "maxNumSequence": 1,
+            "maxSequenceJobQueueSize": 0,
+            "maxNumSequence": 0,
             "handler": {"threads": self.threads, "max_answer_bytes": self.max_answer_bytes},
         }
 
@@ -148,11 +153,20 @@ class Spec(Section):
     version: str = Field(default="1.0", pattern=f"^{VERSION.pattern}$", description='written in quotes: "1.0"')
     kind: Kind = Field(description="which handler serves it")
     training: Training
-    floor: dict[str, float] = Field(min_length=1, description="metric -> the least that is exported")
+    floor: dict[str, float] = Field(
+        default={}, validate_default=True, description="metric -> the least that is exported; only an import may do without"
+    )
     export: Export = Export()
     serving: Serving = Serving()
     samples: Samples = Samples()
     service_level: ServiceLevel = ServiceLevel()
+
+    @field_validator("floor")
+    @classmethod
+    def _of_what_is_trained(cls, floor: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        if not floor and not ("training" in info.data and info.data["training"].is_import):
+            raise ValueError("write at least one metric with the least that is exported, like {accuracy: 0.9}")
+        return floor
 
     @property
     def archive_name(self) -> str:
@@ -163,6 +177,11 @@ class Spec(Section):
     def export_dir(self) -> Path:
         """Folder of the export."""
         return paths.exports() / self.name / self.version
+
+    def as_yaml(self) -> str:
+        """What a file of this spec would say, overrides included; `parse` reads it back."""
+        said = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name", "about"})
+        return f"# {self.about}\n" + yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def is_exported(self) -> bool:

@@ -10,6 +10,7 @@ from marina import archive, paths, ready, server, spec
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError, WorkError
+from marina.server import TorchServe
 from marina.spec import Spec
 
 
@@ -60,14 +61,17 @@ def pack(one: Spec, output: Output) -> archive.Archive:
 
 def register(client: Client, chosen: list[Spec], output: Output) -> None:
     """Register the archives and wait for their workers; several at once, since a worker's start is mostly waiting."""
+    pool = ThreadPoolExecutor(4)
 
     def one_of(one: Spec) -> str:
         new = client.register(one.name, one.version, one.archive_name, timeout=one.serving.startup_timeout_s + 60)
         return f"{one.name} {one.version}: {'registered' if new else 'was registered already'}"
 
-    with ThreadPoolExecutor(4) as pool:
+    try:
         for line in pool.map(one_of, chosen):
             output.say(line)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C or a failure nobody waits for the others
 
 
 def check_ready(client: Client, chosen: list[Spec]) -> None:
@@ -80,15 +84,22 @@ def check_ready(client: Client, chosen: list[Spec]) -> None:
 @contextmanager
 def serving(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
     """A server with these models, ready, for the length of a `with` block; it is stopped on every way out."""
-    started = monotonic()
-    with server.running_server(port), Client(port) as client:
+    with started(chosen, port, output) as (_, client):
+        yield client
+
+
+@contextmanager
+def started(chosen: list[Spec], port: int, output: Output) -> Iterator[tuple[TorchServe, Client]]:
+    """The same, with the server itself, for `supervisor.watch`."""
+    begun = monotonic()
+    with server.running_server(port) as running, Client(port) as client:
         try:
             register(client, chosen, output)
-            check_ready(client, chosen)
         except WorkError as error:
             raise ServerError(f"{error}\n--- end of the server's log ---\n{server.log_tail(port)}") from error
-        output.say(f"ready after {monotonic() - started:.1f} s")
-        yield client
+        check_ready(client, chosen)
+        output.say(f"ready after {monotonic() - begun:.1f} s")
+        yield running, client
 
 
 def show_samples(client: Client, chosen: list[Spec], output: Output) -> list[ready.Answered]:

