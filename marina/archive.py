@@ -63,6 +63,12 @@ def spec_of(name: str, version: str) -> Spec:
         return parse((folder / "spec.yaml").read_text(encoding="utf-8"), name, f"{path}: spec.yaml")
 
 
+def checksum(spec: Spec) -> str:
+    """What identifies the archive of `spec`: SHA-256 of its own SHA256SUMS, which the served model tells too ("checksum")."""
+    with opened(spec) as folder:
+        return file_digest(folder / CHECKSUMS)
+
+
 @contextmanager
 def opened(spec: Spec) -> Iterator[Any]:
     """The files inside the archive of `spec`, as a path. Raises CallError when there is none that can be read."""
@@ -96,7 +102,7 @@ def _collect(spec: Spec, folder: Path) -> Path:
     for module in sorted(HANDLERS.glob("bundle_*.py")):
         shutil.copy(module, folder)
     shutil.copy(HANDLERS / f"{spec.kind}_handler.py", folder)
-    shutil.copy(paths.models() / f"{spec.name}.yaml", folder / "spec.yaml")
+    (folder / "spec.yaml").write_text(spec.as_yaml(), encoding="utf-8")
     config = yaml.safe_dump(spec.serving.model_config_yaml(), sort_keys=False)
     (folder / "model-config.yaml").write_text(config, encoding="utf-8")
     write_checksums(folder)

@@ -29,6 +29,11 @@ def model_store() -> Path:
     return home() / "model_store"
 
 
+def releases() -> Path:
+    """The history of releases, one file per model."""
+    return home() / "releases"
+
+
 def run(port: int) -> Path:
     """State and logs of the server whose inference port is `port`."""
     return home() / "run" / str(port)

@@ -1,5 +1,6 @@
 """Shared by all tests: the built-in models, trained once, and small models of a test's own."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,22 +34,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SPEC = '# Pushes to where the pole falls.\nversion: "1.0"\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 50}\n'
+SPEC = "# Pushes to where the pole falls.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 50}\n"
+
+
+def export_toy(home: Path, name: str = "balance", more: str = "", trained: Trained | None = None, version: str = "1.0") -> Spec:
+    """Write a spec and its export into `home` (which MARINA_HOME names), as training would have left them."""
+    (home / "models").mkdir(exist_ok=True)
+    (home / "models" / f"{name}.yaml").write_text(f'{SPEC}version: "{version}"\n{more}', encoding="utf-8")
+    one = spec.load(name)
+    folder = one.export_dir.parent / ".making"
+    (folder / "report").mkdir(parents=True)
+    export(one, trained or balance(), folder)
+    return one
 
 
 @pytest.fixture
 def exported(home: Path) -> Callable[..., Spec]:
-    """A function that writes a spec and its export into the test's home, as training would have left them."""
-
-    def make(name: str = "balance", more: str = "", trained: Trained | None = None) -> Spec:
-        (home / "models" / f"{name}.yaml").write_text(SPEC + more, encoding="utf-8")
-        one = spec.load(name)
-        folder = one.export_dir.parent / ".making"
-        (folder / "report").mkdir(parents=True)
-        export(one, trained or balance(), folder)
-        return one
-
-    return make
+    """`export_toy` into the test's home."""
+    return functools.partial(export_toy, home)
 
 
 @pytest.fixture(autouse=True)

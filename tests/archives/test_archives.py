@@ -16,7 +16,7 @@ import yaml
 
 from marina import archive, paths, stock_check
 from marina.errors import CallError, WorkError
-from marina.spec import Spec, names
+from marina.spec import Spec, names, parse
 
 from bundle_golden import difference
 
@@ -86,7 +86,7 @@ def test_an_archive_holds_program_samples_handlers_spec_and_all_settings(exporte
 
     assert {"model.pt2", "samples/samples.json", "policy_handler.py", "bundle_handler.py", "spec.yaml", "SHA256SUMS"} <= packed.keys()
     assert yaml.safe_load(packed["model-config.yaml"]) == one.serving.model_config_yaml()
-    assert packed["spec.yaml"] == (paths.models() / "balance.yaml").read_bytes()
+    assert parse(packed["spec.yaml"].decode(), "balance", "spec.yaml") == one
     manifest = json.loads(packed["MAR-INF/MANIFEST.json"])["model"]
     assert (manifest["modelName"], manifest["modelVersion"], manifest["handler"]) == ("balance", "1.0", "policy_handler.py")
     assert not [name for name in packed if name.endswith(".pyc") or name.startswith("report")]
