@@ -106,32 +106,66 @@ def quick_returns(act: Act, environment: str, episodes: int, seed: int) -> np.nd
     return returns
 
 
-def observation_config(environment: str) -> dict[str, Any]:
+def observation_config(environment: str, any_box: bool = False) -> dict[str, Any]:
     """preprocess_config.json of a policy: shape, dtype and bounds (null where infinite) of one observation.
 
-    Takes Box observations with one axis (served as float32) and Discrete ones from 0 (int64, shape []); raises CallError
-    for others.
+    Takes Box observations with one axis (served as float32) and Discrete ones from 0 (int64, shape []); with `any_box` Box of
+    any shape, where float64 is served as such. Raises CallError for others.
     """
-    env = make(environment)
-    space = env.observation_space
-    env.close()
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        low, high = ([float(bound) if np.isfinite(bound) else None for bound in row] for row in (space.low, space.high))
-        config: dict[str, Any] = {"shape": [*space.shape], "dtype": "float32", "low": low, "high": high}
+    space = observation_space(environment)
+    if isinstance(space, spaces.Box) and (any_box or len(space.shape) == 1):
+        dtype = "float64" if any_box and space.dtype == np.float64 else "float32"
+        config: dict[str, Any] = {"shape": [*space.shape], "dtype": dtype, "low": _bounds(space.low), "high": _bounds(space.high)}
     elif isinstance(space, spaces.Discrete) and space.start == 0:
         config = {"shape": [], "dtype": "int64", "low": 0, "high": int(space.n) - 1}
     else:
-        raise CallError(f"{environment} observes {space}; taken are Box with one axis, and Discrete that starts at 0")
+        taken = "Box" if any_box else "Box with one axis"
+        raise CallError(f"{environment} observes {space}; taken are {taken}, and Discrete that starts at 0")
     names = OBSERVATION_NAMES.get(environment.rpartition("/")[2].rpartition("-v")[0])
     origin = {"environment": environment, "environment_version": gymnasium.__version__}
     return {"input": "observation", **config, **({"names": names} if names else {}), **origin}
 
 
+def action_config(environment: str) -> dict[str, Any]:
+    """The action space as postprocess_config.json describes it; bounds are null where infinite.
+
+    {"type": "discrete", "n"}, {"type": "box", "shape", "low", "high"} or {"type": "multi_discrete", "nvec"}. Raises CallError
+    for other spaces, for a Box of whole numbers, and where the first action is not 0.
+    """
+    space = action_space(environment)
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return {"type": "discrete", "n": int(space.n)}
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return {"type": "box", "shape": [*space.shape], "low": _bounds(space.low), "high": _bounds(space.high)}
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not space.start.any():
+        return {"type": "multi_discrete", "nvec": space.nvec.tolist()}
+    raise CallError(f"{environment} acts by {space}; taken are Box of real numbers, and Discrete and MultiDiscrete that start at 0")
+
+
+def observation_space(environment: str) -> spaces.Space[Any]:
+    """What an environment observes."""
+    env = make(environment)
+    env.close()
+    return env.observation_space
+
+
+def action_space(environment: str) -> spaces.Space[Any]:
+    """What an environment takes."""
+    env = make(environment)
+    env.close()
+    return env.action_space
+
+
+def _bounds(bounds: np.ndarray) -> Any:
+    """Nested lists of numbers, None where infinite."""
+    plain = bounds.astype(object)
+    plain[~np.isfinite(bounds)] = None
+    return plain.tolist()
+
+
 def discrete_actions(environment: str) -> int:
     """How many actions an environment takes. Raises CallError unless they are Discrete and start at 0."""
-    env = make(environment)
-    space = env.action_space
-    env.close()
+    space = action_space(environment)
     if not isinstance(space, spaces.Discrete) or space.start != 0:
         raise CallError(f"{environment} acts by {space}; this recipe takes Discrete actions that start at 0")
     return int(space.n)
@@ -152,15 +186,18 @@ def episode_observations(act: Act, environment: str, seed: int) -> np.ndarray:
 def golden_samples(observations: np.ndarray, actions: np.ndarray, clear: np.ndarray) -> list[Sample]:
     """Up to 64 sample requests from the steps of an episode where `clear` (bool [T]) says that the action is beyond doubt.
 
-    `actions` are whole numbers [T]. Any first few samples lie spread over the episode and take turns among the actions.
+    `actions` are whole numbers [T], or [T, ...] with several numbers per action. Any first few samples lie spread over the
+    episode and, where an action is one whole number, take turns among the actions.
     """
-    turns = [spread(np.flatnonzero(clear & (actions == action))) for action in np.unique(actions)]
+    kinds = actions if actions.ndim == 1 and actions.dtype.kind in "iu" else np.zeros(len(actions))
+    turns = [spread(np.flatnonzero(clear & (kinds == kind))) for kind in np.unique(kinds)]
     order = [steps[turn] for turn in range(max(map(len, turns))) for steps in turns if turn < len(steps)]
     samples = []
     for step in order[:MOST_SAMPLES]:
         numbers = [json.loads(str(number)) for number in np.ravel(observations[step])]  # the shortest that reads back the same
-        body = json.dumps({"observation": numbers if observations.ndim > 1 else numbers[0]}).encode()
-        samples.append(Sample(f"step-{step}", body, "application/json", {"action": int(actions[step])}))
+        nested = np.array(numbers, object).reshape(observations.shape[1:]).tolist()
+        body = json.dumps({"observation": nested}).encode()
+        samples.append(Sample(f"step-{step}", body, "application/json", {"action": actions[step].tolist()}))
     return samples
 
 

@@ -1,5 +1,6 @@
 """Policies in real environments: what is counted, and from where it starts."""
 
+import json
 from typing import Any
 
 import gymnasium
@@ -44,8 +45,16 @@ class Lasting(gymnasium.Env[np.ndarray, int]):
 
 @pytest.fixture(autouse=True)
 def _lasting(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = gymnasium.envs.registration.EnvSpec("Lasting-v0", entry_point=Lasting)
-    monkeypatch.setitem(gymnasium.registry, "Lasting-v0", spec)
+    register(monkeypatch, "Lasting-v0", Lasting)
+
+
+def register(monkeypatch: pytest.MonkeyPatch, name: str, kind: type[Lasting]) -> None:
+    monkeypatch.setitem(gymnasium.registry, name, gymnasium.envs.registration.EnvSpec(name, entry_point=kind))
+
+
+def spaced(observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> type[Lasting]:
+    """An environment of these spaces."""
+    return type("Spaced", (Lasting,), {"observation_space": observation, "action_space": action})
 
 
 @pytest.mark.parametrize("copies", [1, 3, 64])
@@ -127,6 +136,98 @@ def test_discrete_observations_are_whole_numbers_without_an_axis() -> None:
 def test_environments_that_do_not_fit_are_the_callers_mistake(environment: str, message: str) -> None:
     with pytest.raises(CallError, match=message):
         rollout.observation_config(environment)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "served", "high"), [(np.float64, "float64", np.inf), (np.float32, "float32", 3), (np.uint8, "float32", 3)]
+)
+def test_observations_of_any_shape_are_described_where_they_are_taken(
+    dtype: type, served: str, high: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observation = gymnasium.spaces.Box(0, np.full((2, 3), high, np.float64).astype(dtype), (2, 3), dtype)
+    register(monkeypatch, "Shaped-v0", spaced(observation, Lasting.action_space))
+
+    config = rollout.observation_config("Shaped-v0", any_box=True)
+
+    assert (config["shape"], config["dtype"]) == ([2, 3], served)
+    assert config["low"] == [[0, 0, 0]] * 2
+    assert config["high"] == [[None if high == np.inf else high] * 3] * 2
+    assert json.loads(json.dumps(config, allow_nan=False)) == config
+    with pytest.raises(CallError, match="taken are Box with one axis"):
+        rollout.observation_config("Shaped-v0")
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (gymnasium.spaces.Discrete(4), {"type": "discrete", "n": 4}),
+        (gymnasium.spaces.MultiDiscrete([3, 2]), {"type": "multi_discrete", "nvec": [3, 2]}),
+        (
+            gymnasium.spaces.Box(np.array([-1, -np.inf], np.float32), np.array([0.1, 2], np.float32)),
+            {"type": "box", "shape": [2], "low": [-1, None], "high": [float(np.float32(0.1)), 2]},
+        ),
+        (gymnasium.spaces.Box(-2, 2, (1, 2), np.float64), {"type": "box", "shape": [1, 2], "low": [[-2, -2]], "high": [[2, 2]]}),
+    ],
+)
+def test_actions_are_described_with_their_bounds(
+    space: gymnasium.Space[Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "Acting-v0", spaced(Lasting.observation_space, space))
+
+    config = rollout.action_config("Acting-v0")
+
+    assert config == expected
+    assert json.loads(json.dumps(config, allow_nan=False)) == config
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Discrete(3, start=1),
+        gymnasium.spaces.MultiDiscrete([3, 2], start=[0, 1]),
+        gymnasium.spaces.MultiDiscrete(np.array([[3, 2]])),
+        gymnasium.spaces.MultiBinary(3),
+        gymnasium.spaces.Box(0, 9, (2,), np.int64),
+        gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]),
+    ],
+    ids=str,
+)
+def test_actions_that_no_policy_here_takes_are_refused_with_those_that_do(
+    space: gymnasium.Space[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "Acting-v0", spaced(Lasting.observation_space, space))
+
+    with pytest.raises(CallError, match=r"Acting-v0 acts by .*; taken are Box of real numbers"):
+        rollout.action_config("Acting-v0")
+
+
+def test_continuous_actions_reach_the_environment_as_they_are() -> None:
+    env = gymnasium.make("Pendulum-v1")
+    env.reset(seed=8)
+    total = 0.0
+    for step in range(200):
+        total += float(env.step(np.array([1.5 if step % 2 else -0.7], np.float32))[1])
+    calls = iter(range(200))
+
+    returns = rollout.episode_returns(lambda seen: [[1.5 if next(calls) % 2 else -0.7]], "Pendulum-v1", episodes=1, seed=8)
+
+    assert returns.tolist() == [total]
+
+
+def test_samples_of_several_numbers_per_action_lie_spread_over_the_episode_and_keep_their_shapes() -> None:
+    random = np.random.default_rng(0)
+    observations, actions = random.normal(size=(100, 2, 3)), random.normal(size=(100, 2)).astype(np.float32)
+    clear = np.arange(100) % 2 == 0
+
+    samples = rollout.golden_samples(observations, actions, clear)
+
+    steps = [int(sample.name.removeprefix("step-")) for sample in samples]
+    assert len(set(steps)) == len(steps) == 50
+    assert max(np.diff(sorted([0, *steps[:6], 99]))) <= 30
+    for step, sample in zip(steps, samples, strict=True):
+        assert clear[step]
+        assert np.array_equal(json.loads(sample.body)["observation"], observations[step])
+        assert np.array_equal(sample.expect["action"], actions[step])
 
 
 def test_continuous_actions_are_refused_by_recipes_for_discrete_ones() -> None:
