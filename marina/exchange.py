@@ -121,6 +121,15 @@ class Keys:
         return Key(token, expires - min(self._margin, max(0.0, expires - written) / 2), expires)
 
 
+def _is_open(port: int) -> bool:
+    """Whether the server of this home at `port` was started without tokens."""
+    try:
+        state = json.loads((paths.run(port) / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and state.get("tokens") is False
+
+
 class Endpoint:
     """Where a server is and how it is spoken to: what all clients have in common.
 
@@ -143,7 +152,7 @@ class Endpoint:
             raise CallError("give either a token or a key_file")
         if url is None:
             management_url = management_url or f"http://127.0.0.1:{port + 1}"
-            key_file = key_file or (None if token else paths.run(port) / "key_file.json")
+            key_file = key_file or (None if token or _is_open(port) else paths.run(port) / "key_file.json")
         self.inference = (url or f"http://127.0.0.1:{port}").rstrip("/")
         self.management = management_url.rstrip("/") if management_url else None
         self.is_local = re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?($|/)", self.inference) is not None

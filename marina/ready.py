@@ -49,9 +49,12 @@ def golden_samples(spec: Spec) -> list[dict[str, Any]]:
         return read_samples(folder)
 
 
-def problems(client: Client, spec: Spec) -> list[str]:
-    """Why the version of `spec` is not ready to serve, reason by reason; empty when it is."""
-    return [f"{spec.name} {spec.version}: {reason}" for reason in _reasons(client, spec)]
+def problems(client: Client, spec: Spec, workers_only: bool = False) -> list[str]:
+    """Why the version of `spec` is not ready to serve, reason by reason; empty when it is.
+
+    `workers_only` asks no more than whether its workers are READY.
+    """
+    return [f"{spec.name} {spec.version}: {reason}" for reason in _reasons(client, spec, workers_only)]
 
 
 def send_samples(client: Client, spec: Spec) -> list[Answered]:
@@ -59,8 +62,8 @@ def send_samples(client: Client, spec: Spec) -> list[Answered]:
     return [_send(client, spec, sample) for sample in golden_samples(spec)]
 
 
-def _reasons(client: Client, spec: Spec) -> Iterator[str]:
-    damage = _damage(spec)
+def _reasons(client: Client, spec: Spec, workers_only: bool) -> Iterator[str]:
+    damage = "" if workers_only else _damage(spec)
     if damage:
         yield damage
     try:
@@ -74,7 +77,7 @@ def _reasons(client: Client, spec: Spec) -> Iterator[str]:
         words = _last_error(client, spec)
         cause = f"; the last error in its log: {words}" if words else ""
         yield f"{states.count('READY')} of {spec.serving.workers} workers are ready (states: {states}){cause}"
-    if not damage:
+    if not damage and not workers_only:
         yield from _drift(spec, described)
         if alive:
             yield from _answers(client, spec)

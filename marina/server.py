@@ -25,6 +25,7 @@ import psutil
 
 from marina import java, paths, processes, signals
 from marina.errors import CallError, ServerError
+from marina.java import Access
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -44,6 +45,7 @@ class State:
     pid: int = 0
     created: float = 0.0
     serving: bool = False
+    tokens: bool = True
 
     def process(self) -> psutil.Process | None:
         """The running Java process, or None when it is gone."""
@@ -76,8 +78,8 @@ def was_started(port: int) -> bool:
 class TorchServe:
     """The server that this process runs at `port`; made by `running_server`. Start it in the main thread: Java dies with the thread."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, access: Access | None = None) -> None:
+        self.port, self.access = port, access or Access()
         self.folder = paths.run(port)
         self._lock: processes.Lock | None = None
         self._state: State | None = None
@@ -105,13 +107,14 @@ class TorchServe:
             file.unlink(missing_ok=True)  # tokens and snapshots of an earlier server
         paths.model_store().mkdir(parents=True, exist_ok=True)
         owner = os.getpid()
-        self._state = State(self.port, owner, processes.created(owner), tempfile.mkdtemp(prefix=processes.PREFIX))
+        temporary = tempfile.mkdtemp(prefix=processes.PREFIX)
+        self._state = State(self.port, owner, processes.created(owner), temporary, tokens=self.access.tokens)
         self._write(self._state)  # before there is a process, so that none is ever unknown
         with (self.folder / "server.out").open("wb") as output:
             self._process = subprocess.Popen(
                 java.command(self.folder, self._state.temporary),
                 cwd=self.folder,
-                env=java.environment(self.port, self.folder, self._state.temporary),
+                env=java.environment(self.port, self.folder, self._state.temporary, self.access),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -119,7 +122,7 @@ class TorchServe:
             )
         pid = self._process.pid
         self._write(replace(self._state, pid=pid, created=processes.created(pid)))
-        _wait(self._process, self.port)
+        _wait(self._process, self.port, self.access)
 
     def wait(self, seconds: float) -> int | None:
         """Wait for the server's end, about `seconds` at most; its exit code (negative: killed by that signal), None while it runs."""
@@ -168,10 +171,10 @@ class TorchServe:
 
 
 @contextmanager
-def running_server(port: int) -> Iterator[TorchServe]:
+def running_server(port: int, access: Access | None = None) -> Iterator[TorchServe]:
     """A server for the length of a `with` block; stopped on every way out: SIGINT, SIGTERM and SIGHUP raise Stopped meanwhile."""
     with signals.raised():
-        server = TorchServe(port)
+        server = TorchServe(port, access)
         try:
             server.start()
             yield server
@@ -241,11 +244,11 @@ def _is_taken(port: int) -> bool:
     return False
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
-    """Until the inference and the management port accept connections and the tokens are written."""
+def _wait(process: subprocess.Popen[bytes], port: int, access: Access) -> None:
+    """Until the inference and the management port accept connections and the tokens, if any, are written."""
     deadline = time.monotonic() + START_SECONDS
     key_file = paths.run(port) / "key_file.json"
-    while not (key_file.is_file() and _accepts(port) and _accepts(port + 1)):
+    while not ((key_file.is_file() or not access.tokens) and _accepts(port) and _accepts(port + 1)):
         if process.poll() is not None:
             raise ServerError(f"TorchServe ended with code {process.returncode} at its start:\n{log_tail(port)}")
         if time.monotonic() > deadline:

@@ -20,6 +20,7 @@ from marina import paths, server, signals, snapshots
 from marina.client import Client
 from marina.console import Output, err
 from marina.errors import CallError, MarinaError, ServerError
+from marina.java import Access
 from marina.server import TorchServe
 from marina.snapshots import Registered
 
@@ -58,7 +59,7 @@ def pause(number: int) -> float:
     return longest * random.uniform(0.5, 1.0)
 
 
-def detach(names: list[str], port: int, output: Output) -> Path:
+def detach(names: list[str], port: int, output: Output, access: Access) -> Path:
     """Have a process of its own serve `names`, and return its log when all are ready; what it says is said here too.
 
     Raises what ended it, when it ends before.
@@ -66,7 +67,8 @@ def detach(names: list[str], port: int, output: Output) -> Path:
     server.check_claimable(port)
     log = paths.run(port) / "supervisor.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "marina", "serve", *names, "--port-base", str(port)]
+    words = ["--port-base", str(port), "--host", access.host, *([] if access.tokens else ["--no-tokens"])]
+    command = [sys.executable, "-m", "marina", "serve", *names, *words]
     with log.open("ab") as written, log.open("rb") as said, signals.raised():
         written.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} marina {' '.join(command[3:])}\n".encode())
         written.flush()

@@ -10,6 +10,7 @@ from marina import archive, paths, ready, server, spec
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError, WorkError
+from marina.java import Access
 from marina.server import TorchServe
 from marina.spec import Spec
 
@@ -74,9 +75,9 @@ def register(client: Client, chosen: list[Spec], output: Output) -> None:
         pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C or a failure nobody waits for the others
 
 
-def check_ready(client: Client, chosen: list[Spec]) -> None:
-    """Raise ServerError with every reason unless all models are ready."""
-    reasons = [reason for one in chosen for reason in ready.problems(client, one)]
+def check_ready(client: Client, chosen: list[Spec], workers_only: bool = False) -> None:
+    """Raise ServerError with every reason unless all models are ready, or have at least their workers."""
+    reasons = [reason for one in chosen for reason in ready.problems(client, one, workers_only)]
     if reasons:
         raise ServerError("not ready:\n  " + "\n  ".join(reasons))
 
@@ -89,10 +90,10 @@ def serving(chosen: list[Spec], port: int, output: Output) -> Iterator[Client]:
 
 
 @contextmanager
-def started(chosen: list[Spec], port: int, output: Output) -> Iterator[tuple[TorchServe, Client]]:
+def started(chosen: list[Spec], port: int, output: Output, access: Access | None = None) -> Iterator[tuple[TorchServe, Client]]:
     """The same, with the server itself, for `supervisor.watch`."""
     begun = monotonic()
-    with server.running_server(port) as running, Client(port) as client:
+    with server.running_server(port, access) as running, Client(port) as client:
         try:
             register(client, chosen, output)
         except WorkError as error:

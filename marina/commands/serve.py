@@ -16,6 +16,7 @@ from marina.command import (
 )
 from marina.console import Output
 from marina.errors import CallError
+from marina.java import Access
 
 app = typer.Typer()
 
@@ -25,17 +26,19 @@ app = typer.Typer()
 def serve(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models to register at once; none when left out.")] = None,
     background: Annotated[bool, typer.Option("--background", help="Return when it serves; `marina stop` stops it.")] = False,
+    host: Annotated[str, typer.Option(help="Where inference and metrics listen; 0.0.0.0 opens them to the network.")] = "127.0.0.1",
+    no_tokens: Annotated[bool, typer.Option("--no-tokens", help="Calls need no tokens: something in front decides who may call.")] = False,
     port_base: PortBase = DEFAULT_PORT,
     as_json: Json = False,
 ) -> None:
     """Start TorchServe and keep it alive, by default until Ctrl-C; one that dies is started again with what it had registered."""
-    output, chosen = Output(as_json), up.choose(names) if names else []
+    output, chosen, access = Output(as_json), up.choose(names) if names else [], Access(host, not no_tokens)
     where = {"ok": True, "inference": f"http://127.0.0.1:{port_base}", "management": f"http://127.0.0.1:{port_base + 1}"}
     if background:
-        log = supervisor.detach([one.name for one in chosen], port_base, output)
+        log = supervisor.detach([one.name for one in chosen], port_base, output, access)
         output.say(f"it goes on in the background; log: {log}")
     else:
-        with up.started(chosen, port_base, output) as (running, client):
+        with up.started(chosen, port_base, output, access) as (running, client):
             output.say(f"serving at {where['inference']}; Ctrl-C stops it, or: marina stop --port-base {port_base}")
             supervisor.watch(running, client, output)
     output.result(where)
@@ -75,10 +78,15 @@ def unregister(
 
 @app.command(rich_help_panel="Look")
 @guarded
-def ready(names: Names = None, port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
+def ready(
+    names: Names = None,
+    workers_only: Annotated[bool, typer.Option("--workers-only", help="Ask for READY workers alone: a light check, for liveness.")] = False,
+    port_base: PortBase = DEFAULT_PORT,
+    as_json: Json = False,
+) -> None:
     """Exit 0 when every model has its workers and answers its golden samples; otherwise 1, with the reasons."""
     client, chosen = client_of(port_base), up.choose(names or [])
-    up.check_ready(client, chosen)
+    up.check_ready(client, chosen, workers_only)
     output = Output(as_json)
     output.say(f"ready: {', '.join(f'{one.name} {one.version}' for one in chosen)}")
     output.result({"ok": True, "ready": [one.name for one in chosen]})
