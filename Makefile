@@ -5,7 +5,7 @@ MARINA := $(VENV)/bin/marina
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train archive run test lint lock clean
+.PHONY: help install train archive run test test-all lint lock clean
 
 help: ## Show the steps
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ run: $(INSTALLED) ## The whole way: train what is missing, archive, serve, regis
 
 test: $(INSTALLED) lint ## Check everything: style, types, unit, archives, live server
 	$(VENV)/bin/python -m pytest
+
+test-all: $(INSTALLED) lint ## The same, and the tests that start many servers: releases, supervision, readiness, upstream's calls
+	$(VENV)/bin/python -m pytest -m "slow or not slow"
 
 lint: $(INSTALLED) ## Style and types alone
 	$(VENV)/bin/ruff check --quiet .

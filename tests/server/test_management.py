@@ -16,6 +16,8 @@ from marina import paths, server, up
 from marina.client import Client
 from marina.console import Output
 
+pytestmark = pytest.mark.slow
+
 HANDLER = """
 class Echo:
     def initialize(self, context):

@@ -23,6 +23,8 @@ from marina.errors import RequestError
 from tests.toy_policies import balance
 from training.export import export
 
+pytestmark = pytest.mark.slow
+
 SPEC = """# Pushes to where the pole falls.
 version: "1.0"
 kind: policy

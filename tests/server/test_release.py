@@ -22,6 +22,8 @@ from tests import toy_policies
 from tests.conftest import export_toy
 from training.trained import Trained
 
+pytestmark = pytest.mark.slow
+
 GOOD = {"observation": [0.0, 0.0, 0.1, 0.2]}
 
 

@@ -21,6 +21,8 @@ from marina.errors import CallError, ServerError
 from marina.snapshots import Registered
 from marina.spec import Spec
 
+pytestmark = pytest.mark.slow
+
 OUTPUT = Output(as_json=True)
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
 

@@ -149,8 +149,8 @@ def test_boxes_in_the_middle_of_a_picture_survive_its_cropping(size: tuple[int, 
         ("stretch", (640, 480), (0, 0, 640, 480)),
         ("letterbox", (640, 480), (0, 0, 640, 640)),
         ("letterbox", (100, 400), (0, 0, 400, 400)),
-        ("crop", (640, 480), (110, 30, 530, 450)),
-        ("crop", (64, 48), (11, 3, 53, 45)),
+        ("crop", (512, 256), (144, 16, 368, 240)),
+        ("crop", (128, 64), (36, 4, 92, 60)),
     ],
 )
 def test_the_view_is_the_part_of_the_picture_that_the_graph_gets(fit: str, size: tuple[int, int], view: tuple[float, ...]) -> None:
