@@ -19,6 +19,8 @@ from marina.console import Output
 from marina.errors import CallError, ServerError
 from marina.spec import Spec
 
+pytestmark = pytest.mark.slow
+
 OUTPUT = Output(as_json=True)
 
 
