@@ -149,31 +149,30 @@ def test_clients_whose_token_expires_at_once_all_go_on(client: Client) -> None:
     assert json.loads(client.key_file.read_text())["inference"]["key"] != keys["inference"]["key"]
 
 
-def test_no_request_is_lost_with_one_of_two_workers_and_with_the_last_the_model_is_unavailable(client: Client) -> None:
+def test_without_workers_a_model_is_unavailable_and_with_one_of_two_no_request_is_lost(client: Client) -> None:
     one = spec.load("cartpole")
     observations = np.random.default_rng(1).normal(0, 0.1, (200, 4))
+    errors = []
+    client.scale(one.name, one.version, 0)
     try:
+        for kind in (Client, GrpcClient):
+            with kind(port_of(client)) as asked, pytest.raises(RequestError) as caught:
+                asked.predict(one.name, [0, 0, 0, 0])
+            errors.append(caught.value)
         client.scale(one.name, one.version, 2)
         workers = [int(worker["pid"]) for worker in client.describe(one.name)[0]["workers"] if worker["status"] == "READY"]
         with Client(port_of(client)) as asked, ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(asked.predict, one.name, row) for row in observations]
             waiting[20].result()
-            os.kill(workers[0], signal.SIGKILL)
+            os.kill(workers[1], signal.SIGKILL)  # scaling down keeps the first
             actions = [done.result()["action"] for done in waiting]
         together = client.predict_many(one.name, observations)
-
-        client.scale(one.name, one.version, 0)
-        errors = []
-        for kind in (Client, GrpcClient):
-            with kind(port_of(client)) as asked, pytest.raises(RequestError) as caught:
-                asked.predict(one.name, [0, 0, 0, 0])
-            errors.append(caught.value)
     finally:
         client.scale(one.name, one.version, 1)
 
+    assert {(type(error), error.status, error.type) for error in errors} == {(ServerUnavailable, 503, "ServiceUnavailableException")}
     assert len(workers) == 2
     assert actions == [answer["action"] for answer in together]
-    assert {(type(error), error.status, error.type) for error in errors} == {(ServerUnavailable, 503, "ServiceUnavailableException")}
     assert ready.problems(client, one) == []
 
 
