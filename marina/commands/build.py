@@ -36,6 +36,37 @@ def train(
     output.result({"ok": True, "exports": {one.name: str(one.export_dir) for one in chosen}})
 
 
+@app.command("import", rich_help_panel="Step by step")
+@guarded
+def import_(
+    name: Annotated[str, typer.Argument(help="What the model will be called; models/NAME.yaml is written if there is none.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="SOURCE", help="torchvision:NAME, timm:NAME, package.module:function, file.py:function, .pt2, .pth, .zip"
+        ),
+    ],
+    weights: Annotated[str | None, typer.Option(help="A file .safetensors or .pth, or the library's name of them.")] = None,
+    data: Annotated[str | None, typer.Option(help="Pictures with their truth to measure on: ImageFolder, Pascal VOC, COCO json.")] = None,
+    kind: Annotated[str | None, typer.Option(help="classifier, detector or policy; found by looking when left out.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Names of the classes: a file, imagenet or coco.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Like training.mean='[0.5]'")] = None,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Read a pickle once, which runs whatever code is in it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a model that learned elsewhere: export it as if it had been trained here, with what it answers as proof."""
+    from marina import importing
+
+    output, changes = Output(as_json), overrides(setting or [])
+    given = {"source": source, "weights": weights, "data": data, "classes": classes}
+    one, written = importing.chosen(name, given, kind, changes, trust_pickle)
+    importing.bring(one, trust_pickle, output)
+    if written:
+        path = importing.write(one)
+        output.say(f"{name}: written to {path}; the next import or training of {name} takes it from there")
+    output.result({"ok": True, "export": str(one.export_dir), "spec": one.as_yaml(), "metrics": up.export_metrics(one)})
+
+
 @app.command(rich_help_panel="Step by step")
 @guarded
 def archive(

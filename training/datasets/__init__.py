@@ -1,12 +1,13 @@
 """Data sets: one file per source, all giving the same `ImageData`.
 
-`load(data, kind)` takes the name of a built-in set or a folder of the user's own and finds the layout by looking.
+`load(data, kind)` takes the name of a built-in set or a folder of the user's own and finds the layout by looking. `held_out`
+takes the same for a model that learned elsewhere: all that is not named as its training data measures it.
 """
 
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ def load(data: str, kind: str, seed: int = 0) -> ImageData:
     from training.datasets import object_folder, scenes
 
     return scenes.load() if data == "scenes" else object_folder.load(_folder(data, "scenes"), seed)
+
+
+def held_out(data: str, kind: str) -> ImageData:
+    """What measures a model that learned elsewhere, as `test`: the split that the data names so, else all of it; nothing else.
+
+    Takes what `load` does, and for a classifier a folder with labels.json. Raises CallError.
+    """
+    if data in ("digits", "scenes"):
+        return replace(load(data, kind), train=[], validation=[])
+    folder = _folder(data, "digits" if kind == "classifier" else "scenes")
+    if kind == "classifier":
+        from training.datasets import image_folder, labels_file
+
+        return labels_file.load(folder) if (folder / labels_file.NAME).is_file() else image_folder.held_out(folder)
+    from training.datasets import object_folder
+
+    return object_folder.held_out(folder)
 
 
 def _folder(data: str, built_in: str) -> Path:

@@ -16,8 +16,8 @@ SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validat
 FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")}
 
 
-def annotation_files(folder: Path) -> dict[str, Path]:
-    """Split ("all" for none) -> JSON file, by the usual file names; empty where there are none."""
+def annotation_files(folder: Path, to_learn: bool = True) -> dict[str, Path]:
+    """Split ("all" for none) -> JSON file, by the usual file names; empty where there are none, or none to learn from."""
     found: dict[str, Path] = {}
     for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json"), *folder.glob("*/_annotations.coco.json")]):
         if path.stem.startswith(("captions", "person_keypoints", "image_info")):
@@ -26,7 +26,7 @@ def annotation_files(folder: Path) -> dict[str, Path]:
         split = next((split for name, split in SPLITS.items() if name in named.lower().replace("-", "_").split("_")), None)
         split = split or next((split for name, split in SPLITS.items() if named.lower().startswith((name, f"instances_{name}"))), "all")
         found.setdefault(split, path)
-    return found if "train" in found else {"all": found["all"]} if "all" in found else {}
+    return found if "train" in found or not to_learn else {"all": found["all"]} if "all" in found else {}
 
 
 def read(folder: Path, files: dict[str, Path]) -> tuple[tuple[str, ...], dict[str, list[Example]]]:

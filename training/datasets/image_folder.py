@@ -71,6 +71,20 @@ def load(folder: Path, seed: int) -> ImageData:
     )
 
 
+def held_out(folder: Path) -> ImageData:
+    """The test of FOLDER/{train,val,test}/CLASS/* (or its validation), or all of FOLDER/CLASS/*, as `test`; nothing to learn from.
+
+    Raises CallError for a folder without pictures.
+    """
+    given = _whole(_given(folder))
+    test = next(given[split] for split in ("test", "validation", "all", "train") if split in given)
+    classes = sorted({name for pictures in given.values() for name in pictures})
+    examples = _examples(test, classes)
+    if not examples:
+        raise CallError(f"no pictures to measure with in {folder}; {LAYOUT}")
+    return ImageData(folder.name, tuple(classes), [], [], examples, source=f"folder {folder.name}", licence="not stated")
+
+
 def _given(folder: Path) -> dict[str, Pictures]:
     """Split -> class -> files, as they lie; the split is "all" where the folder holds the classes themselves."""
     inside = _folders(folder)

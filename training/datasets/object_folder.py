@@ -37,18 +37,34 @@ def load(folder: Path, seed: int) -> ImageData:
     Left out with a warning: pictures that are missing or damaged, boxes without area. Cut with a warning: boxes that reach out.
     Raises CallError when `folder` has neither layout, or too few pictures with boxes.
     """
-    if (folder / "Annotations").is_dir():
-        classes, given = voc.read(folder)
-    elif files := coco.annotation_files(folder):
-        classes, given = coco.read(folder, files)
-    else:
-        raise CallError(f"{folder} holds no boxes that are understood; lay it out in one of these ways:{LAYOUTS}")
+    classes, given = _given(folder)
     checked = {name: _checked(examples) for name, examples in given.items()}
     train, validation, test = _splits(checked, seed)
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not any(len(example.labels) for example in part):
             raise CallError(f"{folder} has no picture with a box for {name}; add more pictures, or split them yourself:{LAYOUTS}")
     return ImageData(folder.name, classes, train, validation, test, source=f"folder {folder.name}", licence="the owner's")
+
+
+def held_out(folder: Path) -> ImageData:
+    """The test split that the folder names, else its validation, else all of it, as `test`; nothing to learn from.
+
+    Raises CallError when `folder` has neither layout, or no picture with a box.
+    """
+    classes, given = _given(folder, to_learn=False)
+    test = _checked(next(given[split] for split in ("test", "validation", "all", "train") if given.get(split)))
+    if not any(len(example.labels) for example in test):
+        raise CallError(f"{folder} has no picture with a box to measure with; add some:{LAYOUTS}")
+    return ImageData(folder.name, classes, [], [], test, source=f"folder {folder.name}", licence="the owner's")
+
+
+def _given(folder: Path, to_learn: bool = True) -> tuple[tuple[str, ...], dict[str, list[Example]]]:
+    """(class names, split -> examples as written; "all" where the folder names no splits)."""
+    if (folder / "Annotations").is_dir():
+        return voc.read(folder)
+    if files := coco.annotation_files(folder, to_learn):
+        return coco.read(folder, files)
+    raise CallError(f"{folder} holds no boxes that are understood; lay it out in one of these ways:{LAYOUTS}")
 
 
 def _checked(examples: Sequence[Example]) -> list[Example]:
