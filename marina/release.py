@@ -22,11 +22,13 @@ import yaml
 from marina import archive, paths, ready
 from marina.client import Client
 from marina.errors import CallError, ReleaseError, RequestError
+from marina.server import signals
 from marina.spec import Spec
 
 from bundle_golden import difference
 
 DRAIN_SECONDS = 60.0
+UNPACK_SECONDS = 10.0  # in which the server lists a version whose registration it has taken
 ROUNDS = 5  # each sample is sent so often to each version, in turn
 
 Say = Callable[[str], None]
@@ -65,7 +67,7 @@ def release(client: Client, name: str, version: str, least_agreement: float, kee
     the default, and the new one is unregistered.
     """
     new = archive.spec_of(name, version)
-    with _alone(name):
+    with _alone(name), signals.raised():
         running = default_version(client, name)
         if running == version:
             raise CallError(f"{name} {version} is the default already; nothing to release")
@@ -76,7 +78,8 @@ def release(client: Client, name: str, version: str, least_agreement: float, kee
             comparison = _compare(client, new, running, least_agreement, say) if running else None
             client.set_default(name, version)
         except BaseException as error:
-            _withdraw(client, new, running, say)
+            with signals.ignored():
+                _withdraw(client, new, running, say, unsure=isinstance(error, KeyboardInterrupt) or getattr(error, "status", 1) == 0)
             _write(name, Entry(**{**asdict(entry), "action": "refused", "reason": str(error) or type(error).__name__}))
             if isinstance(error, RequestError):
                 raise ReleaseError(f"{name} {version} was not released: {error}") from error
@@ -203,8 +206,14 @@ def _unregister_older(client: Client, name: str, keep: set[str], say: Say) -> No
             say(f"{name} {version}: unregistered; its archive stays in the store")
 
 
-def _withdraw(client: Client, new: Spec, running: str | None, say: Say) -> None:
-    """Leave the server as it was."""
+def _withdraw(client: Client, new: Spec, running: str | None, say: Say, unsure: bool) -> None:
+    """Leave the server as it was.
+
+    `unsure`: the registration was given up without an answer, so the server may still be unpacking the archive; wait for it.
+    """
+    deadline = time.monotonic() + (UNPACK_SECONDS if unsure else 0)
+    while new.version not in client.versions(new.name) and time.monotonic() < deadline:
+        time.sleep(0.2)
     if running is not None and default_version(client, new.name) == new.version:
         client.set_default(new.name, running)
     if client.unregister(new.name, new.version):

@@ -10,8 +10,8 @@ from marina import archive, paths, ready, server, spec
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError, WorkError
-from marina.java import Access
 from marina.server import TorchServe
+from marina.server.java import Access
 from marina.spec import Spec
 
 

@@ -20,6 +20,7 @@ import torchvision
 from pydantic import Field
 from rich.progress import track
 from torch import nn
+from torchvision.models import list_models
 
 from marina.errors import CallError
 from training import datasets
@@ -103,6 +104,8 @@ def _brought(settings: Settings) -> Brought:
     kind, name = origin(settings.source)
     if kind == "program":
         graph, inputs = _from_program(existing(name, "source"), settings)
+    elif kind == "torchvision" and name in set(list_models()) - set(list_models(module=torchvision.models)):
+        raise CallError(f"{name} is no image classifier; detectors come with --kind detector, other models of torchvision not at all")
     else:
         network = build(settings)
         preset = _overruled(_preset(network, settings), settings)
@@ -132,8 +135,6 @@ def _preset(network: nn.Module, settings: Settings) -> Preset:
     """The preprocessing that the source itself says, or plain 0..1 with a warning."""
     kind, name = origin(settings.source)
     if kind == "torchvision":
-        if name not in torchvision.models.list_models(module=torchvision.models):
-            raise CallError(f"{name} is no image classifier; detectors come with --kind detector, other models of torchvision not at all")
         return preset_of(name, settings.weights or "DEFAULT", settings.image_size)
     if kind == "timm":
         return _timms_preset(network, settings)

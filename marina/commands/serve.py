@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from marina import server, supervisor, up
+from marina import server, split, up
 from marina.command import (
     DEFAULT_PORT,
     Json,
@@ -16,7 +16,8 @@ from marina.command import (
 )
 from marina.console import Output
 from marina.errors import CallError
-from marina.java import Access
+from marina.server import supervisor
+from marina.server.java import Access
 
 app = typer.Typer()
 
@@ -47,8 +48,11 @@ def serve(
 @app.command(rich_help_panel="Step by step")
 @guarded
 def stop(port_base: PortBase = DEFAULT_PORT, as_json: Json = False) -> None:
-    """Stop the server at --port-base, its workers included; it is no error when none runs."""
-    output, stopped = Output(as_json), server.stop(port_base)
+    """Stop the server at --port-base, its workers and the nginx of a split included; it is no error when none runs."""
+    output = Output(as_json)
+    if split.stop(port_base):  # first, so that it finishes what is under way
+        output.say(f"ended the traffic split in front of {port_base}")
+    stopped = server.stop(port_base)
     output.say(f"stopped the server at {port_base}" if stopped else f"no server of this home runs at {port_base}")
     output.result({"ok": True, "stopped": stopped})
 

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from marina import supervisor, up
+from marina import up
 from marina.command import DEFAULT_PORT, Json, Names, PortBase, guarded
 from marina.console import Output
 from marina.errors import WorkError
+from marina.server import supervisor
 
 app = typer.Typer()
 

@@ -9,7 +9,8 @@ import typer
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
-from marina import cli, paths, processes, server, spec
+from marina import cli, paths, server, spec
+from marina.server import processes
 
 FOLDER = paths.SOURCE / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))

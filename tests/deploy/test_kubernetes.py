@@ -15,7 +15,8 @@ import typer
 import yaml
 
 import marina
-from marina import cli, paths, processes, server, spec
+from marina import cli, paths, server, spec
+from marina.server import processes
 
 FOLDER = paths.SOURCE / "deploy" / "kubernetes"
 KSERVE = paths.SOURCE / "deploy" / "kserve"

@@ -6,7 +6,8 @@ import pytest
 import typer
 import yaml
 
-from marina import cli, paths, supervisor
+from marina import cli, paths
+from marina.server import supervisor
 
 TEXT = (paths.SOURCE / "docs" / "operations.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]

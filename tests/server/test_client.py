@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marina import paths, ready, spec, wire
-from marina.async_client import AsyncClient
-from marina.client import Client
+from marina import paths, ready, spec
+from marina.client import Client, wire
+from marina.client.async_client import AsyncClient
+from marina.client.grpc_client import GrpcClient
 from marina.errors import RequestError, RequestRefused, ServerUnavailable
-from marina.grpc_client import GrpcClient
 
 Ask = Callable[..., Any]  # ("predict", name, body, ...) -> answer
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marina import archive, java, paths, server, up
+from marina import archive, paths, server, up
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError
+from marina.server import java
 from marina.spec import Spec
 
 pytestmark = pytest.mark.slow

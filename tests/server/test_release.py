@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -150,6 +153,25 @@ def test_not_one_request_fails_while_versions_come_and_go(client: Client) -> Non
 
     assert outcomes.keys() == {"200"}
     assert outcomes["200"] > 200
+
+
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.05), (signal.SIGTERM, 1.0), (signal.SIGINT, 4.0)])
+def test_a_release_that_is_stopped_in_the_middle_leaves_no_trace(number: signal.Signals, after: float, client: Client) -> None:
+    port = client.inference.rsplit(":", 1)[1]
+    command = [sys.executable, "-m", "marina", "release", "balance", "--version", "1.1", "--port-base", port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not paths.releases().is_dir():  # it begins with the lock there
+            time.sleep(0.01)
+        time.sleep(after)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    time.sleep(3)  # a registration that goes on in the server would show
+
+    assert process.returncode not in (0, -number)
+    assert "Traceback" not in said
+    assert versions_of(client) == ("1.0", ["1.0"])
+    assert [one.action for one in release.history("balance")] == ["refused"]
+    assert go(client, "1.1").version == "1.1"
 
 
 def test_two_releases_of_a_model_at_a_time_are_one_too_many(client: Client) -> None:

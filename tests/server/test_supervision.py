@@ -14,11 +14,12 @@ import psutil
 import pytest
 import requests
 
-from marina import archive, paths, processes, server, snapshots, supervisor
+from marina import archive, paths, server
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError
-from marina.snapshots import Registered
+from marina.server import processes, snapshots, supervisor
+from marina.server.snapshots import Registered
 from marina.spec import Spec
 
 pytestmark = pytest.mark.slow
@@ -226,7 +227,7 @@ def test_a_state_of_a_process_whose_id_was_reused_is_no_running_server(home: Pat
 
 def test_a_lock_has_one_holder_at_a_time_and_goes_with_its_process(tmp_path: Path, started: Started) -> None:
     path = tmp_path / "lock"
-    hold = f"import pathlib, marina.processes as p; held = p.Lock(pathlib.Path({str(path)!r}), ''); print(1, flush=True); input()"
+    hold = f"import pathlib, marina.server.processes as p; held = p.Lock(pathlib.Path({str(path)!r}), ''); print(1, flush=True); input()"
     holder = started.child([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout
     holder.stdout.readline()

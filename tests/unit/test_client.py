@@ -22,11 +22,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marina import exchange, grpc_client, wire
-from marina.async_client import AsyncClient
-from marina.client import Client
+from marina.client import Client, exchange, grpc_client, wire
+from marina.client.async_client import AsyncClient
+from marina.client.grpc_client import GrpcClient
 from marina.errors import CallError, RequestError, RequestRefused, ServerError, ServerFault, ServerUnavailable, WorkError
-from marina.grpc_client import GrpcClient
 
 Trick = bytes | Callable[[socket.socket], None]
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def with_softmax():
 
 
 def with_batch_statistics():
-    return nn.Sequential(Brightest(), nn.BatchNorm1d(3, track_running_stats=False))
+    return nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), Brightest())
 
 
 def with_a_tuple():
@@ -101,7 +102,16 @@ def retinanet(classes=4):
     backbone = layers()
     backbone.out_channels = WIDTH
     anchors = AnchorGenerator(((32, 48, 64),), ((0.5, 1.0, 2.0),))
-    return RetinaNet(backbone, classes, min_size=64, max_size=96, anchor_generator=anchors, score_thresh=0.005)
+    return scattered(RetinaNet(backbone, classes, min_size=64, max_size=96, anchor_generator=anchors, score_thresh=0.02), 0.12)
+
+
+def scattered(model, deviation):
+    """With scores that are not all the same, as those of an untrained head are."""
+    torch.manual_seed(3)
+    for module in model.head.classification_head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=deviation)
+    return model
 
 
 def fcos(classes=4):
@@ -123,10 +133,7 @@ class Maps(nn.Module):
 def ssd(classes=4, size=96, scores="softmax"):
     boxes = DefaultBoxGenerator([[2], [2]])
     model = SSD(Maps(), boxes, (size, size), classes, score_thresh=0.02, detections_per_img=50)
-    torch.manual_seed(3)
-    for module in model.head.classification_head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.5)
+    scattered(model, 0.5)
     if scores == "sigmoid":
         model.postprocess_detections = partial(by_sigmoid, model)
     return model
@@ -155,8 +162,10 @@ def stranger():
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Callable[[str], str]:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """A function of a user's own file, as a source; the file imports what lies beside it."""
+    for name in ("own", "neighbour"):  # another test's
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "neighbour.py").write_text("WIDTH = 32\n")
     return lambda function: f"{tmp_path / 'own.py'}:{function}"
@@ -247,7 +256,7 @@ def test_weights_to_which_more_belongs_than_their_file_says_are_asked_for_by_nam
         ({"source": "resnet19"}, "is none of torchvision:NAME, .* did you mean resnet1"),
         ({"source": "torchvision:resnet19"}, "no architecture 'resnet19'; did you mean"),
         ({"source": "timm:resnet19"}, "timm has no model 'resnet19'; did you mean"),
-        ({"source": "resnet18", "weights": "V9"}, "unknown weights 'V9' of resnet18; known: IMAGENET1K_V1, none"),
+        ({"source": "resnet18", "weights": "V9"}, "unknown weights 'V9' of resnet18; known: IMAGENET1K_V1, DEFAULT, none, or a file"),
         ({"source": "resnet18", "weights": "gone.pth"}, "weights 'gone.pth': no such file"),
         ({"source": "resnet18", "weights": "none", "arguments": {"depth": 3}}, "resnet18 raised TypeError at .*depth"),
         ({"source": "deeplabv3_resnet50", "weights": "none"}, "is no image classifier"),
@@ -565,7 +574,7 @@ def test_the_pictures_of_a_letterbox_keep_their_proportions_without_antialiasing
 def test_a_folder_with_labels_beside_it_measures_by_index_and_by_name(own: Callable[[str], str], tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name, colour in {"a": (250, 0, 0), "b": (0, 250, 0), "c": (0, 0, 250), "d": (0, 0, 250)}.items():
+    for name, colour in {"a": (250, 60, 0), "b": (60, 250, 0), "c": (0, 60, 250), "d": (0, 60, 250)}.items():
         Image.new("RGB", (40, 30), colour).save(folder / f"{name}.png")
     (folder / "labels.json").write_text(json.dumps({"a.png": 0, "b.png": 1, "c.png": 2, "d.png": 0}))
     (tmp_path / "names.json").write_text(json.dumps({"0": "red", "1": "green", "2": "blue"}))

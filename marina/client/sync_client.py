@@ -1,7 +1,7 @@
 """A client of TorchServe's inference and management API over requests: one for all threads, over kept connections.
 
-Every call has a deadline, its token, and is repeated where that is safe: `marina.exchange` has the rules, `marina.errors` the
-errors. `marina.async_client` has the same for asyncio, `marina.grpc_client` for gRPC.
+Every call has a deadline, its token, and is repeated where that is safe: `marina.client.exchange` has the rules, `marina.errors` the
+errors. `marina.client.async_client` has the same for asyncio, `marina.client.grpc_client` for gRPC.
 """
 
 import time
@@ -17,11 +17,11 @@ import requests
 from urllib3.exceptions import NewConnectionError
 from urllib3.util import Timeout
 
-from marina import wire
-from marina.deadline_adapter import DeadlineAdapter
+from marina.client import wire
+from marina.client.deadline_adapter import DeadlineAdapter
+from marina.client.exchange import Deadline, Endpoint, Send, Steps, Wait
+from marina.client.wire import Lost, Reply, Slice
 from marina.errors import RequestError
-from marina.exchange import Deadline, Endpoint, Send, Steps, Wait
-from marina.wire import Lost, Reply, Slice
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -119,14 +119,15 @@ class Client(Endpoint):
         described: list[dict[str, Any]] = self._run(self.steps(wire.describe(name, version, customized)))
         return described
 
-    def register(self, name: str, version: str, archive: str, timeout: float = 180.0) -> bool:
+    def register(self, name: str, version: str, archive: str, timeout: float = 180.0, settings: Mapping[str, int] | None = None) -> bool:
         """Register an archive of the model store by its file name, and wait for its workers.
 
-        True when it was registered, False when this version already was. Worker numbers and batching come from the archive.
+        True when it was registered, False when this version already was. Worker numbers and batching come from the archive,
+        unless `settings` says otherwise: initial_workers, batch_size, max_batch_delay (milliseconds).
         """
         if version in self.versions(name):
             return False
-        query = {"url": archive, "model_name": name, "initial_workers": 1, "synchronous": "true"}
+        query = {"url": archive, "model_name": name, "initial_workers": 1, "synchronous": "true", **(settings or {})}
         self._run(self.steps(wire.management("POST", "", query, repeatable=False), timeout))
         return True
 
@@ -139,9 +140,9 @@ class Client(Endpoint):
                 return []
             raise
 
-    def scale(self, name: str, version: str, workers: int, timeout: float = 180.0) -> None:
-        """Set the number of workers of a version, and wait for them."""
-        query = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
+    def scale(self, name: str, version: str, workers: int, timeout: float = 180.0, most: int | None = None) -> None:
+        """Set the number of workers of a version, `most` if it may grow, and wait for them."""
+        query = {"min_worker": workers, "max_worker": workers if most is None else most, "synchronous": "true"}
         self._run(self.steps(wire.management("PUT", _path(name, version), query), timeout))
 
     def set_default(self, name: str, version: str) -> None:

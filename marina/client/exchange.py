@@ -2,7 +2,7 @@
 
 The steps of a call are a generator: it yields what is to be done next - `Send` or `Wait` - and is handed what came of it, until
 it returns the answer or raises the error. Whoever drives it brings the I/O: `marina.client` with requests,
-`marina.async_client` with httpx, `marina.grpc_client` with gRPC; so there is one set of rules for all.
+`marina.client.async_client` with httpx, `marina.client.grpc_client` with gRPC; so there is one set of rules for all.
 
 Sent again, at most `retries` times and never beyond the deadline, after a random wait that doubles ("full jitter": Brooker,
 Exponential Backoff And Jitter, AWS Architecture Blog 2015), to which the server's Retry-After is added:
@@ -33,9 +33,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from marina import paths, wire
+from marina import paths
+from marina.client import wire
+from marina.client.wire import Call, Lost, Reply, Slice
 from marina.errors import CallError, RequestError, RequestRefused, ServerError, ServerUnavailable
-from marina.wire import Call, Lost, Reply, Slice
 
 TOKEN_MARGIN_SECONDS = 60.0
 TOKEN_SPREAD_SECONDS = 30.0  # clients of one key file don't all renew it at the same moment

@@ -1,6 +1,6 @@
 """What goes over the wire, whoever carries it: calls as bytes and headers, answers and errors as they come back.
 
-Nothing here sends anything: `marina.exchange` says what is sent when, the clients of marina/ how.
+Nothing here sends anything: `marina.client.exchange` says what is sent when, the clients of marina/ how.
 """
 
 import base64

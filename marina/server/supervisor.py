@@ -3,7 +3,7 @@
 The pause before a start doubles from one second to a minute, with jitter, and begins anew after a minute of health. A server that
 served is started again for ever; after TRIES starts in a row that failed we give up. `detach` has a process of its own do this.
 
-What is not covered: the death of this process, which ends the server too (server.py) and is for the system's service manager to
+What is not covered: the death of this process, which ends the server too (torchserve.py) and is for the system's service manager to
 mend; a server that runs but doesn't answer.
 """
 
@@ -16,13 +16,14 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from marina import paths, server, signals, snapshots
+from marina import paths, server
 from marina.client import Client
 from marina.console import Output, err
 from marina.errors import CallError, MarinaError, ServerError
-from marina.java import Access
-from marina.server import TorchServe
-from marina.snapshots import Registered
+from marina.server import signals, snapshots
+from marina.server.java import Access
+from marina.server.snapshots import Registered
+from marina.server.torchserve import TorchServe
 
 FIRST_PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 60.0

@@ -8,9 +8,9 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from marina import wire
-from marina.exchange import Deadline, Endpoint, Send, Steps, Wait
-from marina.wire import Lost, Reply
+from marina.client import wire
+from marina.client.exchange import Deadline, Endpoint, Send, Steps, Wait
+from marina.client.wire import Lost, Reply
 
 T = TypeVar("T")
 

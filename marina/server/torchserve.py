@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass, replace
 
 import psutil
 
-from marina import java, paths, processes, signals
+from marina import paths
 from marina.errors import CallError, ServerError
-from marina.java import Access
+from marina.server import java, processes, signals
+from marina.server.java import Access
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

@@ -1,6 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP as one exception, so that whatever was started is stopped in order on each of them."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,9 @@ def ignored() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: "signal._HANDLER") -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+        yield
+        return
     previous = {number: signal.getsignal(number) for number in STOPPING}
     try:
         for number, before in previous.items():

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from marina import paths
 from marina.client import Client
 from marina.errors import RequestError
@@ -76,27 +74,14 @@ def _register(client: Client, one: Registered) -> str:
     """As it was, whatever its archive says; returns what went wrong."""
     timeout = one.startup_timeout + 60
     given = {"batch_size": one.batch_size, "max_batch_delay": one.max_batch_delay, "initial_workers": one.min_workers}
-    workers = {"min_worker": one.min_workers, "max_worker": one.max_workers}
     try:
-        _manage(client, "POST", "/models", {"url": one.archive, "model_name": one.name, "synchronous": "true", **given}, timeout)
+        client.register(one.name, one.version, one.archive, timeout, given)
         described = client.describe(one.name, one.version)[0]
         if (described["minWorkers"], described["maxWorkers"]) != (one.min_workers, one.max_workers):
-            _manage(client, "PUT", f"/models/{one.name}/{one.version}", {"synchronous": "true", **workers}, timeout)
+            client.scale(one.name, one.version, one.min_workers, timeout, one.max_workers)
     except RequestError as error:
         return f"{one.name} {one.version} could not be registered again: {error.message}"
     return ""
-
-
-def _manage(client: Client, method: str, path: str, query: dict[str, Any], timeout: float) -> None:
-    with requests.Session() as session:
-        session.trust_env = False  # no proxy between this machine and itself
-        headers = {"Authorization": f"Bearer {client.token('management')}"}
-        try:
-            answer = session.request(method, f"{client.management}{path}", params=query, headers=headers, timeout=timeout)
-        except requests.RequestException as error:
-            raise RequestError(f"{method} {path}: no answer ({type(error).__name__})") from error
-    if not answer.ok:
-        raise RequestError(f"{method} {path}: {answer.status_code}: {answer.text.strip()[:500]}", answer.status_code)
 
 
 def _written(file: Path) -> int:

@@ -12,7 +12,7 @@ from marina.errors import CallError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 PORTS = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
-WITH_PARENT = ("-I", "-S", str(paths.SOURCE / "marina" / "exec_with_parent.py"))
+WITH_PARENT = ("-I", "-S", str(paths.SOURCE / "marina" / "server" / "exec_with_parent.py"))
 
 
 def find_java() -> Path:

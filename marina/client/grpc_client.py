@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from marina.client import Client
+from marina.client.exchange import Send
+from marina.client.wire import JSON, Call, Lost, Reply
 from marina.errors import CallError
-from marina.exchange import Send
-from marina.wire import JSON, Call, Lost, Reply
 
 METHOD = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 STATUS = {  # by gRPC's name; TorchServe makes these of the HTTP status that its HTTP API answers
