@@ -25,6 +25,8 @@ def chosen(name: str, given: dict[str, Any], kind: str | None, overrides: dict[s
     Raises CallError for a spec of another sort, and where the kind can't be found by looking.
     """
     given = {key: absolute(value) for key, value in given.items() if value is not None}
+    if isinstance(statistics := overrides.get("training.statistics"), str):
+        overrides = {**overrides, "training.statistics": absolute(statistics)}
     changes = {**{f"training.{key}": value for key, value in given.items()}, **overrides}
     path = paths.models() / f"{name}.yaml"
     if path.is_file():
@@ -38,6 +40,8 @@ def chosen(name: str, given: dict[str, Any], kind: str | None, overrides: dict[s
     found = kind or kind_of(given["source"], arguments, trust_pickle)
     if found not in get_args(Kind):
         raise CallError(f"--kind {found}: choose {', '.join(get_args(Kind))}")
+    if found == "policy" and "training.environment" not in overrides:
+        raise CallError(f"{given['source']} doesn't say where it learnt; add its environment: --set training.environment=CartPole-v1")
     content: dict[str, Any] = {"version": "1.0", "kind": found, "training": {"recipe": f"imported_{found}"}}
     if found == "detector":
         content["export"] = {"max_batch": LARGEST_DETECTOR_BATCH}

@@ -13,6 +13,7 @@ from training.train import settings_of
 
 README = (paths.SOURCE / "README.md").read_text(encoding="utf-8")
 GUIDE = (paths.SOURCE / "docs" / "add-a-model.md").read_text(encoding="utf-8")
+IMPORT = (paths.SOURCE / "docs" / "import.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_path_runs_from_top_to_bottom_as_written(home: Path) -> None:
@@ -59,13 +60,13 @@ def test_every_command_that_the_documents_name_exists() -> None:
     from marina import cli
 
     known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    named = {word for text in (README, GUIDE) for word in re.findall(r"marina ([a-z]+)\b", text)}
+    named = {word for text in (README, GUIDE, IMPORT) for word in re.findall(r"marina ([a-z]+)\b", text)}
 
     assert named - {"up"} <= known.keys()
     assert len(named) > 8
 
 
-@pytest.mark.parametrize("text", [README, GUIDE])
+@pytest.mark.parametrize("text", [README, GUIDE, IMPORT])
 def test_every_file_that_the_documents_link_to_exists(text: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", text)
 

@@ -797,6 +797,8 @@ def test_the_kind_of_a_function_of_ones_own_and_of_a_saved_policy_is_found_in_th
     assert importing.kind_of(str(tmp_path / "policy.zip"), {}, trust_pickle=False) == "policy"
     with pytest.raises(CallError, match="neither a classifier nor a detector"):
         importing.kind_of("deeplabv3_resnet50", {}, trust_pickle=False)
+    with pytest.raises(CallError, match=r"policy.zip doesn't say where it learnt; .*training.environment="):
+        importing.chosen("pole", {"source": str(tmp_path / "policy.zip")}, None, {}, trust_pickle=False)
 
 
 @pytest.mark.parametrize(
