@@ -36,7 +36,7 @@ def fitted_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return math.exp(min(max(float(exponent), -math.log(8)), math.log(8)))
+    return math.exp(min(max(float(exponent.detach()), -math.log(8)), math.log(8)))
 
 
 def fitted_decision(probabilities: torch.Tensor, labels: torch.Tensor, class_index: int, recall: float) -> Decision:

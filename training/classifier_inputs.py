@@ -105,7 +105,7 @@ def _computed(
     vary = augmentation(settings, config)
     table = torch.empty(0)
     made = _pictures(examples, config, "features of the frozen body")
-    with torch.random.fork_rng(), torch.inference_mode():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(examples), BATCH):
             batch = torch.stack([next(made) for _ in examples[start : start + BATCH]]).to(device)

@@ -219,7 +219,7 @@ def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
 
 def logits_of(model: nn.Module, dataset: TensorDataset) -> torch.Tensor:
     """Float32 [N, classes]."""
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: a temperature is fitted to them
         return torch.cat([model(inputs) for inputs, _ in batches(dataset, EVALUATION_BATCH)])
 
 
