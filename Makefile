@@ -38,7 +38,7 @@ lock: $(INSTALLED) ## Renew requirements.lock from pyproject.toml: names, versio
 	    --upgrade pyproject.toml --output-file requirements.lock
 
 clean: ## Remove what was generated, but not the environment
-	rm -rf exports run model_store/*.mar model_store/*.sha256
+	rm -rf cache exports run model_store/*.mar model_store/*.sha256
 
 # uv itself comes out of the lock, checked by its hash, and installs the rest.
 $(INSTALLED): requirements.lock pyproject.toml

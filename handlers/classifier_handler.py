@@ -1,4 +1,4 @@
-"""Serves image classifiers: logits -> the most probable classes, and where in the picture the evidence lies."""
+"""Serves image classifiers: logits -> the classes, answer first, and where in the picture the evidence lies."""
 
 import io
 from functools import cached_property
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from bundle_decision import Decision, ranked
 from bundle_explanations import GradCam, on_image, overlay
 from bundle_handler import Picture, Prepared
 from bundle_image_handler import ImageHandler
@@ -16,14 +17,18 @@ from bundle_options import Choice, Number
 
 
 class ClassifierHandler(ImageHandler):
-    """Answers {"predictions": [{"class", "probability", "class_index"}, ...]}, most probable first."""
+    """Answers {"predictions": [{"class", "probability", "class_index"}, ...]}, most probable first.
+
+    An export may carry a decision (`bundle_decision`): then the class that it decides for comes first, whatever its probability.
+    """
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export; options are bounded by the number of classes."""
         super().read_configs(folder)
+        self.decision = Decision.from_config(self.postprocess_config)
         self.options = {"top_k": Number(int, 1, 1000, "so many classes at most; all when there are fewer")}
         self.explain_options = {
-            "class_index": Number(int, 0, len(self.classes) - 1, "the class to explain; by default the most probable one"),
+            "class_index": Number(int, 0, len(self.classes) - 1, "the class to explain; by default the one that is answered"),
             "format": Choice(("json", "png"), "json: the heat on a grid over the picture; png: laid over the picture"),
         }
 
@@ -34,7 +39,9 @@ class ClassifierHandler(ImageHandler):
 
     def postprocess(self, outputs: torch.Tensor, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""
-        probabilities, order = outputs.float().softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        probabilities = outputs.float().softmax(dim=1)
+        order = ranked(probabilities, self.decision)
+        probabilities = probabilities.gather(1, order)
         default = int(self.postprocess_config["top_k"])
         answers = []
         for row, indices, one in zip(probabilities.tolist(), order.tolist(), prepared, strict=True):
@@ -44,7 +51,12 @@ class ClassifierHandler(ImageHandler):
 
     def explanation(self, item: Image.Image, prepared: Prepared) -> Any:
         """Grad-CAM of one class: the heat on a grid over the picture that was sent, or laid over that picture as PNG."""
-        heat = self.grad_cam(prepared.tensors[0][None].to(self.device), prepared.options.get("class_index"))
+        image = prepared.tensors[0][None].to(self.device)
+        chosen = prepared.options.get("class_index")
+        if chosen is None and self.decision:
+            with torch.inference_mode():
+                chosen = int(self.decision.decided(self.model(image).float().softmax(dim=1)))
+        heat = self.grad_cam(image, chosen)
         view = view_of(item, self.input)
         if prepared.options.get("format") == "png":
             buffer = io.BytesIO()
@@ -57,7 +69,7 @@ class ClassifierHandler(ImageHandler):
     def answer_schema(self) -> dict[str, Any]:
         """The predictions."""
         one = {"type": "object", "properties": self._named_schema(), "required": ["class", "probability", "class_index"]}
-        predictions = {"type": "array", "items": one, "minItems": 1, "description": "most probable first"}
+        predictions = {"type": "array", "items": one, "minItems": 1, "description": self._order_in_words()}
         return {"type": "object", "properties": {"predictions": predictions}, "required": ["predictions"]}
 
     def explanation_schema(self) -> dict[str, Any]:
@@ -68,6 +80,12 @@ class ClassifierHandler(ImageHandler):
         method = {"type": "string", "enum": ["grad-cam", "saliency"]}
         properties = {**self._named_schema(), "method": method, "heat_map": heat_map}
         return {"type": "object", "properties": properties, "required": list(properties)}
+
+    def _order_in_words(self) -> str:
+        if self.decision is None:
+            return "most probable first"
+        name = self.classes[self.decision.class_index]
+        return f"{name} first from probability {self.decision.threshold:.3g} on; the rest most probable first"
 
     def _named(self, index: int, probability: float) -> dict[str, Any]:
         return {"class": self.classes[index], "probability": probability, "class_index": index}

@@ -10,7 +10,7 @@ METRICS = SOURCE / "metrics.yaml"
 
 
 def home() -> Path:
-    """The folder that holds models/, exports/, model_store/ and run/."""
+    """The folder that holds models/, exports/, model_store/, cache/ and run/."""
     return Path(os.environ.get("MARINA_HOME") or SOURCE).resolve()
 
 
@@ -32,6 +32,11 @@ def model_store() -> Path:
 def releases() -> Path:
     """The history of releases, one file per model."""
     return home() / "releases"
+
+
+def cache() -> Path:
+    """What can be computed again: features of frozen networks."""
+    return home() / "cache"
 
 
 def run(port: int) -> Path:

@@ -1,12 +1,17 @@
-"""Pictures of a trained classifier: curves by epoch, confusions, and the answers that missed worst."""
+"""Pictures of a trained classifier: curves by epoch, confusions, how far its probabilities hold, and the answers that missed worst."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
+import torchmetrics.functional.classification as measures
 from matplotlib.figure import Figure
+
+from training.classifier_calibration import BINS, calibration_error
+
+from bundle_decision import Decision
 
 matplotlib.use("Agg")
 
@@ -50,13 +55,71 @@ def draw_confusion(labels: torch.Tensor, answers: torch.Tensor, classes: Sequenc
     figure.savefig(path, dpi=110)
 
 
-def draw_mistakes(pixels: torch.Tensor, labels: torch.Tensor, probabilities: torch.Tensor, classes: Sequence[str], path: Path) -> None:
-    """The 24 wrong answers of least probability for the truth, as the network sees them (uint8 [N, C, H, W]).
+def draw_reliability(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, temperature: float, path: Path) -> None:
+    """Accuracy by confidence (Guo et al. 2017, figure 1), without and with the temperature; below, how many answers are so sure.
+
+    `before` and `after` are probabilities [N, classes].
+    """
+    figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    for probabilities, colour, name in ((before, SECOND, "as trained"), (after, INK, f"temperature {temperature:.2f}")):
+        confidence, answers = probabilities.max(1)
+        right = (answers == labels).double()
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        filled = [index for index in range(BINS) if bool((bins == index).any())]
+        places = [float(confidence[bins == index].mean()) for index in filled]
+        heights = [float(right[bins == index].mean()) for index in filled]
+        top.plot(
+            places, heights, color=colour, marker="o", markersize=4, label=f"{name}: ECE {calibration_error(probabilities, labels):.3f}"
+        )
+        below.hist(confidence.numpy(), bins=BINS, range=(0, 1), color=colour, histtype="step", linewidth=1.4)
+    top.set(ylabel="accuracy", ylim=(0, 1.02))
+    top.legend(frameon=False)
+    below.set(xlabel="probability of the most probable class", ylabel="answers", xlim=(0, 1), yscale="symlog")
+    for axes in (top, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def draw_trade_off(probabilities: torch.Tensor, labels: torch.Tensor, decision: Decision, classes: Sequence[str], path: Path) -> None:
+    """Receiver operating characteristic and precision by recall of the decision's class, its threshold marked; of two classes."""
+    own, truth = probabilities[:, decision.class_index], (labels == decision.class_index).long()
+    false_share, true_share, _ = measures.binary_roc(own, truth)
+    precision, recall, _ = measures.binary_precision_recall_curve(own, truth)
+    said = own >= decision.threshold
+    found = float((said & (truth == 1)).sum() / (truth == 1).sum().clamp(min=1))
+    wrongly = float((said & (truth == 0)).sum() / (truth == 0).sum().clamp(min=1))
+    exact = float((said & (truth == 1)).sum() / said.sum().clamp(min=1))
+    name, mark = classes[decision.class_index], f"from {decision.threshold:.3g} on"
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(false_share, true_share, color=INK, label=f"AUROC {float(measures.binary_auroc(own, truth)):.3f}")
+    left.plot([wrongly], [found], "o", color=SECOND, label=mark)
+    left.set(xlabel=f"share of the others called {name}", ylabel=f"recall of {name}", xlim=(-0.01, 1), ylim=(0, 1.02))
+    right.plot(recall, precision, color=INK, label=f"average precision {float(measures.binary_average_precision(own, truth)):.3f}")
+    right.plot([found], [exact], "o", color=SECOND, label=mark)
+    right.set(xlabel=f"recall of {name}", ylabel=f"precision of {name}", xlim=(0, 1.01), ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower center")
+    figure.savefig(path, dpi=110)
+
+
+def draw_mistakes(
+    picture: Callable[[int], torch.Tensor],
+    labels: torch.Tensor,
+    probabilities: torch.Tensor,
+    answers: torch.Tensor,
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """The 24 wrong answers of least probability for the truth, as the network sees them: `picture` of a row, uint8 [C, H, W].
 
     Without a wrong answer, the 24 least certain ones.
     """
     truth = probabilities.gather(1, labels[:, None]).squeeze(1)
-    wrong = probabilities.argmax(1) != labels
+    wrong = answers != labels
     chosen = [int(row) for row in truth.argsort() if wrong[row] or not wrong.any()][:24]
     columns = min(8, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -65,9 +128,9 @@ def draw_mistakes(pixels: torch.Tensor, labels: torch.Tensor, probabilities: tor
     for axes, row in zip(figure.subplots(rows, columns, squeeze=False).ravel(), [*chosen, *[-1] * (rows * columns)], strict=False):
         axes.set_axis_off()
         if row >= 0:
-            image = pixels[row].permute(1, 2, 0).squeeze(-1).numpy()
+            image = picture(row).permute(1, 2, 0).squeeze(-1).numpy()
             axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-            answer = int(probabilities[row].argmax())
+            answer = int(answers[row])
             said, true = f"{classes[answer]} {probabilities[row, answer]:.2f}", f"{classes[int(labels[row])]} {truth[row]:.2f}"
             axes.set_title(f"{said}\ntruth {true}", fontsize=8, color="#b02a2a" if wrong[row] else "black")
     figure.savefig(path, dpi=110)

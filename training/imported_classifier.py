@@ -304,4 +304,5 @@ def _draw(brought: Brought, examples: Sequence[Example], logits: torch.Tensor, t
     wrong = (logits.argmax(1) != truth).nonzero().flatten()[:200]
     rows = wrong if len(wrong) else torch.arange(min(24, len(examples)))
     pixels = _pixels(brought, [examples[row] for row in rows.tolist()])
-    classifier_report.draw_mistakes(pixels, truth[rows], logits[rows].softmax(1), names, report / "mistakes.png")
+    found = logits[rows]
+    classifier_report.draw_mistakes(pixels.__getitem__, truth[rows], found.softmax(1), found.argmax(1), names, report / "mistakes.png")

@@ -20,6 +20,7 @@ from marina.errors import CallError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL_CNN = "small_cnn"
+LISTS = {"features", "encoder", "layers", "blocks", "trunk_output", "classifier", "heads"}  # torchvision's names of lists of parts
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,19 @@ class Classifier(nn.Module):
     """What is served: uint8 [B, C, H, W] -> logits float32 [B, classes], normalisation inside the graph.
 
     A grey picture is repeated for a network that takes three channels. `head` is the layer that was put in for the classes.
+    The logits are divided by `temperature`, which is 1 until the model is calibrated.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    temperature: torch.Tensor
 
     def __init__(self, network: nn.Module, head: nn.Module, preset: Preset, repeat: bool) -> None:
         super().__init__()
         self.network, self.repeat = network, repeat
         self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
         self.heads = [head]  # in a list, so that it isn't registered twice
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -72,8 +76,66 @@ class Classifier(nn.Module):
         pixels = images.float() / 255
         if self.repeat:
             pixels = pixels.expand(-1, 3, -1, -1)
-        logits: torch.Tensor = self.network((pixels - self.mean) / self.std)
+        logits: torch.Tensor = self.network((pixels - self.mean) / self.std) / self.temperature
         return logits
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What reaches the head: float32 [B, features], or [B, channels, h, w] where the head is a convolution."""
+        caught: list[torch.Tensor] = []
+        hook = self.heads[0].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].clone()))
+        try:
+            self(images)
+        finally:
+            hook.remove()
+        return caught[0]
+
+    def stages(self) -> list["Stage"]:
+        """The body without the head, in the order from the picture to the head: blocks where the network has them, else layers."""
+        units = [unit for unit in _units(self.network) if unit is not self.heads[0]]
+        groups: list[list[nn.Module]] = []
+        for unit in units:
+            alone = any(parameter.ndim > 1 for parameter in unit.parameters())
+            if alone or not groups:
+                groups.append([unit])
+            else:
+                groups[-1].append(unit)  # a norm goes with the layer before it
+        placed = {id(parameter) for unit in [*units, self.heads[0]] for parameter in unit.parameters()}
+        loose = [parameter for parameter in self.network.parameters() if id(parameter) not in placed]  # ViT's tokens and places
+        found = [Stage(group, [parameter for unit in group for parameter in unit.parameters()]) for group in groups]
+        found[0].parameters.extend(loose)
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers that are frozen and thawed together."""
+
+    modules: list[nn.Module]
+    parameters: list[nn.Parameter]
+
+
+class Head(nn.Module):
+    """The head of a `Classifier` alone: its `features` -> logits float32 [B, classes], as the whole network gives them in eval mode."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch; after a convolution the mean over places of what is positive, as SqueezeNet has it."""
+        logits: torch.Tensor = self.layer(features)
+        return logits if logits.ndim == 2 else logits.relu().mean((2, 3))
+
+
+def _units(network: nn.Module) -> list[nn.Module]:
+    """The parts that have weights, in order; what is a mere list of parts is opened."""
+    found = []
+    for name, child in network.named_children():
+        if name in LISTS and any(True for _ in child.children()):
+            found += _units(child)
+        elif any(True for _ in child.parameters()):
+            found.append(child)
+    return found
 
 
 def preset_of(architecture: str, weights: str, image_size: int | None) -> Preset:

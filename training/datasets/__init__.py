@@ -1,6 +1,6 @@
 """Data sets: one file per source, all giving the same `ImageData`.
 
-`load(data, kind)` takes the name of a built-in set or a folder of the user's own and finds the layout by looking. `held_out`
+`load(data, kind)` takes the name of a built-in set, or a folder or file of the user's own, and finds the layout by looking. `held_out`
 takes the same for a model that learned elsewhere: all that is not named as its training data measures it.
 """
 
@@ -73,13 +73,15 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 def load(data: str, kind: str, seed: int = 0) -> ImageData:
-    """The built-in set or the folder that `data` names, for a model of `kind` ("classifier" or "detector").
+    """The built-in set, folder or file that `data` names, for a model of `kind` ("classifier" or "detector").
 
-    Raises CallError, with the layouts that are understood, when `data` is neither.
+    Raises CallError, with the layouts that are understood, when `data` is none of them.
     """
     if kind == "classifier":
-        from training.datasets import digits, image_folder
+        from training.datasets import digits, image_folder, medmnist
 
+        if medmnist.is_one(data):
+            return medmnist.load(Path(data).expanduser())
         return digits.load() if data == "digits" else image_folder.load(_folder(data, "digits"), seed)
     from training.datasets import object_folder, scenes
 
@@ -91,7 +93,7 @@ def held_out(data: str, kind: str) -> ImageData:
 
     Takes what `load` does, and for a classifier a folder with labels.json. Raises CallError.
     """
-    if data in ("digits", "scenes"):
+    if data in ("digits", "scenes") or data.endswith(".npz"):
         return replace(load(data, kind), train=[], validation=[])
     folder = _folder(data, "digits" if kind == "classifier" else "scenes")
     if kind == "classifier":

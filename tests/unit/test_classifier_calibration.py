@@ -1,0 +1,98 @@
+"""Temperatures and decisions: fitted as their sources say, served as they were measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from marina.errors import CallError
+from marina.spec import validated
+from training.classifier import Settings
+from training.classifier_calibration import calibration_error, fitted_decision, fitted_temperature
+
+from bundle_decision import Decision, ranked
+from bundle_handler import Prepared
+from classifier_handler import ClassifierHandler
+
+
+def drawn(scale: float, count: int = 4000, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that are `scale` times what the labels were drawn from, so that this is their temperature."""
+    source = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(count, classes, generator=source)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=source)[:, 0]
+    return scale * logits, labels
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_made_logits_too_sure_or_too_shy(scale: float) -> None:
+    logits, labels = drawn(scale)
+
+    assert fitted_temperature(logits, labels) == pytest.approx(scale, rel=0.1)
+
+
+def test_the_temperature_brings_the_calibration_error_down() -> None:
+    logits, labels = drawn(3.0)
+    after = (logits / fitted_temperature(logits, labels)).softmax(1)
+
+    assert calibration_error(logits.softmax(1), labels) > 0.1
+    assert calibration_error(after, labels) < 0.03
+
+
+def test_without_a_wrong_answer_nothing_is_learnt_of_the_temperature() -> None:
+    logits = torch.eye(3).repeat(5, 1)
+
+    assert fitted_temperature(logits, torch.arange(3).repeat(5)) == 1.0
+
+
+@pytest.mark.parametrize(("recall", "found"), [(1.0, 10), (0.91, 10), (0.9, 9), (0.5, 5)])
+def test_the_decision_finds_the_wanted_share_and_no_more(recall: float, found: int) -> None:
+    own = torch.cat([torch.linspace(0.05, 0.95, 10), torch.linspace(0.02, 0.62, 20)])  # ten of the class, twenty of the other
+    labels = torch.cat([torch.ones(10), torch.zeros(20)]).long()
+    decision = fitted_decision(torch.stack([1 - own, own], 1), labels, 1, recall)
+
+    assert int((own[:10] >= decision.threshold).sum()) == found
+
+
+def test_the_class_of_the_decision_comes_first_from_its_threshold_on_and_probabilities_stay() -> None:
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3], [0.1, 0.75, 0.15], [0.05, 0.9, 0.05]])
+
+    assert ranked(probabilities, Decision(2, 0.25)).tolist() == [[0, 1, 2], [2, 0, 1], [1, 2, 0], [1, 0, 2]]
+    assert ranked(probabilities, Decision(1, 0.8))[:, 0].tolist() == [0, 0, 2, 1]
+    assert ranked(probabilities, None)[:, 0].tolist() == [0, 0, 1, 1]
+
+
+def served(tmp_path: Path, postprocess: dict[str, object]) -> ClassifierHandler:
+    for name, content in (
+        ("model_metadata", {"name": "xray", "version": "1.0"}),
+        ("preprocess_config", {"input": "image", "height": 8, "width": 8}),
+        ("postprocess_config", {"type": "classification", "top_k": 2, **postprocess}),
+        ("class_mapping", {"0": "normal", "1": "pneumonia"}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    handler = ClassifierHandler()
+    handler.read_configs(tmp_path)
+    return handler
+
+
+def test_a_decision_is_served_with_the_honest_probability(tmp_path: Path) -> None:
+    handler = served(tmp_path, {"decision": {"class_index": 1, "threshold": 0.2}})
+    logits = torch.tensor([[0.7, 0.3], [0.9, 0.1]]).log()
+    sick, well = handler.postprocess(logits, [Prepared((), {"top_k": 1}), Prepared(())])
+
+    assert sick["predictions"] == [{"class": "pneumonia", "probability": pytest.approx(0.3), "class_index": 1}]
+    assert [one["class"] for one in well["predictions"]] == ["normal", "pneumonia"]
+    assert "pneumonia first from probability 0.2 on" in json.dumps(handler.answer_schema())
+
+
+def test_without_a_decision_the_most_probable_class_is_first(tmp_path: Path) -> None:
+    handler = served(tmp_path, {})
+    (answer,) = handler.postprocess(torch.tensor([[0.7, 0.3]]).log(), [Prepared(())])
+
+    assert [one["class"] for one in answer["predictions"]] == ["normal", "pneumonia"]
+
+
+@pytest.mark.parametrize("said", [{"class": "pneumonia"}, {"class": "pneumonia", "recall": 1.5}, {"recall": 0.9}, {"klass": "a"}])
+def test_a_decision_that_is_not_whole_is_refused(said: dict[str, object]) -> None:
+    with pytest.raises(CallError, match="decision"):
+        validated(Settings, {"decision": said}, "models/xray.yaml: training")
