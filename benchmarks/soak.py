@@ -60,10 +60,12 @@ def user(client: Client, record: Record, stop: threading.Event) -> None:
         time.sleep(random.uniform(0.02, 0.2))
 
 
-def releaser(client: Client, record: Record, stop: threading.Event, pause: float) -> None:
-    """Releases 1.1 and goes back to 1.0, in turn, until the end."""
+def releaser(client: Client, record: Record, stop: threading.Event, every: float, times: int) -> None:
+    """Releases 1.1 and goes back to 1.0, in turn, so many times."""
     forward = True
-    while not stop.wait(pause):
+    for number in range(times):
+        if stop.wait(max(0.0, (number + 0.5) * every - record.now())):
+            return
         if forward:
             release.release(client, NAME, "1.1", 0.0, keep_older=False, say=lambda _: None)
         else:
@@ -119,7 +121,7 @@ def run(arguments: argparse.Namespace) -> Record:
         jobs: list[tuple[Callable[..., None], tuple[object, ...]]] = [(user, (client, record, stop))] * arguments.users
         jobs += [(watcher, (port, record, stop))]
         if arguments.releases:
-            jobs += [(releaser, (management, record, stop, arguments.minutes * 60 / (arguments.releases + 1)))]
+            jobs += [(releaser, (management, record, stop, arguments.minutes * 60 / arguments.releases, arguments.releases))]
         if arguments.kill_every:
             jobs += [(killer, (management, record, stop, arguments.kill_every))]
         threads = [threading.Thread(target=job, args=words) for job, words in jobs]
