@@ -41,6 +41,7 @@ class Learner(lightning.LightningModule):
         class_weights: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
+        model.train()  # features were computed in eval mode
         self.model, self.stages, self.settings, self.augment, self.mix = model, stages, settings, augment, mix
         self.history: list[dict[str, float]] = []
         self.average = copy.deepcopy(model).requires_grad_(False)
