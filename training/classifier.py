@@ -93,7 +93,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         mix(settings, len(classes)),
         balanced_weights(material.train.tensors[1], len(classes)) if settings.balance == "weights" else None,
     )
-    fit(learner, material.train, material.validation, threads=1 if settings.architecture == networks.SMALL_CNN else 0)
+    tiny = settings.head_alone or settings.architecture == networks.SMALL_CNN
+    fit(learner, material.train, material.validation, threads=1 if tiny else 0)
 
     validation, logits = (logits_of(material.model, part) for part in (material.validation, material.test))
     expected, labels = material.validation.tensors[1], material.test.tensors[1]

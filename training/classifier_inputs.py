@@ -139,6 +139,7 @@ def _keep(file: Path, table: torch.Tensor) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
             temporary.write(save({"features": table.contiguous()}))
+        Path(temporary.name).chmod(0o644)  # tempfile keeps it private
         Path(temporary.name).replace(file)
         _bound(file.parent)
     except OSError as error:

@@ -41,6 +41,7 @@ class Learner(lightning.LightningModule):
         class_weights: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
+        model.train()  # features were computed in eval mode
         self.model, self.stages, self.settings, self.augment, self.mix = model, stages, settings, augment, mix
         self.history: list[dict[str, float]] = []
         self.average = copy.deepcopy(model).requires_grad_(False)
@@ -123,8 +124,13 @@ class Learner(lightning.LightningModule):
             self.trainer.should_stop = True
 
     def _merit(self, row: dict[str, float]) -> tuple[float, float]:
-        """Accuracy, ties by loss; where classes are balanced the weighted loss alone: always the common class would be too accurate."""
-        return (0.0 if self.settings.balance != "none" else row["validation_accuracy"], -row["validation_loss"])
+        """Accuracy, ties by loss; the loss alone for a head alone and where classes are balanced.
+
+        A head has no overfitting that only accuracy would forgive, and some dozens of pictures rank its epochs better by their loss;
+        with a rare class an accuracy is high for whoever always says the common one.
+        """
+        by_loss = self.settings.head_alone or self.settings.balance != "none"
+        return (0.0 if by_loss else row["validation_accuracy"], -row["validation_loss"])
 
     def configure_optimizers(self) -> Any:
         """AdamW and the schedule of the settings."""

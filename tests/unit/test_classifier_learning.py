@@ -342,3 +342,32 @@ def test_every_recipe_of_the_docs_is_a_spec(file: Path) -> None:
 
     assert settings_of(one).data == one.training.settings["data"]
     assert one.floor
+
+
+@pytest.mark.slow
+def test_a_new_head_on_real_features_knows_food_and_learns_again_in_a_moment(
+    shared_data: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(shared_data / "weights"))
+    seen = counted(monkeypatch)
+    said = {"data": str(shared_data / "pizza_steak_sushi"), "architecture": "mobilenet_v2", "weights": "IMAGENET1K_V1", "freeze": True}
+    first = classifier.train(classifier.Settings(**said, learning_rate=0.01), 0, tmp_path)  # type: ignore[arg-type]
+    passes = sum(seen)
+    classifier.train(classifier.Settings(**said, learning_rate=0.02), 0, tmp_path)  # type: ignore[arg-type]
+
+    assert first.metrics["accuracy"] >= 0.92
+    assert sum(seen) == passes > 0
+
+
+@pytest.mark.slow
+def test_pneumonia_is_found_as_surely_as_was_asked_for(shared_data: Path, tmp_path: Path) -> None:
+    file = str(shared_data / "pneumoniamnist" / "pneumoniamnist.npz")
+    settings = classifier.Settings(
+        data=file, image_size=28, mirror=False, epochs=3, balance="weights", decision={"class": "pneumonia", "recall": 0.97}
+    )
+    trained = classifier.train(settings, 0, tmp_path)
+
+    assert trained.classes == ["normal", "pneumonia"]
+    assert trained.preprocess["mode"] == "L"
+    assert trained.metrics["recall_pneumonia"] >= 0.95
+    assert trained.metrics["auroc"] > 0.9
