@@ -23,8 +23,9 @@ from torch.utils.data import TensorDataset
 from marina.errors import CallError
 from training import classifier_calibration, classifier_inputs, classifier_report, datasets, networks
 from training.classifier_augmentation import augmentation, mix
-from training.classifier_learner import Learner, balanced_weights, fit, logits_of
+from training.classifier_learner import Learner, balanced_weights, fit, logits_of, torch_threads
 from training.classifier_settings import Learning
+from training.pretraining import pretrain
 from training.trained import Sample, Trained
 
 from bundle_decision import Decision, ranked
@@ -83,6 +84,11 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     data = datasets.load(settings.data, "classifier", seed)
     classes = list(data.classes)
     model, config = _network(settings, data)
+    report.mkdir(parents=True, exist_ok=True)
+    before: dict[str, Any] = {}
+    if settings.pretraining:
+        with torch_threads(1 if settings.architecture == networks.SMALL_CNN else 0):
+            before = pretrain(model, data.train, config, settings.pretraining, settings.mirror, report)
     material = _material(settings, model, config, data, seed)
     prepared = time.monotonic()
     learner = Learner(
@@ -107,7 +113,6 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     metrics = classifier_calibration.measured(probabilities, labels, answers, classes, told)
     metrics["ece_uncalibrated"] = classifier_calibration.calibration_error(logits.softmax(1), labels)
 
-    report.mkdir(parents=True, exist_ok=True)
     classifier_report.draw_curves(learner.history, learner.best_epoch, report / "curves.png")
     classifier_report.draw_confusion(labels, answers, classes, report / "confusion.png")
     classifier_report.draw_reliability(logits.softmax(1), probabilities, labels, temperature, report / "reliability.png")
@@ -138,6 +143,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
             "best_epoch": learner.best_epoch,
             "validation_accuracy": learner.history[learner.best_epoch - 1]["validation_accuracy"],
             "temperature": temperature,
+            **before,
             "seconds": round(time.monotonic() - started, 1),
             "seconds_of_preparation": round(prepared - started, 1),
         },

@@ -185,7 +185,7 @@ def fit(learner: Learner, train_set: TensorDataset, validation_set: TensorDatase
     reduced = settings.precision == "bfloat16" or (
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
-    with warnings.catch_warnings(), _threads(threads):
+    with warnings.catch_warnings(), torch_threads(threads):
         warnings.filterwarnings("ignore", message=".*does not have many workers")  # the pictures are in memory already
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # lightning 2.6 under torch 2.14
         trainer = lightning.Trainer(
@@ -251,7 +251,7 @@ class _Bar(lightning.Callback):
 
 
 @contextmanager
-def _threads(count: int) -> Any:
+def torch_threads(count: int) -> Any:
     """Torch with `count` threads; 0 leaves them. In a tiny network the threads wait for each other longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

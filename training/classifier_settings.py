@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from marina.spec import Section
+from training.contrastive import Pretraining
 
 
 class Learning(Section):
@@ -12,6 +13,7 @@ class Learning(Section):
 
     architecture: str = Field(default="small_cnn", description="small_cnn, or a classification model of torchvision by name")
     weights: str = Field(default="none", description="none, DEFAULT, IMAGENET1K_V1 …, or a file .pth or .safetensors")
+    pretraining: Pretraining | None = Field(default=None, description="let the body learn without labels first; {} takes its defaults")
     freeze: bool = Field(default=False, description="the body keeps its weights and a new head learns from it; needs weights")
     unfrozen_stages: int = Field(default=0, ge=0, le=1000, description="with freeze: so many of the body's last stages learn too")
     unfreeze_every: int = Field(default=0, ge=0, le=1000, description="with freeze: every so many epochs one stage more learns; 0: none")
@@ -55,8 +57,10 @@ class Learning(Section):
     @model_validator(mode="after")
     def _agree(self) -> "Learning":
         said = self.model_fields_set
-        if self.freeze and self.weights == "none":
-            raise ValueError("freeze trains the new head on what the body knows, so it needs 'weights': DEFAULT, or the path of a file")
+        if self.freeze and self.weights == "none" and self.pretraining is None:
+            raise ValueError(
+                "freeze trains the new head on what the body knows, so it needs 'weights': DEFAULT, or the path of a file, or 'pretraining'"
+            )
         if not self.freeze and (self.unfrozen_stages or self.unfreeze_every):
             raise ValueError("unfrozen_stages and unfreeze_every open a frozen body step by step; say freeze: true, or leave them out")
         if "views" in said and not self.head_alone:

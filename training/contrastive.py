@@ -13,10 +13,29 @@ from typing import Any, Literal
 import lightning
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
+
+from marina.spec import Section
 
 HIDDEN = 512  # units of the projection's and prediction's hidden layers
 Method = Literal["simclr", "moco"]
+
+
+class Pretraining(Section):
+    """How the body learns without labels."""
+
+    method: Method = Field(default="simclr", description="simclr, or moco (v3, with a slow network): better for small batches")
+    unlabelled: str | None = Field(default=None, description="a folder of more pictures; those of the training split are always taken")
+    epochs: int = Field(default=100, ge=1, le=10_000, description="times that all pictures are seen, in two views each")
+    batch_size: int = Field(default=256, ge=8, le=8192, description="pictures per step; simclr compares each with all others of its batch")
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="highest of a cosine with warm-up, AdamW's")
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="AdamW's")
+    temperature: float = Field(default=0.2, gt=0, le=2, description="lower: harder on pictures that look alike")
+    projection: int = Field(default=128, ge=8, le=4096, description="width of what is compared")
+    momentum: float = Field(default=0.99, ge=0, lt=1, description="moco: of the slow network at first; it rises to 1")
+    least_part: float = Field(default=0.2, gt=0, le=1, description="least area of the picture that a view shows")
+    colour: float = Field(default=0.5, ge=0, le=1, description="strength of the changes of light and colour")
 
 
 def nt_xent(one: torch.Tensor, two: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -49,56 +68,48 @@ class Contrastive(lightning.LightningModule):
     `views` makes a random view of a batch. AdamW under a cosine with warm-up. `history` has the loss of every epoch.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        width: int,
-        views: Callable[[torch.Tensor], torch.Tensor],
-        method: Method,
-        temperature: float,
-        projection: int,
-        momentum: float,
-        learning_rate: float,
-        weight_decay: float,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, width: int, views: Callable[[torch.Tensor], torch.Tensor], settings: Pretraining) -> None:
         super().__init__()
-        self.network = nn.Sequential(encoder, perceptron(width, projection))
-        self.views, self.method, self.temperature, self.momentum = views, method, temperature, momentum
-        self.rate, self.weight_decay = learning_rate, weight_decay
+        self.network = nn.Sequential(encoder, perceptron(width, settings.projection))
+        self.views, self.settings = views, settings
         self.history: list[float] = []
         self._losses: list[torch.Tensor] = []
-        if method == "moco":
-            self.prediction = perceptron(projection, projection)
+        if settings.method == "moco":
+            self.prediction = perceptron(settings.projection, settings.projection)
             self.slow = copy.deepcopy(self.network).requires_grad_(False)
 
     def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
         """The loss of a batch of pictures, uint8 [B, C, H, W]."""
         one, two = self.views(batch[0]), self.views(batch[0])
-        if self.method == "simclr":
-            loss = nt_xent(*self.network(torch.cat([one, two])).chunk(2), self.temperature)
+        temperature = self.settings.temperature
+        if self.settings.method == "simclr":
+            projected = self.network(torch.cat([one, two]))
+            loss = nt_xent(projected[: len(one)], projected[len(one) :], temperature)
         else:
             with torch.no_grad():
                 keys = [self.slow(view) for view in (one, two)]
             queries = [self.prediction(self.network(view)) for view in (one, two)]
-            loss = info_nce(queries[0], keys[1], self.temperature) + info_nce(queries[1], keys[0], self.temperature)
+            loss = info_nce(queries[0], keys[1], temperature) + info_nce(queries[1], keys[0], temperature)
         self._losses.append(loss.detach())
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
         """The slow network follows; its momentum rises to 1 over the training, along half a cosine (MoCo v3, section 4)."""
-        if self.method == "moco":
+        if self.settings.method == "moco":
             done = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
-            momentum = 1 - (1 - self.momentum) * (1 + torch.cos(torch.tensor(torch.pi * done)).item()) / 2
+            momentum = 1 - (1 - self.settings.momentum) * (1 + torch.cos(torch.tensor(torch.pi * done)).item()) / 2
             for slow, now in zip(self.slow.parameters(), self.network.parameters(), strict=True):
-                slow.lerp_(now, 1 - momentum)
+                slow.lerp_(now.detach(), 1 - momentum)
 
     def on_train_epoch_end(self) -> None:
+        """Note the epoch's loss."""
         self.history.append(float(torch.stack(self._losses).mean()))
         self._losses.clear()
 
     def configure_optimizers(self) -> Any:
+        """AdamW; a tenth of the steps warm up."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=self.rate, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(weights, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         warm = max(1, steps // 10)
         schedule = torch.optim.lr_scheduler.SequentialLR(

@@ -1,7 +1,7 @@
 """Random views of pictures, for learning without labels: whole batches at a time, each picture with numbers of its own.
 
-A view is a turned, sheared and mirrored part of the picture in other colours, as SimCLR's appendix A has it; of `ink` (one figure
-on a plain ground) it is the figure by another hand, with a piece wiped out.
+A view is a part of the picture, perhaps mirrored, blurred and in other colours, as SimCLR's appendix A has it; of `ink` (one
+figure on a plain ground) it is the figure by another hand, perhaps with a piece wiped out (Zhong et al. 2020).
 """
 
 import math
@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from training.classifier_augmentation import vary_strokes
+
+LEAST_SIDE_TO_BLUR = 96  # pixels; smaller pictures have no detail to lose
+WIPED = 0.4  # side of the piece, as a share of the picture's
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 YIQ = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])  # its hue is an angle in the plane of I and Q
 
@@ -20,19 +24,17 @@ class Views:
 
     least_part: float = 0.2  # of the picture's area
     mirror: bool = True
-    turn: float = 0.0  # radians to either side at most
     colour: float = 0.5  # strength of the changes of colour and light, 0..1 (SimCLR's s)
-    wipe: float = 0.0  # side of the piece that is wiped out, as a share of the picture's
-    blur: bool = False  # for large pictures
+    ink: bool = False
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """A view of each picture."""
+        if self.ink:
+            return _wiped(vary_strokes(images).float())
         pixels = self._part(images.float())
         if self.colour:
             pixels = self._coloured(pixels)
-        if self.blur:
-            pixels = _blurred(pixels)
-        return self._wiped(pixels) if self.wipe else pixels
+        return _blurred(pixels) if min(pixels.shape[-2:]) >= LEAST_SIDE_TO_BLUR else pixels
 
     def _part(self, pixels: torch.Tensor) -> torch.Tensor:
         """A part of random area, proportions (3:4 to 4:3) and place, turned, on the whole frame."""
@@ -41,12 +43,11 @@ class Views:
         proportion = _drawn(count, math.log(3 / 4), math.log(4 / 3), device).div(2).exp()
         wide, high = (area.sqrt() * proportion).clamp(max=1), (area.sqrt() / proportion).clamp(max=1)
         right, down = (1 - wide) * _drawn(count, -1, 1, device), (1 - high) * _drawn(count, -1, 1, device)
-        angle = _drawn(count, -self.turn, self.turn, device)
         sign = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0) if self.mirror else torch.ones(count, device=device)
-        across = torch.stack([sign * wide * angle.cos(), -high * angle.sin(), right], 1)
-        along = torch.stack([sign * wide * angle.sin(), high * angle.cos(), down], 1)
-        grid = F.affine_grid(torch.stack([across, along], 1), list(pixels.shape), align_corners=False)
-        return F.grid_sample(pixels, grid, padding_mode="zeros" if self.turn else "reflection", align_corners=False)
+        none = torch.zeros(count, device=device)
+        matrices = torch.stack([torch.stack([sign * wide, none, right], 1), torch.stack([none, high, down], 1)], 1)
+        grid = F.affine_grid(matrices, list(pixels.shape), align_corners=False)
+        return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
     def _coloured(self, pixels: torch.Tensor) -> torch.Tensor:
         """Light, contrast, saturation and hue, in four of five pictures; one in five without colour."""
@@ -65,16 +66,17 @@ class Views:
             pixels = torch.einsum("bij,bjhw->bihw", _hue(turn, saturation), pixels)
         return pixels.clamp(0, 255)
 
-    def _wiped(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Half of the pictures without a piece, black in its place."""
-        count, device = len(pixels), pixels.device
-        height, width = pixels.shape[-2:]
-        rows = torch.arange(height, device=device).view(1, -1, 1) / height
-        columns = torch.arange(width, device=device).view(1, 1, -1) / width
-        top, left = (_drawn(count, -self.wipe / 2, 1 - self.wipe / 2, device).view(-1, 1, 1) for _ in range(2))
-        inside = (rows >= top) & (rows < top + self.wipe) & (columns >= left) & (columns < left + self.wipe)
-        inside &= torch.rand(count, 1, 1, device=device) < 0.5
-        return pixels.masked_fill(inside[:, None], 0)
+
+def _wiped(pixels: torch.Tensor) -> torch.Tensor:
+    """Half of the pictures without a square piece, black in its place."""
+    count, device = len(pixels), pixels.device
+    height, width = pixels.shape[-2:]
+    rows = torch.arange(height, device=device).view(1, -1, 1) / height
+    columns = torch.arange(width, device=device).view(1, 1, -1) / width
+    top, left = (_drawn(count, -WIPED / 2, 1 - WIPED / 2, device).view(-1, 1, 1) for _ in range(2))
+    inside = (rows >= top) & (rows < top + WIPED) & (columns >= left) & (columns < left + WIPED)
+    inside &= torch.rand(count, 1, 1, device=device) < 0.5
+    return pixels.masked_fill(inside[:, None], 0)
 
 
 def _drawn(count: int, low: float, high: float, device: torch.device) -> torch.Tensor:
@@ -88,7 +90,8 @@ def _hue(turn: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
     middle[:, 0, 0] = 1
     middle[:, 1, 1] = middle[:, 2, 2] = saturation * turn.cos()
     middle[:, 1, 2], middle[:, 2, 1] = -saturation * turn.sin(), saturation * turn.sin()
-    return torch.linalg.inv(basis) @ middle @ basis
+    matrices: torch.Tensor = torch.linalg.inv(basis) @ middle @ basis
+    return matrices
 
 
 def _blurred(pixels: torch.Tensor) -> torch.Tensor:

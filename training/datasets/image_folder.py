@@ -85,6 +85,14 @@ def held_out(folder: Path) -> ImageData:
     return ImageData(folder.name, tuple(classes), [], [], examples, source=f"folder {folder.name}", licence="not stated")
 
 
+def unlabelled(folder: Path) -> list[Example]:
+    """All pictures below `folder` that can be opened, without a class. Raises CallError where there are none."""
+    files = _whole({"all": {folder.name: _pictures(folder)}})["all"].get(folder.name, [])
+    if not files:
+        raise CallError(f"no pictures in {folder}")
+    return [Example(file) for file in files]
+
+
 def _given(folder: Path) -> dict[str, Pictures]:
     """Split -> class -> files, as they lie; the split is "all" where the folder holds the classes themselves."""
     inside = _folders(folder)
