@@ -18,6 +18,13 @@ from training.trained import Trained
 BUILT_IN = spec.names()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes may run at once: what uses the built-in models or the repository's own home stays in one of them."""
+    for item in items:
+        shared = "built_in" in getattr(item, "fixturenames", ()) or item.path.parent.name != "unit"
+        item.add_marker(pytest.mark.xdist_group("home" if shared else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def built_in() -> list[Spec]:
     """The built-in models, trained to their floors if that has not happened yet, and archived."""
