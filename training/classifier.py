@@ -105,7 +105,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     validation, logits = (logits_of(material.model, part) for part in (material.validation, material.test))
     expected, labels = material.validation.tensors[1], material.test.tensors[1]
     temperature = classifier_calibration.fitted_temperature(validation, expected)
-    model.temperature.fill_(temperature)
+    model.temperature = temperature
     decision = _decision(settings, classes, (validation / temperature).softmax(1), expected)
     probabilities = (logits / temperature).softmax(1)
     answers = ranked(probabilities, decision)[:, 0]

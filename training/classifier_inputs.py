@@ -83,7 +83,7 @@ def _relevant(
     digest = hashlib.sha256()
     head = {id(parameter) for parameter in model.heads[0].parameters()}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if id(value) not in head and name != "temperature":
+        if id(value) not in head:
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return {
         "architecture": settings.architecture,

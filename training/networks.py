@@ -61,14 +61,13 @@ class Classifier(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
-    temperature: torch.Tensor
 
     def __init__(self, network: nn.Module, head: nn.Module, preset: Preset, repeat: bool) -> None:
         super().__init__()
         self.network, self.repeat = network, repeat
         self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("temperature", torch.ones(()), persistent=False)
+        self.temperature = 1.0
         self.heads = [head]  # in a list, so that it isn't registered twice
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -76,8 +75,8 @@ class Classifier(nn.Module):
         pixels = images.float() / 255
         if self.repeat:
             pixels = pixels.expand(-1, 3, -1, -1)
-        logits: torch.Tensor = self.network((pixels - self.mean) / self.std) / self.temperature
-        return logits
+        logits: torch.Tensor = self.network((pixels - self.mean) / self.std)
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What reaches the head: float32 [B, features], or [B, channels, h, w] where the head is a convolution."""

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from marina.errors import CallError
 from marina.spec import validated
+from training import networks
 from training.classifier import Settings
 from training.classifier_calibration import calibration_error, fitted_decision, fitted_temperature
 
@@ -90,6 +92,19 @@ def test_without_a_decision_the_most_probable_class_is_first(tmp_path: Path) -> 
     (answer,) = handler.postprocess(torch.tensor([[0.7, 0.3]]).log(), [Prepared(())])
 
     assert [one["class"] for one in answer["predictions"]] == ["normal", "pneumonia"]
+
+
+def test_the_class_that_is_answered_is_the_one_that_is_explained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = networks.build("small_cnn", "none", 2, 3, networks.preset_of("small_cnn", "none", 8)).eval()
+    picture = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    unlikely = int(network(picture[None]).argmin())
+    handler = served(tmp_path, {"decision": {"class_index": unlikely, "threshold": 0.01}})
+    handler.model = torch.export.export(network, (picture[None],), strict=False).module()
+    answer = handler.explanation(Image.new("RGB", (8, 8)), Prepared((picture,), {}, (8, 8)))
+
+    assert answer["class_index"] == unlikely
+    assert answer["probability"] < 0.5
 
 
 @pytest.mark.parametrize("said", [{"class": "pneumonia"}, {"class": "pneumonia", "recall": 1.5}, {"recall": 0.9}, {"klass": "a"}])

@@ -78,7 +78,7 @@ def test_every_family_gets_its_head_its_stages_and_a_graph_that_equals_it(archit
     size = {"inception_v3": 80, "alexnet": 64, "googlenet": 64, "vit_b_16": 224}.get(architecture, 32)
     torch.manual_seed(0)
     model = networks.build(architecture, "none", 5, 3, networks.preset_of(architecture, "none", size)).eval()
-    model.temperature.fill_(2.0)
+    model.temperature = 2.0
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
     graph = torch.export.export(model, (images,), dynamic_shapes=(batch,), strict=False).module()
