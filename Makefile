@@ -23,10 +23,10 @@ run: $(INSTALLED) ## The whole way: train what is missing, archive, serve, regis
 	$(MARINA) up
 
 test: $(INSTALLED) lint ## Check everything: style, types, unit, archives, live server
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest -n 2
 
 test-all: $(INSTALLED) lint ## The same, and the tests that start many servers: releases, supervision, readiness, upstream's calls
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "slow or not slow"
+	$(VENV)/bin/python -m pytest -n 2 -m "slow or not slow"
 
 lint: $(INSTALLED) ## Style and types alone
 	$(VENV)/bin/ruff check --quiet .

@@ -3,9 +3,11 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 import marina  # noqa: F401  # puts handlers/ on the path
 from marina import paths, spec, up
@@ -18,11 +20,19 @@ from training.trained import Trained
 BUILT_IN = spec.names()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes may run at once: what uses the built-in models or the repository's own home stays in one of them."""
-    for item in items:
-        shared = "built_in" in getattr(item, "fixturenames", ()) or item.path.parent.name != "unit"
-        item.add_marker(pytest.mark.xdist_group("home" if shared else item.path.name))
+class _Apart(LoadScopeScheduling):  # type: ignore[misc]
+    """Files are shared out whole; those that use the built-in models or the repository's own home stay in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        alone = file.startswith("tests/unit/") and "built_in" not in (paths.SOURCE / file).read_text(encoding="utf-8")
+        return file if alone else "home"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Used with `-n`."""
+    return _Apart(config, log)
 
 
 @pytest.fixture(scope="session")
