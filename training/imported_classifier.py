@@ -7,10 +7,7 @@ Not covered: several labels per picture, networks with more than one input, and 
 """
 
 import logging
-import re
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +15,12 @@ from typing import Any, Literal
 import torch
 import torchvision
 from pydantic import Field
-from rich.progress import track
 from torch import nn
 from torchvision.models import list_models
 
 from marina.errors import CallError
 from training import datasets
-from training.datasets import Example
+from training.classifier_evaluation import draw_mistakes, logits_of, right_answers, steadiness, truth_of
 from training.imported_files import called, existing, read_program
 from training.imported_sources import Source, build, class_names, fingerprints, made_pictures, origin, own_names
 from training.networks import Classifier, Preset, preset_of
@@ -33,9 +29,6 @@ from training.trained import Sample, Trained
 from bundle_images import ImageInput, open_image, prepare
 
 LOG = logging.getLogger("marina")
-BATCH = 32
-SAMPLES = 64
-TIE = 1e-3  # logits that are nearer than this may change places between one kernel and another
 PLAIN_SIZE = 224
 
 
@@ -74,11 +67,11 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     data = datasets.held_out(settings.data, "classifier") if settings.data else None
     names = _names(settings, brought.classes, data)
     if data:
-        truth = _truth(data, names)
-        logits = _logits(brought, data.test)
+        truth = truth_of(data, names)
+        logits = logits_of(brought.graph, brought.inputs, data.test)
         metrics = {"accuracy": float((logits.argmax(1) == truth).double().mean())}
-        samples = _right_answers(data.test, logits, truth, names)
-        _draw(brought, data.test, logits, truth, names, report)
+        samples = right_answers(data.test, logits, truth, names)
+        draw_mistakes(brought.inputs, data.test, logits, truth, names, report)
     else:
         metrics, samples = {}, _as_found(brought, names)
     return Trained(
@@ -239,70 +232,10 @@ def _names(settings: Settings, many: int, data: datasets.ImageData | None) -> li
     return [str(index) for index in range(many)]
 
 
-def _truth(data: datasets.ImageData, names: list[str]) -> torch.Tensor:
-    """The index of each test picture's class in the model, int64 [N]: by its name, or the number that it is called."""
-
-    def index(name: str) -> int:
-        if name in names:
-            return names.index(name)
-        if name.isdigit() and int(name) < len(names):
-            return int(name)
-        raise CallError(f"the data's class {name!r} is none of the model's ({', '.join(names[:6])} …); give their names as 'classes'")
-
-    of_data = [index(name) for name in data.classes]
-    return torch.tensor([of_data[example.label] for example in data.test])
-
-
-def _pixels(brought: Brought, examples: Sequence[Example]) -> torch.Tensor:
-    """Pictures as the graph takes them, uint8 [N, C, H, W]."""
-    files = (example.encoded()[0] for example in examples)
-    return torch.stack([prepare(open_image(file, brought.inputs.mode), brought.inputs) for file in files])
-
-
-def _logits(brought: Brought, examples: Sequence[Example]) -> torch.Tensor:
-    parts = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
-    with torch.inference_mode():
-        return torch.cat([brought.graph(_pixels(brought, part)) for part in track(parts, "measuring", transient=True)])
-
-
-def _steady(logits: torch.Tensor, top: int = 5) -> torch.Tensor:
-    """The least distance between two neighbours of those that an answer names, per row [N]."""
-    best = logits.sort(dim=1, descending=True).values[:, : top + 1]
-    return (best[:, :-1] - best[:, 1:]).min(dim=1).values
-
-
-def _right_answers(examples: Sequence[Example], logits: torch.Tensor, truth: torch.Tensor, names: list[str]) -> list[Sample]:
-    """Pictures that are answered rightly, and not by a hair; taken from each class in turn."""
-    seen: Counter[int] = Counter()
-    turns = []
-    for row in ((logits.argmax(1) == truth) & (_steady(logits) > TIE)).nonzero().flatten().tolist():
-        turns.append((seen[int(truth[row])], row))
-        seen[int(truth[row])] += 1
-    samples = []
-    for _, row in sorted(turns)[:SAMPLES]:
-        name, (body, content_type) = names[int(truth[row])], examples[row].encoded()
-        samples.append(Sample(_slug(f"{name}-{row}"), body, content_type, {"class": name}))
-    return samples
-
-
 def _as_found(brought: Brought, names: list[str]) -> list[Sample]:
     """Made pictures with what the model says, the steadiest first: they prove that a server answers as it does, no more."""
     files = made_pictures(plain=brought.inputs.fit == "ink")
     with torch.inference_mode():
         logits = brought.graph(torch.stack([prepare(open_image(file, brought.inputs.mode), brought.inputs) for file in files]))
-    order = _steady(logits).argsort(descending=True).tolist()
+    order = steadiness(logits).argsort(descending=True).tolist()
     return [Sample(f"made-{row}-as-found", files[row], "image/png", {"class": names[int(logits[row].argmax())]}) for row in order]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())[-60:].strip("-")
-
-
-def _draw(brought: Brought, examples: Sequence[Example], logits: torch.Tensor, truth: torch.Tensor, names: list[str], report: Path) -> None:
-    from training import classifier_report
-
-    wrong = (logits.argmax(1) != truth).nonzero().flatten()[:200]
-    rows = wrong if len(wrong) else torch.arange(min(24, len(examples)))
-    pixels = _pixels(brought, [examples[row] for row in rows.tolist()])
-    found = logits[rows]
-    classifier_report.draw_mistakes(pixels.__getitem__, truth[rows], found.softmax(1), found.argmax(1), names, report / "mistakes.png")
