@@ -8,10 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bundle_masks import read_mask
+
 FOLDER = "samples"
 INDEX = "samples.json"
 TOLERANCE = 2e-3  # batch kernels differ in the last bits of float32; labels, order and counts must be equal
 PIXELS = 0.5  # and boxes, in pixels
+MASK_SHARE = 2e-3  # of a mask's pixels; on an outline two classes are equally likely
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -21,7 +24,9 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
-    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance."""
+    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance, masks by some pixels."""
+    if where.endswith(".mask"):
+        return _mask_difference(golden, answer, where)
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
@@ -35,6 +40,8 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
         pairs = {f"{where}.{key}": (golden[key], answer[key]) for key in golden}
     else:
         pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
+    if isinstance(golden, dict) and {"pixels", "share"} <= golden.keys():
+        pairs.pop(f"{where}.pixels")  # its share says the same, and may differ a little
     found = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
     return next(filter(None, found), "")
 
@@ -44,3 +51,11 @@ def _close(left: float, right: float, tolerance: float) -> bool:
         return left == right
     relative = 0.0 if tolerance == PIXELS else tolerance
     return math.isclose(left, right, rel_tol=relative, abs_tol=tolerance)
+
+
+def _mask_difference(golden: Any, answer: Any, where: str) -> str:
+    ours, theirs = read_mask(golden), read_mask(answer)
+    if ours is None or theirs is None or ours.shape != theirs.shape or type(golden) is not type(answer):
+        return f"{where}: another form or size than the golden answer's"
+    share = float((ours != theirs).mean())
+    return f"{where}: {share:.2%} of its pixels differ" if share > MASK_SHARE else ""

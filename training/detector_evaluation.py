@@ -55,16 +55,40 @@ def detect(
 
 
 def precision_recall(found: Sequence[Found], examples: Sequence[Example]) -> tuple[dict[str, float], np.ndarray]:
-    """COCO's average precision: {"map", "ap50"} in 0..1, and precision at IoU 0.5 over recall 0, 0.01 … 1 as [101, classes] (-1: none)."""
+    """COCO's average precision in 0..1, and precision at IoU 0.5 over recall 0, 0.01 … 1 as [101, classes] (-1: none).
+
+    {"map", "ap50"}, and of small, medium and large objects (32 and 96 pixels a side lie between) those that there are.
+    """
+    result = _coco(found, examples)
+    summary = {"map": max(0.0, float(result["map"])), "ap50": max(0.0, float(result["map_50"]))}
+    sizes = {f"map_{size}": float(result[f"map_{size}"]) for size in ("small", "medium", "large")}
+    return summary | {name: value for name, value in sizes.items() if value >= 0}, result["precision"][0, :, :, 0, -1].numpy()
+
+
+def by_class(found: Sequence[Found], examples: Sequence[Example], classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{class: {"map", "ap50", "objects"}} for the classes that the examples have."""
+    result = _coco(found, examples)
+    precision = result["precision"][:, :, :, 0, -1].numpy()  # [thresholds, recalls, classes that occur, in their order]
+    labels = np.concatenate([one.labels for one in examples])
+    return {
+        classes[label]: {
+            "map": round(float(precision[:, :, k].mean()), 4),
+            "ap50": round(float(precision[0, :, k].mean()), 4),
+            "objects": int((labels == label).sum()),
+        }
+        for k, label in enumerate(result["classes"].reshape(-1).tolist())
+        if precision[0, 0, k] >= 0
+    }
+
+
+def _coco(found: Sequence[Found], examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     metric = MeanAveragePrecision(extended_summary=True)
     metric.warn_on_many_detections = False  # COCO's rule cuts at 100 per picture, which is meant
     metric.update(
         [{"boxes": one.boxes, "scores": one.scores, "labels": one.labels} for one in found],
         [{"boxes": torch.from_numpy(one.boxes), "labels": torch.from_numpy(one.labels)} for one in examples],
     )
-    result = metric.compute()
-    summary = {"map": max(0.0, float(result["map"])), "ap50": max(0.0, float(result["map_50"]))}
-    return summary, result["precision"][0, :, :, 0, -1].numpy()
+    return metric.compute()  # type: ignore[no-any-return]
 
 
 def judge(found: Found, example: Example, overlap: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,7 @@
-"""COCO: one JSON file per split (Lin et al. 2014, cocodataset.org "Data format"). Gives what is written; `object_folder` checks it."""
+"""COCO: one JSON file per split (Lin et al. 2014, cocodataset.org "Data format"). Gives what is written; `object_folder` checks it.
+
+Outlines are polygons or run lengths; `filled` paints them.
+"""
 
 import json
 import logging
@@ -7,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from marina.errors import CallError
 from training.datasets import Example
+
+from bundle_masks import mask_of_run_lengths
 
 LOG = logging.getLogger("marina")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -45,6 +51,27 @@ def read(folder: Path, files: dict[str, Path]) -> tuple[tuple[str, ...], dict[st
     return tuple(names[identifier] for identifier in sorted(names)), examples
 
 
+def filled(outline: Any, width: int, height: int) -> np.ndarray:
+    """The pixels inside one object's outline, bool [height, width].
+
+    `outline` is a list of polygons [x1, y1, x2, y2, …], all of which belong to it, or {"size": [height, width], "counts"} with run
+    lengths as a list or as text. Raises ValueError for anything else, and for run lengths of another size.
+    """
+    if isinstance(outline, dict):
+        if list(outline.get("size", ())) != [height, width]:
+            raise ValueError(f"run lengths for {outline.get('size')} in a picture of [{height}, {width}]")
+        return mask_of_run_lengths(outline["counts"], height, width)
+    image = Image.new("1", (width, height))
+    for polygon in outline if isinstance(outline, list) else ():
+        corners = np.asarray(polygon, np.float64)
+        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+            raise ValueError("a polygon needs three corners or more, each an x and a y")
+        ImageDraw.Draw(image).polygon((corners - 0.5).tolist(), fill=1)  # COCO's (0, 0) is a pixel's corner, Pillow's its centre
+    if not isinstance(outline, list) or not outline:
+        raise ValueError("no polygons and no run lengths")
+    return np.array(image)
+
+
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -58,8 +85,12 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _examples(folder: Path, file: Path, content: dict[str, Any], index: dict[int, int]) -> list[Example]:
     boxes: dict[int, list[list[float]]] = defaultdict(list)
+    outlines: dict[int, list[tuple[int, Any]]] = defaultdict(list)
     labels: dict[int, list[int]] = defaultdict(list)
     for row in content["annotations"]:
+        if row.get("segmentation"):
+            counted = row["category_id"] in index and not row.get("iscrowd")
+            outlines[row["image_id"]].append((index[row["category_id"]] if counted else -1, row["segmentation"]))
         if row.get("iscrowd"):
             continue
         box = np.asarray(row["bbox"], np.float64)
@@ -74,6 +105,7 @@ def _examples(folder: Path, file: Path, content: dict[str, Any], index: dict[int
             _picture(folder, file, row["file_name"]),
             boxes=np.array(boxes[row["id"]], np.float32).reshape(-1, 4),
             labels=np.array(labels[row["id"]], np.int64),
+            outlines=tuple(outlines[row["id"]]),
         )
         for row in content["images"]
     ]
