@@ -25,8 +25,8 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
     """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance, masks by some pixels."""
-    if where.endswith(".mask"):
-        return _mask_difference(golden, answer, where)
+    if where.endswith(".mask") and (mask := read_mask(golden)) is not None:
+        return _mask_difference(mask, answer, where, same_form=type(golden) is type(answer))
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
@@ -53,9 +53,9 @@ def _close(left: float, right: float, tolerance: float) -> bool:
     return math.isclose(left, right, rel_tol=relative, abs_tol=tolerance)
 
 
-def _mask_difference(golden: Any, answer: Any, where: str) -> str:
-    ours, theirs = read_mask(golden), read_mask(answer)
-    if ours is None or theirs is None or ours.shape != theirs.shape or type(golden) is not type(answer):
+def _mask_difference(golden: Any, answer: Any, where: str, same_form: bool) -> str:
+    mask = read_mask(answer)
+    if mask is None or mask.shape != golden.shape or not same_form:
         return f"{where}: another form or size than the golden answer's"
-    share = float((ours != theirs).mean())
+    share = float((mask != golden).mean())
     return f"{where}: {share:.2%} of its pixels differ" if share > MASK_SHARE else ""

@@ -116,7 +116,9 @@ class SampleRequest(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="what the tables call it")
     file: str | None = Field(default=None, description="a file beside the specs, in models/samples/")
     json_body: Any = Field(default=None, alias="json", description="a JSON body, instead of a file")
-    expect: dict[str, Any] = Field(description='what must come back: {"class": …}, {"detections": […]}, {"areas": {class: share}} or {"action": …}')
+    expect: dict[str, Any] = Field(
+        description='what must come back: {"class": …}, {"detections": […]}, {"areas": {class: share}} or {"action": …}'
+    )
 
     @model_validator(mode="after")
     def _one_body(self) -> "SampleRequest":

@@ -5,10 +5,8 @@ pictures is handed over; with `averaging`, of the moving average of the weights.
 """
 
 import copy
-import logging
 import re
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +14,7 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from pydantic import Field, model_validator
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from marina import spec
 from training import datasets, detector_report
@@ -28,6 +24,7 @@ from training.detector_evaluation import LEAST, Found, at_threshold, best_thresh
 from training.detector_pixels import Batches, Prepared
 from training.detector_views import Views
 from training.detector_weights import build, freeze, is_factory
+from training.fitting import fit, follow, one_cycle, reduced
 from training.trained import Sample, Trained
 
 from bundle_images import ImageInput
@@ -97,7 +94,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     lightning.seed_everything(seed, verbose=False)
     inputs = ImageInput(*settings.size, fit=settings.fit)
     learner = Learner(settings, data, inputs)
-    _fit(learner, batches(settings, data, inputs, seed), settings)
+    pictures = batches(settings, data, inputs, seed)
+    fit(learner, pictures, len(pictures), settings.epochs, lambda row: f"AP50 {row['ap50']:.3f}")
     detector = learner.best.cpu().eval()
 
     threshold = settings.score_threshold
@@ -158,7 +156,7 @@ class Learner(lightning.LightningModule):
             "candidates_per": self.detector.candidates_per,
             "detections_per_image": settings.detections_per_image,
         }
-        self.reduced = settings.precision == "bfloat16" or (settings.precision == "auto" and _fast_bfloat16())
+        self.reduced = reduced(settings.precision)
         self.losses: list[float] = []
         self.history: list[dict[str, float]] = []
         self.average = copy.deepcopy(self.detector).eval() if settings.averaging else self.detector
@@ -171,13 +169,10 @@ class Learner(lightning.LightningModule):
         self.losses.append(float(loss.detach()))
         return loss
 
-    @torch.no_grad()
     def on_train_batch_end(self, *_: Any) -> None:
-        """Let the average of the weights follow; at first, when it has seen little, faster."""
+        """Let the average follow."""
         if self.average is not self.detector:
-            decay = min(self.settings.averaging, (1 + self.global_step) / (10 + self.global_step))
-            for mean, value in zip(self.average.state_dict().values(), self.detector.state_dict().values(), strict=True):
-                mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
+            follow(self.average, self.detector, self.settings.averaging, self.global_step)
 
     def found(self, detector: Candidates, pictures: Prepared) -> list[Found]:
         """What `detector` finds in `pictures`, down to the least scores that count for average precision."""
@@ -195,59 +190,13 @@ class Learner(lightning.LightningModule):
         return self.history[-1]
 
     def configure_optimizers(self) -> Any:
-        """AdamW under a one-cycle learning rate (Smith and Topin 2018)."""
-        rate, steps = self.settings.learning_rate, int(self.trainer.estimated_stepping_batches)
-        optimizer = torch.optim.AdamW(
-            [one for one in self.detector.parameters() if one.requires_grad], rate, weight_decay=self.settings.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps), pct_start=0.2)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """What is not frozen, under a one-cycle learning rate."""
+        learnt = [one for one in self.detector.parameters() if one.requires_grad]
+        return one_cycle(self, learnt, self.settings.learning_rate, self.settings.weight_decay)
 
 
 def _rank(summary: dict[str, float]) -> tuple[float, float]:
     return summary["ap50"], summary["map"]
-
-
-def _fast_bfloat16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-
-
-class EpochProgress(Callback):
-    """One line: the epoch, its loss, the last validation."""
-
-    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
-        self.progress, self.epochs = progress, epochs
-        self.task = progress.add_task("epoch 1", total=epochs * steps)
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """A step more."""
-        self.progress.advance(self.task)
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        """The epoch's results."""
-        last = module.measure()
-        said = f"epoch {len(module.history)} of {self.epochs}: loss {last['loss']:.2f}, validation AP50 {last['ap50']:.3f}"
-        self.progress.update(self.task, description=said)
-
-
-def _fit(learner: Learner, batches: Batches | Views, settings: Settings) -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # it would tell of the devices and advertise
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        trainer = lightning.Trainer(
-            max_epochs=settings.epochs,
-            accelerator="auto",
-            devices=1,
-            gradient_clip_val=5.0,
-            callbacks=[EpochProgress(progress, settings.epochs, len(batches))],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # Lightning's own affair with torch
-            trainer.fit(learner, train_dataloaders=batches)
 
 
 def samples(found: Sequence[Found], data: ImageData, threshold: float) -> list[Sample]:

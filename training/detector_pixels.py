@@ -87,6 +87,18 @@ def augment(
 
     An object of which less than half stays in the picture is no object any more; the others' boxes are cut at the edge.
     """
+    x, scale, shift, _ = view(pixels, light, flip, generator)
+    height, width = pixels.shape[-2:]
+    return x, [_move(target, scale[k], shift[k], width, height) for k, target in enumerate(targets)]
+
+
+def view(
+    pixels: torch.Tensor, light: bool, flip: bool | str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pictures [B, 3, H, W] of 0..255 seen otherwise, as `augment` says: (pictures, scale [B, 2], shift [B, 2], grid [B, H, W, 2]).
+
+    A place from -1 to 1 goes to place x scale + shift; the grid is grid_sample's, the same way back.
+    """
 
     def between(low: float, high: float, *shape: int) -> torch.Tensor:
         return low + (high - low) * torch.rand(len(pixels), *shape, generator=generator)
@@ -101,9 +113,7 @@ def augment(
     x = functional.grid_sample(pixels / 255 - GREY, grid, align_corners=False) + GREY
     if light:
         x = (x - 0.5) * between(0.7, 1.3, 1, 1, 1) + 0.5 + between(-0.15, 0.15, 1, 1, 1) + between(-0.06, 0.06, 3, 1, 1)
-    height, width = pixels.shape[-2:]
-    moved = [_move(target, scale[k], shift[k], width, height) for k, target in enumerate(targets)]
-    return (x * 255).clamp(0, 255), moved
+    return (x * 255).clamp(0, 255), scale, shift, grid
 
 
 def _move(target: dict[str, torch.Tensor], scale: torch.Tensor, shift: torch.Tensor, width: int, height: int) -> dict[str, torch.Tensor]:

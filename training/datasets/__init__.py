@@ -112,5 +112,7 @@ def held_out(data: str, kind: str) -> ImageData:
 def _folder(data: str, built_in: str | None = None) -> Path:
     folder = Path(data).expanduser()
     if not folder.is_dir():
-        raise CallError(f"data {data!r} is neither the built-in set {built_in!r} nor a folder" if built_in else f"data {data!r} is no folder")
+        raise CallError(
+            f"data {data!r} is neither the built-in set {built_in!r} nor a folder" if built_in else f"data {data!r} is no folder"
+        )
     return folder.resolve()

@@ -19,6 +19,7 @@ from bundle_masks import mask_of_run_lengths
 
 LOG = logging.getLogger("marina")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+FINER = 5
 FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")}
 
 
@@ -61,15 +62,30 @@ def filled(outline: Any, width: int, height: int) -> np.ndarray:
         if list(outline.get("size", ())) != [height, width]:
             raise ValueError(f"run lengths for {outline.get('size')} in a picture of [{height}, {width}]")
         return mask_of_run_lengths(outline["counts"], height, width)
-    image = Image.new("1", (width, height))
-    for polygon in outline if isinstance(outline, list) else ():
+    if not isinstance(outline, list) or not outline:
+        raise ValueError("no polygons and no run lengths")
+    inside = np.zeros((height, width), bool)
+    for polygon in outline:
         corners = np.asarray(polygon, np.float64)
         if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
             raise ValueError("a polygon needs three corners or more, each an x and a y")
-        ImageDraw.Draw(image).polygon((corners - 0.5).tolist(), fill=1)  # COCO's (0, 0) is a pixel's corner, Pillow's its centre
-    if not isinstance(outline, list) or not outline:
-        raise ValueError("no polygons and no run lengths")
-    return np.array(image)
+        _fill(inside, corners.reshape(-1, 2))
+    return inside
+
+
+def _fill(inside: np.ndarray, corners: np.ndarray) -> None:
+    """Set what lies in the polygon of `corners` [N, 2]: the pixels whose centres do.
+
+    Pillow fills all that an edge touches, so it fills FINER cells a pixel, of which the middle one decides.
+    """
+    limit = np.array(inside.shape[::-1])
+    left, top = np.clip(np.floor(corners.min(0)), 0, limit).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(corners.max(0)), 0, limit).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return
+    fine = Image.new("1", ((right - left) * FINER, (bottom - top) * FINER))
+    ImageDraw.Draw(fine).polygon(((corners - [left, top]) * FINER - 0.5).ravel().tolist(), fill=1)
+    inside[top:bottom, left:right] |= np.array(fine)[FINER // 2 :: FINER, FINER // 2 :: FINER]
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -29,7 +29,13 @@ def load(folder: Path, seed: int) -> ImageData:
     for name, examples in splits.items():
         if not any(example.outlines for example in examples):
             raise CallError(f'{folder} has no outlines for {name}; give COCO json with a "segmentation" (polygons or RLE) per object')
-    return replace(data, classes=(BACKGROUND, *data.classes), **splits)
+    return replace(
+        data,
+        classes=(BACKGROUND, *data.classes),
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+    )
 
 
 def _with_outlines(examples: Sequence[Example], folder: Path) -> list[Example]:
