@@ -20,7 +20,7 @@ from marina import spec
 from training import datasets, detector_report
 from training.datasets import Example, ImageData
 from training.detector_architectures import Candidates, Targets
-from training.detector_evaluation import LEAST, Found, at_threshold, best_threshold, by_class, detect, judge, precision_recall
+from training.detector_evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge
 from training.detector_pixels import Batches, Prepared
 from training.detector_views import Views
 from training.detector_weights import build, freeze, is_factory
@@ -67,6 +67,8 @@ class Settings(spec.Section):
 
     @model_validator(mode="after")
     def _size(self) -> "Settings":
+        if self.arguments and not is_factory(self.weights):
+            raise ValueError("arguments are for weights of the form file.py:function; leave them out")
         if self.architecture is not None or not is_factory(self.weights):
             wrong = [side for side in (self.height, self.width) if side and side % 32 and self.architecture != "ssd300_vgg16"]
             if wrong:
@@ -104,16 +106,16 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     test = Prepared.of(data.test, inputs, "test pictures")
     found = learner.found(detector, test)
     served = [one.above(threshold) for one in found]
-    summary, curves = precision_recall(found, data.test)
+    measured = average_precision(found, data.test)
     detector_report.curves(learner.history, report / "curves.png")
-    detector_report.precision_recall(curves, data.classes, report / "precision_recall.png")
+    detector_report.precision_recall(measured.curves, data.classes, report / "precision_recall.png")
     detector_report.examples(served, data.test, data.classes, report / "examples.png")
     detector_report.worst(served, data.test, data.classes, report / "worst.png")
     return Trained(
         kind="detector",
         module=detector,
         example=(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),),
-        metrics={**summary, **at_threshold(served, data.test)},
+        metrics={**measured.summary, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},
         samples=samples(found, data, threshold),
@@ -125,7 +127,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
             "seconds": round(time.monotonic() - started, 1),
             "cpu_seconds": round(time.process_time() - computed, 1),
             "validation": learner.history[learner.best_epoch],
-            "by_class": by_class(found, data.test, data.classes),
+            "by_class": {data.classes[label]: value for label, value in measured.by_class.items()},
         },
     )
 
@@ -181,7 +183,7 @@ class Learner(lightning.LightningModule):
     def measure(self) -> dict[str, float]:
         """Measure the epoch that has ended on the validation pictures, and keep the detector if no epoch did better."""
         self.detector.eval()
-        summary, _ = precision_recall(self.found(self.average, self.validation), self.truth)
+        summary = average_precision(self.found(self.average, self.validation), self.truth).summary
         self.detector.train()
         self.history.append({"loss": float(np.mean(self.losses)), **summary})
         self.losses.clear()

@@ -13,7 +13,7 @@ from marina.errors import CallError
 from training import detector
 from training.datasets import Example, ImageData, scenes
 from training.detector_architectures import Candidates
-from training.detector_evaluation import Found, best_threshold, by_class, judge, precision_recall
+from training.detector_evaluation import Found, average_precision, best_threshold, judge, precision_recall
 from training.detector_pixels import Batches, Prepared, augment
 from training.detector_weights import build
 
@@ -267,10 +267,13 @@ def test_average_precision_by_class_is_one_for_the_classes_that_are_found_and_no
         truth = exact(example)
         keep = truth.labels != labels[0]
         found.append(Found(truth.boxes[keep], truth.scores[keep], truth.labels[keep]))
-    each = by_class(found, data.test, data.classes)
+    measured = average_precision(found, data.test)
+    each = measured.by_class
 
-    assert list(each) == [data.classes[label] for label in labels]
-    assert [value["ap50"] for value in each.values()] == [0.0] + [1.0] * (len(labels) - 1)
+    assert list(each) == labels
+    assert measured.curves.shape == (101, labels[-1] + 1)
+    assert [label for label in range(labels[-1] + 1) if measured.curves[0, label] >= 0] == labels
+    assert [value["ap50"] for value in each.values()] == pytest.approx([0.0] + [1.0] * (len(labels) - 1))
     assert sum(value["objects"] for value in each.values()) == sum(len(example.labels) for example in data.test)
 
 
@@ -342,6 +345,7 @@ def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path):
         ({"architecture": "ssdlite320_mobilenet_v3_large", "height": 250}, "multiples of 32, not 250"),
         ({"height": 100}, "multiples of 32"),
         ({"architecture": "fasterrcnn_resnet50_fpn"}, "fcos_small.*ssd300_vgg16"),
+        ({"arguments": {"classes": 3}}, "leave them out"),
         ({"epoch": 3}, "known here: .*epochs"),
     ],
 )
