@@ -8,8 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bundle_masks import read_mask
-
 FOLDER = "samples"
 INDEX = "samples.json"
 TOLERANCE = 2e-3  # batch kernels differ in the last bits of float32; labels, order and counts must be equal
@@ -25,8 +23,8 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
     """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance, masks by some pixels."""
-    if where.endswith(".mask") and (mask := read_mask(golden)) is not None:
-        return _mask_difference(mask, answer, where, same_form=type(golden) is type(answer))
+    if where.endswith(".mask") and (found := _mask_difference(golden, answer, where)) is not None:
+        return found
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
@@ -42,8 +40,8 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
         pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
     if isinstance(golden, dict) and {"pixels", "share"} <= golden.keys():
         pairs.pop(f"{where}.pixels")  # its share says the same, and may differ a little
-    found = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
-    return next(filter(None, found), "")
+    differences = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
+    return next(filter(None, differences), "")
 
 
 def _close(left: float, right: float, tolerance: float) -> bool:
@@ -53,9 +51,14 @@ def _close(left: float, right: float, tolerance: float) -> bool:
     return math.isclose(left, right, rel_tol=relative, abs_tol=tolerance)
 
 
-def _mask_difference(golden: Any, answer: Any, where: str, same_form: bool) -> str:
-    mask = read_mask(answer)
-    if mask is None or mask.shape != golden.shape or not same_form:
+def _mask_difference(golden: Any, answer: Any, where: str) -> str | None:
+    """As `difference` for two masks; None where `golden` is none."""
+    from bundle_masks import read_mask  # it needs torch, which the tools that compare other answers start without
+
+    one, other = read_mask(golden), read_mask(answer)
+    if one is None:
+        return None
+    if other is None or one.shape != other.shape or type(golden) is not type(answer):
         return f"{where}: another form or size than the golden answer's"
-    share = float((mask != golden).mean())
+    share = float((one != other).mean())
     return f"{where}: {share:.2%} of its pixels differ" if share > MASK_SHARE else ""
