@@ -12,6 +12,7 @@ FOLDER = "samples"
 INDEX = "samples.json"
 TOLERANCE = 2e-3  # batch kernels differ in the last bits of float32; labels, order and counts must be equal
 PIXELS = 0.5  # and boxes, in pixels
+MASK_SHARE = 2e-3  # of a mask's pixels; on an outline two classes are equally likely
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -21,7 +22,9 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
-    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance."""
+    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance, masks by some pixels."""
+    if where.endswith(".mask") and (found := _mask_difference(golden, answer, where)) is not None:
+        return found
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
@@ -35,8 +38,10 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
         pairs = {f"{where}.{key}": (golden[key], answer[key]) for key in golden}
     else:
         pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
-    found = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
-    return next(filter(None, found), "")
+    if isinstance(golden, dict) and {"pixels", "share"} <= golden.keys():
+        pairs.pop(f"{where}.pixels")  # its share says the same, and may differ a little
+    differences = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
+    return next(filter(None, differences), "")
 
 
 def _close(left: float, right: float, tolerance: float) -> bool:
@@ -44,3 +49,16 @@ def _close(left: float, right: float, tolerance: float) -> bool:
         return left == right
     relative = 0.0 if tolerance == PIXELS else tolerance
     return math.isclose(left, right, rel_tol=relative, abs_tol=tolerance)
+
+
+def _mask_difference(golden: Any, answer: Any, where: str) -> str | None:
+    """As `difference` for two masks; None where `golden` is none."""
+    from bundle_masks import read_mask  # it needs torch, which the tools that compare other answers start without
+
+    one, other = read_mask(golden), read_mask(answer)
+    if one is None:
+        return None
+    if other is None or one.shape != other.shape or type(golden) is not type(answer):
+        return f"{where}: another form or size than the golden answer's"
+    share = float((one != other).mean())
+    return f"{where}: {share:.2%} of its pixels differ" if share > MASK_SHARE else ""

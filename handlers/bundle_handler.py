@@ -239,7 +239,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             if _flag(headers, "explain"):
                 return self._explained(row, headers)
             with self.telemetry.decode:
-                request = read_request(row, headers, self.options)
+                request = read_request(row, _accepting(headers), self.options)
             return Accepted(request, [self._prepared(instance)[1] for instance in request.instances])
         except (Refusal, ModelFault) as error:
             return error
@@ -255,18 +255,14 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
 
     def _explained(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
         """Explanations are rare and dear: each request by itself, one instance after the other."""
-        if "image/png" in headers.get("accept", ""):
-            headers = {"format": "png", **headers}
         with self.telemetry.decode:
-            request = read_request(row, headers, {**self.options, **self.explain_options})
+            request = read_request(row, _accepting(headers), {**self.options, **self.explain_options})
         answers = []
         for instance in request.instances:
             item, prepared = self._prepared(instance)
             with self.telemetry.inference:
                 answers.append(self.explanation(item, prepared))
         self.telemetry.instances += len(answers)
-        if isinstance(answers[0], Picture) and request.protocol != "own":
-            raise NotSupported("a picture answers one instance; ask for one at a time, or for JSON")
         return self._in_protocol(request, answers, self.explanation_schema() or {}, "explanations")
 
     def _compute(self, prepared: list[Prepared]) -> list[Any]:
@@ -306,10 +302,15 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         failed = next((one for one in own if isinstance(one, Exception)), None)
         try:
             return failed or self._in_protocol(accepted.request, own, self.answer_schema(), "predictions")
+        except Refusal as refusal:
+            return refusal
         except ValueError:
             return ModelFault(NOT_FINITE)
 
     def _in_protocol(self, request: Request, answers: list[Any], schema: dict[str, Any], key: str) -> Any:
+        """The answers as the request's protocol has them. Raises NotSupported for a picture in one that has none."""
+        if request.protocol != "own" and any(isinstance(answer, Picture) for answer in answers):
+            raise NotSupported("a picture answers one instance; ask for one at a time, or for JSON")
         if request.protocol == "v2":
             named = (self.metadata["name"], self.metadata["version"], request.tensor_id)
             return tensor_answer(answers, schema, *named, ragged=self.ragged)
@@ -344,6 +345,11 @@ def _reply(reply: Any, index: int, context: Any) -> bytes:
 def _lower(headers: Mapping[str, Any]) -> dict[str, str]:
     """Headers by lower-case name; TorchServe puts a mapping of its own there for every field of the body."""
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _accepting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the format that the caller accepts, where it says none; a kind that has no formats knows no such option."""
+    return {"format": "png", **headers} if "image/png" in headers.get("accept", "") else headers
 
 
 def _flag(headers: Mapping[str, Any], name: str) -> bool:

@@ -163,7 +163,7 @@ def prepare(image: Image.Image, config: ImageInput) -> torch.Tensor:
         fitted = Image.new(image.mode, size, 114 if image.mode == "L" else (114, 114, 114))
         fitted.paste(_resized(image, inner, config), (0, 0))
     else:
-        fitted = _resized(image, size, config, _view(image.size, config))
+        fitted = _resized(image, size, config, view_of_size(image.size, config))
     pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
@@ -191,10 +191,10 @@ def view_of(image: Image.Image, config: ImageInput) -> View:
 
     Under fit "ink" the figure is searched again, as `prepare` did. Raises NotUnderstood where that finds none.
     """
-    return raster_view(image) if config.fit == "ink" else _view(image.size, config)
+    return raster_view(image) if config.fit == "ink" else view_of_size(image.size, config)
 
 
-def _view(size: tuple[int, int], config: ImageInput) -> View:
+def view_of_size(size: tuple[int, int], config: ImageInput) -> View:
     """`view_of` a picture of `size` (width, height), for every fit that needs no more than the size."""
     width, height = size
     if config.fit == "letterbox":
@@ -217,7 +217,7 @@ def _letterbox_scale(size: tuple[int, int], config: ImageInput) -> float:
 
 def boxes_to_image(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:
     """Boxes [N, 4] from pixels of the graph's input to pixels of the picture of `size` (width, height), clipped to it."""
-    left, top, right, bottom = _view(size, config)
+    left, top, right, bottom = view_of_size(size, config)
     factor = boxes.new_tensor([(right - left) / config.width, (bottom - top) / config.height] * 2)
     limit = boxes.new_tensor([*size, *size])
     return torch.minimum((boxes * factor + boxes.new_tensor([left, top] * 2)).clamp(min=0), limit)
@@ -225,6 +225,6 @@ def boxes_to_image(boxes: torch.Tensor, size: tuple[int, int], config: ImageInpu
 
 def boxes_to_input(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:
     """Boxes [N, 4] from pixels of the picture of `size` (width, height) to pixels of the graph's input, not clipped to it."""
-    left, top, right, bottom = _view(size, config)
+    left, top, right, bottom = view_of_size(size, config)
     factor = boxes.new_tensor([config.width / (right - left), config.height / (bottom - top)] * 2)
     return (boxes - boxes.new_tensor([left, top] * 2)) * factor

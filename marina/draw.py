@@ -1,4 +1,4 @@
-"""Draws an answer on the picture that was sent: boxes of a detector, the best classes of a classifier."""
+"""Draws an answer on the picture that was sent: boxes of a detector, masks of a segmenter, the best classes of a classifier."""
 
 import io
 from pathlib import Path
@@ -18,13 +18,16 @@ def draw(body: bytes, answer: dict[str, Any], target: Path) -> None:
     """
     from PIL import Image, ImageOps
 
-    if "detections" not in answer and "predictions" not in answer:
+    if not answer.keys() & {"detections", "predictions", "areas"}:
         raise CallError("only answers about images can be drawn; for a policy see: marina play NAME --gif FILE")
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGB")
     scale = max(1.0, LEAST_SIDE / max(image.size))
     sharp = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
     image = image.resize((round(image.width * scale), round(image.height * scale)), sharp)
-    drawn = _boxes(image, answer["detections"], scale) if "detections" in answer else _classes(image, answer["predictions"])
+    if "areas" in answer:
+        drawn = _masks(image, answer)
+    else:
+        drawn = _boxes(image, answer["detections"], scale) if "detections" in answer else _classes(image, answer["predictions"])
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         drawn.save(target)
@@ -48,6 +51,34 @@ def _boxes(image: Any, detections: list[dict[str, Any]], scale: float) -> Any:
         pen.rectangle((*place, place[0] + width, place[1] + height), fill=colour)
         pen.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="black", font=font)
     return image
+
+
+def _masks(image: Any, answer: dict[str, Any]) -> Any:
+    """The picture with each class but the first in its colour, and the classes' shares below it."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from bundle_masks import palette, read_mask
+
+    labels = read_mask(answer.get("mask"))
+    if labels is None:
+        raise CallError("only an answer with its label map can be drawn; leave the option format out")
+    colours = palette(len(answer["areas"]))
+    labels = np.array(Image.fromarray(labels).resize(image.size, Image.Resampling.NEAREST))
+    pixels = np.array(image)
+    shown = labels > 0
+    pixels[shown] = (0.45 * pixels[shown] + 0.55 * np.array(colours, float)[labels[shown]]).astype(np.uint8)
+    font = _font(max(image.size))
+    found = [one for one in answer["areas"] if one["pixels"] and one["class_index"]]
+    row = round(font.size * 1.7)
+    sheet = Image.new("RGB", (image.width, image.height + row * len(found)), "white")
+    sheet.paste(Image.fromarray(pixels), (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    for index, one in enumerate(found):
+        top = image.height + index * row
+        pen.rectangle((0, top + 2, row, top + row - 2), fill=colours[one["class_index"]])
+        pen.text((row + 8, top + row / 2), f"{one['class']}  {one['share']:.1%}", fill="black", font=font, anchor="lm")
+    return sheet
 
 
 def _classes(image: Any, predictions: list[dict[str, Any]]) -> Any:

@@ -67,7 +67,7 @@ def held_out(spec: Spec, data: str | None) -> Any:
 
 
 def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Progress) -> dict[str, float]:
-    """Accuracy; mAP and AP50; or mean return over `episodes`: whatever the kind is measured by.
+    """Accuracy; mAP and AP50; mean IoU and Dice; or mean return over `episodes`: whatever the kind is measured by.
 
     `images` comes from `held_out`; a detector's boxes count from the score on from which training counted them.
     """
@@ -77,6 +77,8 @@ def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Pr
     if spec.kind == "classifier":
         answers = _in_parts(rows, answer, {"top_k": "1"}, progress)
         return _accuracy(answers, [images.classes[example.label] for example in images.test])
+    if spec.kind == "segmenter":
+        return _overlap(_in_parts(rows, answer, {}, progress), images)
     from training.detector_evaluation import LEAST
 
     return _average_precision(_in_parts(rows, answer, {"confidence_threshold": str(LEAST)}, progress), images)
@@ -103,6 +105,19 @@ def _average_precision(answers: list[Any], images: Any) -> dict[str, float]:
     ]
     summary, _ = precision_recall(found, images.test)
     return {**summary, "images": len(found)}
+
+
+def _overlap(answers: list[Any], images: Any) -> dict[str, float]:
+    from training.segmenter_evaluation import overlap, pairs, truth_of
+
+    from bundle_masks import read_mask
+
+    index = {name: position for position, name in enumerate(images.classes)}
+    order = np.array([index[one["class"]] for one in answers[0]["areas"]], np.uint8)
+    counts = sum(
+        pairs(order[read_mask(answer["mask"])], truth_of(example), len(order)) for answer, example in zip(answers, images.test, strict=True)
+    )
+    return {**overlap(np.asarray(counts)), "images": len(answers)}
 
 
 def trained_on(spec: Spec) -> str:

@@ -42,6 +42,8 @@ def of_description(described: dict[str, Any]) -> dict[str, Any]:
     name, version = described["name"], described["version"]
     bodies, headers = _bodies(described), _headers(described["options"])
     answered = _operation("predict", "Answer one request", bodies, headers, "Answer")
+    if "format" in described["options"]:
+        answered["responses"]["200"]["content"]["image/png"] = {"schema": {}}
     version_1 = _operation("predictV1", "Answer many instances (KServe v1)", _json("Instances"), headers, "Answers")
     version_2 = _operation("inferV2", "Answer tensors (KServe v2)", _json("TensorRequest"), headers, "TensorAnswer")
     paths_ = {

@@ -4,14 +4,16 @@ from collections import Counter
 from typing import Any
 
 Box = list[float]
-ANSWERED_BY = {"class": "predictions", "detections": "detections", "action": "action"}  # expectation -> key of the answer
+AREA = 0.05  # of the picture, that an area may be larger or smaller than expected
+ANSWERED_BY = {"class": "predictions", "detections": "detections", "areas": "areas", "action": "action"}  # expectation -> key of the answer
 
 
 def mismatch(expect: dict[str, Any], answer: Any) -> str:
     """In words, where `answer` is not what `expect` says; empty when it is.
 
     {"class": name} asks for the most probable class; {"detections": [...]} for exactly these objects, each with its class
-    and an intersection over union of at least 0.5; {"action": value} for the action, to 1e-3 where it is continuous.
+    and an intersection over union of at least 0.5; {"areas": {class: share}} for these classes' shares of the picture, to 0.05;
+    {"action": value} for the action, to 1e-3 where it is continuous.
     """
     if not isinstance(answer, dict):
         return f"no JSON object: {str(answer)[:80]}"
@@ -23,6 +25,8 @@ def mismatch(expect: dict[str, Any], answer: Any) -> str:
         return "" if found == expect["class"] else f"class {found!r} instead of {expect['class']!r}"
     if "detections" in expect:
         return _detections(expect["detections"], answer["detections"])
+    if "areas" in expect:
+        return _areas(expect["areas"], answer["areas"])
     return "" if _same_action(expect["action"], answer["action"]) else f"action {answer['action']} instead of {expect['action']}"
 
 
@@ -34,6 +38,10 @@ def short(content: dict[str, Any]) -> str:
     if "detections" in content:
         counts = Counter(str(item["class"]) for item in content["detections"])
         return " ".join(name if count == 1 else f"{name}×{count}" for name, count in sorted(counts.items())) or "nothing"
+    if "areas" in content:
+        areas = content["areas"]
+        shares = areas if isinstance(areas, dict) else {one["class"]: one["share"] for one in areas}
+        return " ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
     if "class" in content:
         return str(content["class"])
     action = content.get("action")
@@ -59,6 +67,12 @@ def _detections(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> 
             return f"no {item['class']!r} at {[round(edge) for edge in item['bbox']]}"
         left.remove(best)
     return f"{len(left)} more than expected, the first a {left[0]['class']!r}" if left else ""
+
+
+def _areas(expected: dict[str, float], found: list[dict[str, Any]]) -> str:
+    shares = {one["class"]: one["share"] for one in found}
+    wrong = [name for name, share in expected.items() if not abs(shares.get(name, -1.0) - share) <= AREA]
+    return f"{wrong[0]!r} covers {shares.get(wrong[0], 0.0):.3f} of the picture instead of {expected[wrong[0]]:.3f}" if wrong else ""
 
 
 def _same_action(expected: Any, action: Any) -> bool:

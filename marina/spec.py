@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 VERSION = re.compile(r"[0-9]+(\.[0-9]+){0,3}")
 
 Model = TypeVar("Model", bound=BaseModel)
-Kind = Literal["classifier", "detector", "policy"]
+Kind = Literal["classifier", "detector", "segmenter", "policy"]
 
 
 class Section(BaseModel):
@@ -116,7 +116,9 @@ class SampleRequest(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="what the tables call it")
     file: str | None = Field(default=None, description="a file beside the specs, in models/samples/")
     json_body: Any = Field(default=None, alias="json", description="a JSON body, instead of a file")
-    expect: dict[str, Any] = Field(description='what must come back: {"class": …}, {"detections": […]} or {"action": …}')
+    expect: dict[str, Any] = Field(
+        description='what must come back: {"class": …}, {"detections": […]}, {"areas": {class: share}} or {"action": …}'
+    )
 
     @model_validator(mode="after")
     def _one_body(self) -> "SampleRequest":

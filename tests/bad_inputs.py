@@ -19,9 +19,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 from PIL import Image, ImageDraw
 
-ALL = frozenset({"classifier", "detector", "policy"})
-CLASSIFIER, DETECTOR, POLICY = (frozenset({kind}) for kind in ("classifier", "detector", "policy"))
-IMAGES = CLASSIFIER | DETECTOR
+ALL = frozenset({"classifier", "detector", "segmenter", "policy"})
+CLASSIFIER, DETECTOR, SEGMENTER, POLICY = (frozenset({kind}) for kind in ("classifier", "detector", "segmenter", "policy"))
+IMAGES = CLASSIFIER | DETECTOR | SEGMENTER
 
 JSON = ("Content-Type", "application/json")
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
@@ -428,6 +428,7 @@ WRONG_OPTIONS = {  # as JSON
         ("0", "-1", "1001", "2.5", "1e400", "NaN", "null", "true", "[]", "{}", '"many"', '""', "9" * 400, f'"{"9" * 5000}"'),
     ),
     "confidence_threshold": (DETECTOR, ("-0.1", "1.01", "NaN", "Infinity", "null", "true", "[0.5]", '"high"', '""', "9" * 400, '"nan"')),
+    "format": (SEGMENTER, ("0", "null", "true", "[]", "{}", '"gif"', '""', '"json,png"', '["png"]', "NaN")),
     "deterministic": (POLICY, ("1", "0", "null", '"yes"', '""', "[]", "{}", "NaN")),
     "action_mask": (
         POLICY,
@@ -499,6 +500,14 @@ def _options() -> Iterator[Bad]:
     yield from both("a policy without a distribution is to sample", sampled, POLICY, 415, "NotSupported")
     yield from both("a seed where nothing is drawn", instance("policy", ', "seed": 1'), POLICY)
     yield from both("another kind's option", instance("detector", ', "top_k": 3'), DETECTOR)
+    yield from both("a detector's option", instance("segmenter", ', "confidence_threshold": 0.5'), SEGMENTER)
+    one, as_png = instance("segmenter"), instance("segmenter", ', "format": "png"')
+    for name, body in {
+        "a label map for two instances": f'{{"instances": [{one}, {one}], "format": "png"}}',
+        "a label map for one of two instances": f'{{"instances": [{one}, {as_png}]}}',
+        "a label map in an answer of tensors": f'{{"inputs": [{json.dumps(_tensor("segmenter"))}], "parameters": {{"format": "png"}}}}',
+    }.items():
+        yield from both(name, body, SEGMENTER, 415, "NotSupported")
     yield from both("an option of explanations", instance("classifier", ', "class_index": 3'), CLASSIFIER)
 
 
@@ -682,6 +691,7 @@ def _headers() -> Iterator[Bad]:
 
 def _explanations() -> Iterator[Bad]:
     yield Bad("why a detector", payload("detector"), path="explanations", kinds=DETECTOR, status=415, type="NotSupported")
+    yield Bad("why a segmenter", payload("segmenter"), path="explanations", kinds=SEGMENTER, status=415, type="NotSupported")
     yield Bad("why, of no picture", b"hello", path="explanations", kinds=CLASSIFIER)
     yield Bad("why, of a blank picture", encoded(Image.new("L", (9, 9)), "PNG"), path="explanations", kinds=CLASSIFIER)
     yield Bad("why, of no observation", b'{"observation": [0]}', (JSON,), path="explanations", kinds=POLICY)
@@ -765,7 +775,7 @@ def _good_policies() -> Iterator[Sent]:
 
 
 def _good_pictures(kind: str) -> Iterator[Sent]:
-    option = ("top_k", "3") if kind == "classifier" else ("confidence_threshold", "0.3")
+    option = {"classifier": ("top_k", "3"), "detector": ("confidence_threshold", "0.3"), "segmenter": ("format", "rle")}[kind]
     turned = Image.Exif()
     turned[274] = 6
     grey = np.asarray(drawn(mode="L")).astype(np.uint16) * 257
@@ -809,6 +819,12 @@ def _good_pictures(kind: str) -> Iterator[Sent]:
     yield Sent("describe", b"", (("describe", "True"),))
     if kind == "classifier":
         yield Sent("why", files["PNG"], path="explanations")
+    if kind == "segmenter":
+        for form in ("json", "Compressed_RLE", "areas"):
+            yield Sent(f"the format {form}", files["another size"], (("format", form),))
+        each = [json.dumps({"image": text, "format": form}) for form in ("json", "rle", "areas")]
+        yield Sent("each instance in a format of its own", f'{{"instances": [{", ".join(each)}]}}'.encode(), (JSON,))
+        yield Sent("run lengths as tensors", json.dumps({"inputs": [texts], "parameters": {"format": "compressed_rle"}}).encode(), (JSON,))
 
 
 def _rows(image: Image.Image) -> bytes:

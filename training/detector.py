@@ -1,14 +1,12 @@
 """Learns to find things in pictures: boxes with a class and a score. Lightning carries the loop, torchvision the losses.
 
-The pixels are prepared once into one uint8 tensor (pictures x 3 x height x width bytes of memory).
-The epoch that does best on the validation pictures is handed over.
+A detector begins anew or with what other pictures taught it (`detector_weights`). The epoch that does best on the validation
+pictures is handed over; with `averaging`, of the moving average of the weights.
 """
 
 import copy
-import logging
 import re
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,38 +14,52 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from pydantic import Field, model_validator
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from marina import spec
 from training import datasets, detector_report
 from training.datasets import Example, ImageData
-from training.detector_architectures import Candidates, Targets, build
-from training.detector_evaluation import LEAST, Found, at_threshold, best_threshold, detect, judge, precision_recall
+from training.detector_architectures import Candidates, Targets
+from training.detector_evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge
 from training.detector_pixels import Batches, Prepared
+from training.detector_views import Views
+from training.detector_weights import build, freeze, is_factory
+from training.fitting import fit, follow, one_cycle, reduced
 from training.trained import Sample, Trained
 
 from bundle_images import ImageInput
 
 SAMPLES = 64
+Architecture = Literal["fcos_small", "ssdlite320_mobilenet_v3_large", "ssd300_vgg16", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"]
 
 
 class Settings(spec.Section):
     """The settings of this recipe."""
 
     data: str = Field(description="'scenes', or a folder of one's own (Pascal VOC or COCO)")
-    architecture: Literal["fcos_small", "ssdlite320_mobilenet_v3_large"] = Field(default="fcos_small", description="the detector")
-    weights: str = Field(default="none", description="'none', or the path of a state dict to start from")
-    height: int = Field(default=320, ge=64, le=2048, multiple_of=32, description="height of the graph's input, pixels")
-    width: int = Field(default=320, ge=64, le=2048, multiple_of=32, description="width of the graph's input, pixels")
+    architecture: Architecture | None = Field(default=None, description="the detector; default: fcos_small, or what the weights are of")
+    weights: str = Field(default="none", description="none, imagenet, coco, a file, or file.py:function that gives the whole detector")
+    arguments: dict[str, Any] = Field(default={}, description="keyword arguments of that function")
+    height: int | None = Field(default=None, ge=64, le=2048, description="of the graph's input, pixels; default: 320, of ssd300 300")
+    width: int | None = Field(default=None, ge=64, le=2048, description="of the graph's input, pixels")
     fit: Literal["stretch", "letterbox"] = Field(default="letterbox", description="how a picture is brought to that size")
     epochs: int = Field(default=30, ge=1, le=10_000, description="times that all training pictures are seen")
     batch_size: int = Field(default=16, ge=2, le=512, description="pictures per step")
     learning_rate: float = Field(default=2e-3, gt=0, description="peak of the one-cycle schedule (AdamW)")
     weight_decay: float = Field(default=1e-2, ge=0, description="of AdamW")
-    augmentation: Literal["none", "light"] = Field(default="light", description="light: other scales, places, brightness and tints")
-    flip: bool = Field(default=False, description="mirror half of the pictures; not for things that read one way")
+    augmentation: Literal["none", "light", "ssd"] = Field(
+        default="light", description="light: other scales, places, brightness and tints; ssd: crops and zooms too, picture by picture"
+    )
+    flip: bool | Literal["both"] = Field(
+        default=False, description="mirror half of the pictures, or half in each direction; not for things that read one way"
+    )
+    frozen_stages: int | None = Field(
+        default=None, ge=0, le=5, description="halvings of the picture's size that stay as the weights have them; default: 2, none without"
+    )
+    frozen_statistics: bool | None = Field(
+        default=None, description="keep the weights' batch normalisation; default: for whole detectors in batches below 16"
+    )
+    averaging: float = Field(default=0.0, ge=0, lt=1, description="decay of a moving average of the weights per step; 0 for none")
     precision: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="of the convolutions while training")
     score_threshold: float | None = Field(default=None, ge=0, lt=1, description="least score served; default: the best on validation")
     nms_threshold: float = Field(default=0.5, gt=0, le=1, description="boxes of one class that overlap more are one thing")
@@ -55,20 +67,37 @@ class Settings(spec.Section):
 
     @model_validator(mode="after")
     def _size(self) -> "Settings":
-        if self.architecture.startswith("ssdlite320") and (self.height, self.width) != (320, 320):
-            raise ValueError(f"{self.architecture} takes 320 x 320 only; leave height and width out")
+        if self.arguments and not is_factory(self.weights):
+            raise ValueError("arguments are for weights of the form file.py:function; leave them out")
+        if self.architecture is not None or not is_factory(self.weights):
+            wrong = [side for side in (self.height, self.width) if side and side % 32 and self.architecture != "ssd300_vgg16"]
+            if wrong:
+                raise ValueError(f"height and width must be multiples of 32, not {wrong[0]}")
         return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the graph's input."""
+        default = 300 if self.architecture == "ssd300_vgg16" else 320
+        return self.height or default, self.width or default
+
+    @property
+    def frozen(self) -> tuple[int, bool]:
+        """(stages that are not trained, whether batch normalisation keeps its statistics)."""
+        whole = self.weights not in ("none", "imagenet")
+        stages = self.frozen_stages if self.frozen_stages is not None else 2 if self.weights != "none" else 0
+        return stages, self.frozen_statistics if self.frozen_statistics is not None else whole and self.batch_size < 16
 
 
 def train(settings: Settings, seed: int, report: Path) -> Trained:
     """Learn, choose the best epoch and the threshold on validation, measure on test, draw the report."""
-    started = time.monotonic()
+    started, computed = time.monotonic(), time.process_time()
     data = datasets.load(settings.data, "detector", seed)
     lightning.seed_everything(seed, verbose=False)
-    inputs = ImageInput(settings.height, settings.width, fit=settings.fit)
+    inputs = ImageInput(*settings.size, fit=settings.fit)
     learner = Learner(settings, data, inputs)
-    pictures = Prepared.of(data.train, inputs, "training pictures")
-    _fit(learner, Batches(pictures, settings.batch_size, settings.augmentation == "light", settings.flip, seed), settings)
+    pictures = batches(settings, data, inputs, seed)
+    fit(learner, pictures, len(pictures), settings.epochs, lambda row: f"AP50 {row['ap50']:.3f}")
     detector = learner.best.cpu().eval()
 
     threshold = settings.score_threshold
@@ -77,22 +106,39 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     test = Prepared.of(data.test, inputs, "test pictures")
     found = learner.found(detector, test)
     served = [one.above(threshold) for one in found]
-    summary, curves = precision_recall(found, data.test)
+    measured = average_precision(found, data.test)
     detector_report.curves(learner.history, report / "curves.png")
-    detector_report.precision_recall(curves, data.classes, report / "precision_recall.png")
+    detector_report.precision_recall(measured.curves, data.classes, report / "precision_recall.png")
     detector_report.examples(served, data.test, data.classes, report / "examples.png")
+    detector_report.worst(served, data.test, data.classes, report / "worst.png")
     return Trained(
         kind="detector",
         module=detector,
         example=(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),),
-        metrics={**summary, **at_threshold(served, data.test)},
+        metrics={**measured.summary, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},
         samples=samples(found, data, threshold),
         data=data.about(),
         classes=list(data.classes),
-        training={"epochs": settings.epochs, "best_epoch": learner.best_epoch + 1, "seconds": round(time.monotonic() - started, 1)},
+        training={
+            "epochs": settings.epochs,
+            "best_epoch": learner.best_epoch + 1,
+            "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(time.process_time() - computed, 1),
+            "validation": learner.history[learner.best_epoch],
+            "by_class": {data.classes[label]: value for label, value in measured.by_class.items()},
+        },
     )
+
+
+def batches(settings: Settings, data: ImageData, inputs: ImageInput, seed: int) -> Batches | Views:
+    """The training pictures, augmented as the settings say."""
+    if settings.augmentation == "ssd":
+        flips = ("horizontal", "vertical") if settings.flip == "both" else ("horizontal",) if settings.flip else ()
+        return Views(data.train, inputs, settings.batch_size, flips, seed)
+    pictures = Prepared.of(data.train, inputs, "training pictures")
+    return Batches(pictures, settings.batch_size, settings.augmentation == "light", settings.flip, seed)
 
 
 class Learner(lightning.LightningModule):
@@ -101,7 +147,10 @@ class Learner(lightning.LightningModule):
     def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
         super().__init__()
         self.settings, self.inputs, self.truth = settings, inputs, data.validation
-        self.detector = build(settings.architecture, len(data.classes), settings.height, settings.width, settings.weights)
+        self.detector = build(settings.architecture, len(data.classes), *settings.size, settings.weights, settings.arguments)
+        stages, self.detector.frozen_statistics = settings.frozen
+        if stages:
+            freeze(self.detector, stages)
         self.validation = Prepared.of(data.validation, inputs, "validation pictures")
         self.postprocess = {
             "nms_threshold": settings.nms_threshold,
@@ -109,9 +158,10 @@ class Learner(lightning.LightningModule):
             "candidates_per": self.detector.candidates_per,
             "detections_per_image": settings.detections_per_image,
         }
-        self.reduced = settings.precision == "bfloat16" or (settings.precision == "auto" and _fast_bfloat16())
+        self.reduced = reduced(settings.precision)
         self.losses: list[float] = []
         self.history: list[dict[str, float]] = []
+        self.average = copy.deepcopy(self.detector).eval() if settings.averaging else self.detector
         self.best, self.best_epoch = self.detector, -1
         self.detector.train()
 
@@ -121,6 +171,11 @@ class Learner(lightning.LightningModule):
         self.losses.append(float(loss.detach()))
         return loss
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the average follow."""
+        if self.average is not self.detector:
+            follow(self.average, self.detector, self.settings.averaging, self.global_step)
+
     def found(self, detector: Candidates, pictures: Prepared) -> list[Found]:
         """What `detector` finds in `pictures`, down to the least scores that count for average precision."""
         return detect(detector, pictures.pixels, pictures.sizes, self.inputs, {**self.postprocess, "score_threshold": LEAST})
@@ -128,66 +183,22 @@ class Learner(lightning.LightningModule):
     def measure(self) -> dict[str, float]:
         """Measure the epoch that has ended on the validation pictures, and keep the detector if no epoch did better."""
         self.detector.eval()
-        summary, _ = precision_recall(self.found(self.detector, self.validation), self.truth)
+        summary = average_precision(self.found(self.average, self.validation), self.truth).summary
         self.detector.train()
         self.history.append({"loss": float(np.mean(self.losses)), **summary})
         self.losses.clear()
         if self.best_epoch < 0 or _rank(summary) > _rank(self.history[self.best_epoch]):
-            self.best, self.best_epoch = copy.deepcopy(self.detector), len(self.history) - 1
+            self.best, self.best_epoch = copy.deepcopy(self.average), len(self.history) - 1
         return self.history[-1]
 
     def configure_optimizers(self) -> Any:
-        """AdamW under a one-cycle learning rate (Smith and Topin 2018)."""
-        rate, steps = self.settings.learning_rate, int(self.trainer.estimated_stepping_batches)
-        optimizer = torch.optim.AdamW(self.detector.parameters(), rate, weight_decay=self.settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps), pct_start=0.2)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """What is not frozen, under a one-cycle learning rate."""
+        learnt = [one for one in self.detector.parameters() if one.requires_grad]
+        return one_cycle(self, learnt, self.settings.learning_rate, self.settings.weight_decay)
 
 
 def _rank(summary: dict[str, float]) -> tuple[float, float]:
     return summary["ap50"], summary["map"]
-
-
-def _fast_bfloat16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-
-
-class EpochProgress(Callback):
-    """One line: the epoch, its loss, the last validation."""
-
-    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
-        self.progress, self.epochs = progress, epochs
-        self.task = progress.add_task("epoch 1", total=epochs * steps)
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """A step more."""
-        self.progress.advance(self.task)
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        """The epoch's results."""
-        last = module.measure()
-        said = f"epoch {len(module.history)} of {self.epochs}: loss {last['loss']:.2f}, validation AP50 {last['ap50']:.3f}"
-        self.progress.update(self.task, description=said)
-
-
-def _fit(learner: Learner, batches: Batches, settings: Settings) -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # it would tell of the devices and advertise
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        trainer = lightning.Trainer(
-            max_epochs=settings.epochs,
-            accelerator="auto",
-            devices=1,
-            gradient_clip_val=5.0,
-            callbacks=[EpochProgress(progress, settings.epochs, len(batches))],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # Lightning's own affair with torch
-            trainer.fit(learner, train_dataloaders=batches)
 
 
 def samples(found: Sequence[Found], data: ImageData, threshold: float) -> list[Sample]:

@@ -1,25 +1,23 @@
-"""The detectors that the recipe knows, and the one graph that each becomes.
+"""One-stage detectors as one graph each, with their losses; and a small one of our own. `detector_weights` builds them by name.
 
 Anchors, matching and losses are torchvision's own. What is exported is `Candidates`: everything up to the dense candidates,
 normalisation and box decoding included. Thresholds and non-maximum suppression follow in `bundle_detections`.
 """
 
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torchvision.models.detection import FCOS, ssdlite320_mobilenet_v3_large
+from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from marina.errors import CallError
-
 STRIDES = (8, 16, 32)
+Dense: TypeAlias = SSD | RetinaNet | FCOS
 Targets = list[dict[str, torch.Tensor]]  # per picture: "boxes" float32 [N, 4] in pixels of the input, "labels" int64 [N]
 
 
@@ -66,15 +64,17 @@ def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
 class Candidates(nn.Module):
     """A torchvision detector as one graph: uint8 [B, 3, height, width] -> (boxes [B, A, 4], scores [B, A, classes]), as in `Trained`.
 
-    The anchors are worked out once, for the one size of the input.
+    The anchors are worked out once, for the one size of the input. With `frozen_statistics` batch normalisation keeps its means
+    and variances while training, as is usual where batches are small and the statistics come with the weights.
     """
 
+    frozen_statistics = False
     candidates_per: str  # as in bundle_detections.select
     anchors: torch.Tensor  # [A, 4] as x1, y1, x2, y2
     mean: torch.Tensor  # [3, 1, 1], of 0..1, as deviation
     deviation: torch.Tensor
 
-    def __init__(self, model: FCOS | SSD, height: int, width: int) -> None:
+    def __init__(self, model: Dense, height: int, width: int) -> None:
         super().__init__()
         self.model: Any = model.eval()
         self.size = (height, width)
@@ -85,6 +85,14 @@ class Candidates(nn.Module):
             maps = list(self.model.backbone(empty).values())
             self.register_buffer("anchors", self.model.anchor_generator(ImageList(empty, [self.size]), maps)[0])
         self.level_sizes = [x.shape[2] * x.shape[3] for x in maps]
+
+    def train(self, mode: bool = True) -> "Candidates":
+        """As torch does it, but for frozen statistics."""
+        super().train(mode)
+        for module in self.modules() if self.frozen_statistics else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def heads(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """What backbone and heads say about pictures [B, 3, height, width] of 0..255 (uint8 or float32)."""
@@ -100,6 +108,11 @@ class Candidates(nn.Module):
     def losses(self, heads: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
         """Torchvision's losses by name."""
         raise NotImplementedError
+
+    def _decoded(self, codes: torch.Tensor) -> torch.Tensor:
+        """Boxes [B, A, 4] from their offsets to the anchors, as SSD and RetinaNet have them."""
+        anchors = self.anchors.expand(codes.shape[0], -1, -1).reshape(-1, 4)  # len(codes) would fix the batch in the export
+        return self.model.box_coder.decode_single(codes.reshape(-1, 4), anchors).reshape(codes.shape)  # type: ignore[no-any-return]
 
 
 class FCOSCandidates(Candidates):
@@ -119,6 +132,21 @@ class FCOSCandidates(Candidates):
         return self.model.compute_loss(targets, heads, [self.anchors] * len(targets), self.level_sizes)  # type: ignore[no-any-return]
 
 
+class RetinaNetCandidates(Candidates):
+    """RetinaNet (Lin et al. 2017): nine anchors per place, each class by itself."""
+
+    candidates_per = "image"
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the class says."""
+        heads = self.heads(pixels)
+        return clip_boxes_to_image(self._decoded(heads["bbox_regression"]), self.size), heads["cls_logits"].sigmoid()
+
+    def losses(self, heads: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
+        """Focal loss, and the one of the boxes (L1 or GIoU, as the model says)."""
+        return self.model.compute_loss(targets, heads, [self.anchors] * len(targets))  # type: ignore[no-any-return]
+
+
 class SSDCandidates(Candidates):
     """SSD (Liu et al. 2016): default boxes, softmax over the classes and the background, which comes first and is cut off."""
 
@@ -127,10 +155,7 @@ class SSDCandidates(Candidates):
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As the class says."""
         heads = self.heads(pixels)
-        codes = heads["bbox_regression"]
-        anchors = self.anchors.expand(codes.shape[0], -1, -1).reshape(-1, 4)  # len(codes) would fix the batch in the export
-        boxes = self.model.box_coder.decode_single(codes.reshape(-1, 4), anchors).reshape(codes.shape)
-        return clip_boxes_to_image(boxes, self.size), heads["cls_logits"].softmax(-1)[..., 1:]
+        return clip_boxes_to_image(self._decoded(heads["bbox_regression"]), self.size), heads["cls_logits"].softmax(-1)[..., 1:]
 
     def losses(self, heads: dict[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
         """Softmax loss with hard negatives, and smooth L1 for the boxes."""
@@ -144,46 +169,15 @@ class SSDCandidates(Candidates):
         return self.model.proposal_matcher(box_iou(boxes, self.anchors))  # type: ignore[no-any-return]
 
 
-def _fcos_small(classes: int, height: int, width: int) -> Candidates:
+def fcos_small(classes: int, height: int, width: int) -> FCOS:
+    """FCOS on a `SmallPyramid`, for pictures of that size."""
     anchors = AnchorGenerator(tuple((stride,) for stride in STRIDES), ((1.0,),) * len(STRIDES))
     backbone = SmallPyramid()
     head = FCOSHead(backbone.out_channels, 1, classes, num_convs=2)
-    model = FCOS(backbone, classes, min(height, width), max(height, width), anchor_generator=anchors, head=head, nms_thresh=0.5)
-    return FCOSCandidates(model, height, width)
+    return FCOS(backbone, classes, min(height, width), max(height, width), anchor_generator=anchors, head=head, nms_thresh=0.5)
 
 
-def _ssdlite(classes: int, height: int, width: int) -> Candidates:
-    return SSDCandidates(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes + 1), height, width)
-
-
-ARCHITECTURES = {"fcos_small": _fcos_small, "ssdlite320_mobilenet_v3_large": _ssdlite}
-
-
-def build(architecture: str, classes: int, height: int, width: int, weights: str = "none") -> Candidates:
-    """The detector `architecture` (a key of ARCHITECTURES) with fresh weights or those of the file `weights`.
-
-    Of a file that was trained on other classes all but the class predictor is taken. Raises CallError for a file that is no
-    state dict of this architecture.
-    """
-    detector = ARCHITECTURES[architecture](classes, height, width)
-    if weights != "none":
-        _load(detector.model, Path(weights).expanduser(), architecture)
-    return detector
-
-
-def _load(model: nn.Module, path: Path, architecture: str) -> None:
-    if not path.is_file():
-        raise CallError(f"weights {str(path)!r} is no file; give the path of a state dict (.pth), or 'none'")
-    try:
-        given = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its parser stumbles over
-        raise CallError(f"weights {path} can't be read as tensors alone; save them with torch.save(model.state_dict(), path)") from error
-    own = model.state_dict()
-    if not isinstance(given, dict) or given.keys() != own.keys():
-        strange = sorted(set(given) ^ set(own))[:3] if isinstance(given, dict) else type(given).__name__
-        raise CallError(f"weights {path} are no state dict of {architecture}; names that differ: {strange}")
-    other = [name for name in own if own[name].shape != given[name].shape]
-    foreign = [name for name in other if not name.startswith("head.classification_head")]
-    if foreign:
-        raise CallError(f"weights {path} are of another shape than {architecture}: {foreign[0]} is {tuple(given[foreign[0]].shape)}")
-    model.load_state_dict({**given, **{name: own[name] for name in other}})
+def candidates(model: Dense, height: int, width: int) -> Candidates:
+    """The graph of a model, for pictures of that size."""
+    made = {SSD: SSDCandidates, RetinaNet: RetinaNetCandidates, FCOS: FCOSCandidates}
+    return next(graph for make, graph in made.items() if isinstance(model, make))(model, height, width)

@@ -3,6 +3,7 @@
 Everything is measured in the pixels of the pictures themselves, as a client sees the answers, for built-in and own data alike.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,22 @@ def detect(
     return found
 
 
-def precision_recall(found: Sequence[Found], examples: Sequence[Example]) -> tuple[dict[str, float], np.ndarray]:
-    """COCO's average precision: {"map", "ap50"} in 0..1, and precision at IoU 0.5 over recall 0, 0.01 … 1 as [101, classes] (-1: none)."""
+@dataclass(frozen=True)
+class Precision:
+    """COCO's average precision of what was found, in 0..1.
+
+    `summary` has "map" and "ap50", and "map_small", "map_medium", "map_large" of objects below, between and above 32 and 96
+    pixels a side, where there are such. `by_class` has {"map", "ap50", "objects"} by label, for the labels that there are objects
+    of. `curves` is the precision at IoU 0.5 over recall 0, 0.01 … 1 as [101, labels], -1 where a label has no objects.
+    """
+
+    summary: dict[str, float]
+    by_class: dict[int, dict[str, float]]
+    curves: np.ndarray
+
+
+def average_precision(found: Sequence[Found], examples: Sequence[Example]) -> Precision:
+    """COCO's measure, by its own implementation."""
     metric = MeanAveragePrecision(extended_summary=True)
     metric.warn_on_many_detections = False  # COCO's rule cuts at 100 per picture, which is meant
     metric.update(
@@ -63,8 +78,25 @@ def precision_recall(found: Sequence[Found], examples: Sequence[Example]) -> tup
         [{"boxes": torch.from_numpy(one.boxes), "labels": torch.from_numpy(one.labels)} for one in examples],
     )
     result = metric.compute()
+    sizes = {f"map_{size}": float(result[f"map_{size}"]) for size in ("small", "medium", "large")}
     summary = {"map": max(0.0, float(result["map"])), "ap50": max(0.0, float(result["map_50"]))}
-    return summary, result["precision"][0, :, :, 0, -1].numpy()
+    occurring = result["classes"].reshape(-1).tolist()  # of the truth or of what was found: only these have a column below
+    precision = result["precision"][:, :, :, 0, -1].numpy()  # [thresholds, recalls, occurring]
+    curves = np.full((precision.shape[1], max(occurring, default=-1) + 1), -1.0)
+    curves[:, occurring] = precision[0][:, : len(occurring)]
+    counts = Counter(label for one in examples for label in one.labels.tolist())
+    by_class = {
+        label: {"map": float(precision[:, :, k].mean()), "ap50": float(precision[0, :, k].mean()), "objects": counts[label]}
+        for k, label in enumerate(occurring)
+        if counts[label]
+    }
+    return Precision({**summary, **{name: value for name, value in sizes.items() if value >= 0}}, by_class, curves)
+
+
+def precision_recall(found: Sequence[Found], examples: Sequence[Example]) -> tuple[dict[str, float], np.ndarray]:
+    """The summary and the curves of `average_precision`."""
+    measured = average_precision(found, examples)
+    return measured.summary, measured.curves
 
 
 def judge(found: Found, example: Example, overlap: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

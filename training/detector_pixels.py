@@ -60,7 +60,7 @@ def open_example(example: Example) -> Image.Image:
 class Batches:
     """Shuffled, augmented batches: (float32 [B, 3, height, width] in 0..255, their objects). A short rest is left out."""
 
-    def __init__(self, prepared: Prepared, batch_size: int, light: bool, flip: bool, seed: int) -> None:
+    def __init__(self, prepared: Prepared, batch_size: int, light: bool, flip: bool | str, seed: int) -> None:
         self.prepared, self.light, self.flip = prepared, light, flip
         self.size = min(batch_size, len(prepared.pixels))
         self.generator = torch.Generator().manual_seed(seed)
@@ -78,10 +78,26 @@ class Batches:
             yield pixels, targets
 
 
-def augment(pixels: torch.Tensor, targets: Targets, light: bool, flip: bool, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
-    """Other scales and places, brightness, contrast and tints (`light`), and mirror images (`flip`): same shapes and units.
+def augment(
+    pixels: torch.Tensor, targets: Targets, light: bool, flip: bool | str, generator: torch.Generator
+) -> tuple[torch.Tensor, Targets]:
+    """Other scales and places, brightness, contrast and tints (`light`), and mirror images (`flip`, "both" for upside down too).
+
+    Same shapes and units.
 
     An object of which less than half stays in the picture is no object any more; the others' boxes are cut at the edge.
+    """
+    x, scale, shift, _ = view(pixels, light, flip, generator)
+    height, width = pixels.shape[-2:]
+    return x, [_move(target, scale[k], shift[k], width, height) for k, target in enumerate(targets)]
+
+
+def view(
+    pixels: torch.Tensor, light: bool, flip: bool | str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pictures [B, 3, H, W] of 0..255 seen otherwise, as `augment` says: (pictures, scale [B, 2], shift [B, 2], grid [B, H, W, 2]).
+
+    A place from -1 to 1 goes to place x scale + shift; the grid is grid_sample's, the same way back.
     """
 
     def between(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -89,17 +105,15 @@ def augment(pixels: torch.Tensor, targets: Targets, light: bool, flip: bool, gen
 
     scale = torch.exp(between(-0.25, 0.25, 1) + between(-0.12, 0.12, 2)) if light else torch.ones(len(pixels), 2)
     shift = between(-0.15, 0.15, 2) if light else torch.zeros(len(pixels), 2)
-    if flip:
-        scale[:, 0] *= torch.where(torch.rand(len(pixels), generator=generator) < 0.5, -1.0, 1.0)
+    for axis in (0, 1) if flip == "both" else (0,) if flip else ():
+        scale[:, axis] *= torch.where(torch.rand(len(pixels), generator=generator) < 0.5, -1.0, 1.0)
     # grid_sample asks for the way back: where in the old picture a place of the new one lies, both from -1 to 1
     theta = torch.cat([torch.diag_embed(1 / scale), (-shift / scale)[:, :, None]], dim=2)
     grid = functional.affine_grid(theta, list(pixels.shape), align_corners=False)
     x = functional.grid_sample(pixels / 255 - GREY, grid, align_corners=False) + GREY
     if light:
         x = (x - 0.5) * between(0.7, 1.3, 1, 1, 1) + 0.5 + between(-0.15, 0.15, 1, 1, 1) + between(-0.06, 0.06, 3, 1, 1)
-    height, width = pixels.shape[-2:]
-    moved = [_move(target, scale[k], shift[k], width, height) for k, target in enumerate(targets)]
-    return (x * 255).clamp(0, 255), moved
+    return (x * 255).clamp(0, 255), scale, shift, grid
 
 
 def _move(target: dict[str, torch.Tensor], scale: torch.Tensor, shift: torch.Tensor, width: int, height: int) -> dict[str, torch.Tensor]:

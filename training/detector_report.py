@@ -12,7 +12,7 @@ from training.detector_evaluation import Found, judge
 from training.detector_pixels import open_example
 
 RIGHT, WRONG, MISSED = "#1a9850", "#d73027", "#fdae61"
-COLUMNS, ROWS, CELL = 4, 5, 340
+COLUMNS, ROWS, CELL, WORST = 4, 5, 340, 12
 
 
 def curves(history: Sequence[dict[str, float]], path: Path) -> None:
@@ -56,7 +56,18 @@ def examples(found: Sequence[Found], truth: Sequence[Example], names: Sequence[s
     many = COLUMNS * ROWS
     faults = min(len(faulty), max(many // 2, many - len(well)))
     rows = well[: many - faults] + faulty[:faults]
-    cells = [_drawn(truth[k], found[k], *verdicts[k], names) for k in rows]
+    _sheet([_drawn(truth[k], found[k], *verdicts[k], names) for k in rows], path)
+
+
+def worst(found: Sequence[Found], truth: Sequence[Example], names: Sequence[str], path: Path) -> None:
+    """The test pictures with the gravest faults, gravest first: each object that is missed counts 1, each false find its score."""
+    verdicts = [judge(one, example) for one, example in zip(found, truth, strict=True)]
+    gravity = [float((~taken).sum()) + float(one.scores.numpy()[~right].sum()) for one, (right, taken) in zip(found, verdicts, strict=True)]
+    rows = [k for k in sorted(range(len(truth)), key=lambda k: -gravity[k])[:WORST] if gravity[k]]
+    _sheet([_drawn(truth[k], found[k], *verdicts[k], names) for k in rows], path)
+
+
+def _sheet(cells: list[Image.Image], path: Path) -> None:
     if not cells:
         return
     height = max(cell.height for cell in cells)

@@ -93,7 +93,8 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> None:
     """torch.export with a dynamic batch of 1..max_batch, saved, loaded again and compared with the trained model."""
     batch = torch.export.Dim("batch", min=1, max=spec.export.max_batch)
     shapes = tuple({0: batch} for _ in trained.example)
-    program = torch.export.export(trained.module, trained.example, dynamic_shapes=shapes, strict=False)
+    example = tuple(part.clone() for part in trained.example)  # the program's file would hold all that they are views of
+    program = torch.export.export(trained.module, example, dynamic_shapes=shapes, strict=False)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())  # on a full disk torch's own writer aborts the process instead of raising

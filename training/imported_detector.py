@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -32,7 +32,7 @@ from torchvision.ops import clip_boxes_to_image
 from marina.errors import CallError, WorkError
 from training import datasets
 from training.datasets import Example, ImageData
-from training.detector_architectures import Candidates
+from training.detector_architectures import Candidates, Dense
 from training.detector_evaluation import BATCH, LEAST, Found, best_threshold, detect, precision_recall
 from training.detector_pixels import open_example
 from training.imported_files import called
@@ -43,7 +43,6 @@ from bundle_detections import select
 from bundle_images import ImageInput, open_image, prepare
 
 LOG = logging.getLogger("marina")
-Dense: TypeAlias = SSD | RetinaNet | FCOS
 Inside = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # boxes [N, 4] in pixels of the input, scores [N], torchvision's labels [N]
 NAMELESS = ("__background__", "N/A")  # torchvision's words for what is no class
 COMPARED = 100  # candidates of each picture that count for the comparison at least
@@ -176,11 +175,7 @@ class ImportedDetector(Candidates):
         """As `Candidates` says."""
         heads = self.heads(pixels)
         codes, logits = heads["bbox_regression"], heads["cls_logits"]
-        if isinstance(self.model, FCOS):
-            boxes = self.model.box_coder.decode(codes, self.anchors)
-        else:
-            anchors = self.anchors.expand(codes.shape[0], -1, -1).reshape(-1, 4)  # len(codes) would fix the batch in the export
-            boxes = self.model.box_coder.decode_single(codes.reshape(-1, 4), anchors).reshape(codes.shape)
+        boxes = self.model.box_coder.decode(codes, self.anchors) if isinstance(self.model, FCOS) else self._decoded(codes)
         scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
         if isinstance(self.model, FCOS):
             scores = torch.sqrt(scores * heads["bbox_ctrness"].sigmoid())

@@ -144,13 +144,17 @@ def torchvision_weights(architecture: str) -> Any:
 
 
 def _with_torchvisions_weights(architecture: str, weights: Any, arguments: dict[str, Any]) -> nn.Module:
+    return fetched(lambda: torchvision.models.get_model(architecture, weights=weights, **arguments), weights, architecture)
+
+
+def fetched(build_one: Callable[[], nn.Module], weights: Any, architecture: str) -> nn.Module:
+    """What `build_one` gives, which fetches torchvision's `weights`. Raises CallError, with what to do offline, where it can't."""
     try:
         with tensors_alone():
-            module: nn.Module = torchvision.models.get_model(architecture, weights=weights, **arguments)
+            return build_one()
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # no way to the network, half a file, another file
         reason = f"weights {weights.name} of {architecture} can't be had: {first_line(error)}"
         raise CallError(f"{reason}. {_offline(weights)}, or give the path of a state dict") from error
-    return module
 
 
 def _offline(weights: Any) -> str:

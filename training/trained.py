@@ -19,7 +19,7 @@ class Sample:
     """A request with what must come back.
 
     `expect` is {"class": name}, {"detections": [{"class": name, "bbox": [x1, y1, x2, y2]}]} in pixels of the image that is
-    sent, or {"action": number or list}.
+    sent, {"areas": {class: share of the image}}, or {"action": number or list}.
     """
 
     name: str
@@ -41,11 +41,12 @@ class Trained:
         classifier  logits float32 [B, classes]
         detector    (boxes float32 [B, A, 4] as x1, y1, x2, y2 in pixels of the graph's input, scores float32 [B, A, classes]
                     in 0..1 without background): all candidates, before thresholds and non-maximum suppression
+        segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser resolution
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and "q_values",
                     "probabilities" or "value" where the policy has them
     """
 
-    kind: Literal["classifier", "detector", "policy"]
+    kind: Literal["classifier", "detector", "segmenter", "policy"]
     module: torch.nn.Module
     example: tuple[torch.Tensor, ...]  # the inputs of a batch of at least 2, as the handler stacks them
     metrics: dict[str, float]  # on held-out data; the spec's floor is checked against these names

@@ -472,7 +472,7 @@ def test_numbers_go_as_an_observation_exactly() -> None:
 @pytest.mark.parametrize(
     "body",
     [{1, 2}, object(), [float("nan")], np.array([np.inf]), np.array([True]), np.array(["a"]), Path("/nowhere/at/all"), [b"bytes"]],
-    ids=str,
+    ids=lambda body: type(body).__name__,
 )
 def test_what_cannot_be_sent_is_refused_before_anything_is(body: Any) -> None:
     with serving(FINE) as server, Client(url=server.url) as client, pytest.raises(CallError):

@@ -109,3 +109,12 @@ def test_a_new_export_takes_the_place_of_the_old_one(exported: Callable[..., Spe
     assert metadata["metrics"] == {"mean_return": 77.0}
     assert [path.name for path in one.export_dir.parent.iterdir()] == ["1.0"]
     assert not (one.export_dir / "left-over").exists()
+
+
+def test_the_program_holds_the_rows_of_its_example_and_not_all_that_they_are_a_part_of(exported: Callable[..., Spec]) -> None:
+    trained = balance()
+    trained.example = (torch.zeros(500_000, 4)[:3],)
+
+    one = exported(trained=trained)
+
+    assert (one.export_dir / "model.pt2").stat().st_size < 200_000

@@ -80,7 +80,21 @@ def test_an_action_is_compared_exactly_or_to_a_thousandth(expect: object, action
 
 @pytest.mark.parametrize(("expect", "answer"), [({"class": "7"}, {"action": 1}), ({"klass": "7"}, ANSWER), ({"action": 1}, ANSWER)])
 def test_an_expectation_that_does_not_fit_the_kind_is_explained(expect: dict, answer: dict) -> None:
-    assert "expect one of class, detections, action" in mismatch(expect, answer)
+    assert "expect one of class, detections, areas, action" in mismatch(expect, answer)
+
+
+AREAS = {"areas": [{"class": "sky", "share": 0.71, "pixels": 71}, {"class": "sea", "share": 0.29, "pixels": 29}]}
+
+
+@pytest.mark.parametrize(
+    ("expect", "words"),
+    [({"sky": 0.7}, ""), ({"sky": 0.7, "sea": 0.3}, ""), ({"sea": 0.4}, "'sea' covers 0.290"), ({"sand": 0.0}, "'sand' covers")],
+)
+def test_areas_may_be_off_by_a_twentieth_of_the_picture(expect: dict, words: str) -> None:
+    wrong = mismatch({"areas": expect}, AREAS)
+
+    assert (wrong == "") == (words == "")
+    assert words in wrong
 
 
 def test_intersection_over_union_of_known_boxes() -> None:
@@ -94,4 +108,5 @@ def test_answers_are_shown_in_a_few_characters() -> None:
     assert short(ANSWER) == "7 (0.900)"
     assert short({"detections": [*BOXES, {"class": "1"}]}) == "1 3×2"
     assert short({"detections": []}) == "nothing"
+    assert short(AREAS) == short({"areas": {"sky": 0.71, "sea": 0.29}}) == "sky 71% sea 29%"
     assert short({"action": 1, "q_values": [0.25, 1.5]}) == "1 (q 0.2 1.5)"

@@ -36,8 +36,9 @@ from bundle_requests import read_request
 from classifier_handler import ClassifierHandler
 from detector_handler import DetectorHandler
 from policy_handler import PolicyHandler
+from segmenter_handler import SegmenterHandler
 
-KINDS = ("classifier", "detector", "policy")
+KINDS = ("classifier", "detector", "segmenter", "policy")
 MANY = int(os.environ.get("MARINA_EXAMPLES", "0"))
 CLIENT_ERRORS = {400, 413, 415}
 
@@ -339,6 +340,15 @@ class Grid(torch.nn.Module):
         return boxes.repeat(images.shape[0], 1, 1), torch.stack([1 - light, light], 2)
 
 
+class Shades(torch.nn.Module):
+    """Three classes by brightness, for cells of 4 x 4."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, 3, 32, 40] -> logits [B, 3, 8, 10]."""
+        light = torch.nn.functional.avg_pool2d(images.float().mean(1, keepdim=True) / 255, 4)
+        return torch.cat([0.4 - light, 0.2 - (light - 0.5).abs(), light - 0.6], 1)
+
+
 class Steer(torch.nn.Module):
     """Two actions, of which some are allowed; finite for all that float32 can say."""
 
@@ -363,6 +373,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "class_mapping": {"0": "dark", "1": "light"},
     },
+    "segmenter": {
+        "preprocess_config": ImageInput(32, 40, "RGB", "letterbox").as_config(),
+        "postprocess_config": {"type": "segmentation"},
+        "class_mapping": {"0": "dark", "1": "middling", "2": "light"},
+    },
     "policy": {
         "preprocess_config": {
             **{"input": "observation", "inputs": ["observation", "action_mask"], "shape": [4], "dtype": "float32"},
@@ -374,6 +389,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 GRAPHS: dict[str, tuple[type[BundleHandler], torch.nn.Module, tuple[torch.Tensor, ...]]] = {
     "classifier": (ClassifierHandler, Glance(), (torch.zeros(2, 1, 16, 16, dtype=torch.uint8),)),
     "detector": (DetectorHandler, Grid(), (torch.zeros(2, 3, 32, 40, dtype=torch.uint8),)),
+    "segmenter": (SegmenterHandler, Shades(), (torch.zeros(2, 3, 32, 40, dtype=torch.uint8),)),
     "policy": (PolicyHandler, Steer(), (torch.zeros(2, 4), torch.ones(2, 2, dtype=torch.bool))),
 }
 

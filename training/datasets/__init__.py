@@ -19,12 +19,13 @@ from marina.errors import CallError
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: a file, or pixels (uint8, [H, W] grey or [H, W, 3] RGB), with its class or its boxes."""
+    """One picture: a file, or pixels (uint8, [H, W] grey or [H, W, 3] RGB), with its class, its boxes or its outlines."""
 
     image: Path | np.ndarray
     label: int = -1  # classifiers
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # [N, 4] x1, y1, x2, y2 in pixels
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N], without background
+    outlines: tuple[tuple[int, Any], ...] = ()  # segmenters: (class index or -1 for "don't count", what COCO calls a segmentation)
 
     def encoded(self) -> tuple[bytes, str]:
         """The picture as a client would send it: (bytes, content type). Pixels become a PNG."""
@@ -69,11 +70,12 @@ def fingerprint(examples: Iterable[Example]) -> str:
         image = example.image
         digest.update(image.read_bytes() if isinstance(image, Path) else np.ascontiguousarray(image).tobytes())
         digest.update(f"{example.label}".encode() + example.boxes.tobytes() + example.labels.tobytes())
+        digest.update(repr(example.outlines).encode() if example.outlines else b"")
     return digest.hexdigest()
 
 
 def load(data: str, kind: str, seed: int = 0) -> ImageData:
-    """The built-in set, folder or file that `data` names, for a model of `kind` ("classifier" or "detector").
+    """The built-in set, folder or file that `data` names, for a model of `kind` ("classifier", "detector" or "segmenter").
 
     Raises CallError, with the layouts that are understood, when `data` is none of them.
     """
@@ -83,6 +85,10 @@ def load(data: str, kind: str, seed: int = 0) -> ImageData:
         if medmnist.is_one(data):
             return medmnist.load(Path(data).expanduser())
         return digits.load() if data == "digits" else image_folder.load(_folder(data, "digits"), seed)
+    if kind == "segmenter":
+        from training.datasets import outlined_folder
+
+        return outlined_folder.load(_folder(data), seed)
     from training.datasets import object_folder, scenes
 
     return scenes.load() if data == "scenes" else object_folder.load(_folder(data, "scenes"), seed)
@@ -105,8 +111,10 @@ def held_out(data: str, kind: str) -> ImageData:
     return object_folder.held_out(folder)
 
 
-def _folder(data: str, built_in: str) -> Path:
+def _folder(data: str, built_in: str | None = None) -> Path:
     folder = Path(data).expanduser()
     if not folder.is_dir():
-        raise CallError(f"data {data!r} is neither the built-in set {built_in!r} nor a folder")
+        raise CallError(
+            f"data {data!r} is neither the built-in set {built_in!r} nor a folder" if built_in else f"data {data!r} is no folder"
+        )
     return folder.resolve()

@@ -1,4 +1,7 @@
-"""COCO: one JSON file per split (Lin et al. 2014, cocodataset.org "Data format"). Gives what is written; `object_folder` checks it."""
+"""COCO: one JSON file per split (Lin et al. 2014, cocodataset.org "Data format"). Gives what is written; `object_folder` checks it.
+
+Outlines are polygons or run lengths; `filled` paints them.
+"""
 
 import json
 import logging
@@ -7,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from marina.errors import CallError
 from training.datasets import Example
 
+from bundle_masks import mask_of_run_lengths
+
 LOG = logging.getLogger("marina")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+FINER = 5
 FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")}
 
 
@@ -45,6 +52,42 @@ def read(folder: Path, files: dict[str, Path]) -> tuple[tuple[str, ...], dict[st
     return tuple(names[identifier] for identifier in sorted(names)), examples
 
 
+def filled(outline: Any, width: int, height: int) -> np.ndarray:
+    """The pixels inside one object's outline, bool [height, width].
+
+    `outline` is a list of polygons [x1, y1, x2, y2, …], all of which belong to it, or {"size": [height, width], "counts"} with run
+    lengths as a list or as text. Raises ValueError for anything else, and for run lengths of another size.
+    """
+    if isinstance(outline, dict):
+        if list(outline.get("size", ())) != [height, width]:
+            raise ValueError(f"run lengths for {outline.get('size')} in a picture of [{height}, {width}]")
+        return mask_of_run_lengths(outline["counts"], height, width)
+    if not isinstance(outline, list) or not outline:
+        raise ValueError("no polygons and no run lengths")
+    inside = np.zeros((height, width), bool)
+    for polygon in outline:
+        corners = np.asarray(polygon, np.float64)
+        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+            raise ValueError("a polygon needs three corners or more, each an x and a y")
+        _fill(inside, corners.reshape(-1, 2))
+    return inside
+
+
+def _fill(inside: np.ndarray, corners: np.ndarray) -> None:
+    """Set what lies in the polygon of `corners` [N, 2]: the pixels whose centres do.
+
+    Pillow fills all that an edge touches, so it fills FINER cells a pixel, of which the middle one decides.
+    """
+    limit = np.array(inside.shape[::-1])
+    left, top = np.clip(np.floor(corners.min(0)), 0, limit).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(corners.max(0)), 0, limit).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return
+    fine = Image.new("1", ((right - left) * FINER, (bottom - top) * FINER))
+    ImageDraw.Draw(fine).polygon(((corners - [left, top]) * FINER - 0.5).ravel().tolist(), fill=1)
+    inside[top:bottom, left:right] |= np.array(fine)[FINER // 2 :: FINER, FINER // 2 :: FINER]
+
+
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -58,8 +101,12 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _examples(folder: Path, file: Path, content: dict[str, Any], index: dict[int, int]) -> list[Example]:
     boxes: dict[int, list[list[float]]] = defaultdict(list)
+    outlines: dict[int, list[tuple[int, Any]]] = defaultdict(list)
     labels: dict[int, list[int]] = defaultdict(list)
     for row in content["annotations"]:
+        if row.get("segmentation"):
+            counted = row["category_id"] in index and not row.get("iscrowd")
+            outlines[row["image_id"]].append((index[row["category_id"]] if counted else -1, row["segmentation"]))
         if row.get("iscrowd"):
             continue
         box = np.asarray(row["bbox"], np.float64)
@@ -74,6 +121,7 @@ def _examples(folder: Path, file: Path, content: dict[str, Any], index: dict[int
             _picture(folder, file, row["file_name"]),
             boxes=np.array(boxes[row["id"]], np.float32).reshape(-1, 4),
             labels=np.array(labels[row["id"]], np.int64),
+            outlines=tuple(outlines[row["id"]]),
         )
         for row in content["images"]
     ]

@@ -1,0 +1,157 @@
+"""Builds the detectors of the recipe: by name, or by a function of one's own, with weights that other pictures taught them.
+
+    weights            what is kept
+    none               nothing: all is learnt anew
+    imagenet           the backbone, with torchvision's weights for ImageNet
+    coco, COCO_V1 …    the whole detector, with torchvision's weights for COCO
+    FILE               the whole detector: a state dict (.pth) or .safetensors
+    file.py:function   the whole detector, as the function (of a file or a package) gives it: an SSD, RetinaNet or FCOS
+
+Of a whole detector all is kept but the class predictor, which is made anew for the classes of the data.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torchvision
+from torch import nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.ssd import SSD
+
+from marina.errors import CallError
+from training.detector_architectures import Candidates, Dense, candidates, fcos_small
+from training.imported_files import aligned, existing, load_weights, read_state
+from training.imported_sources import Source, fetched, origin
+from training.imported_sources import build as build_source
+
+MAKES = {"ssd": SSD, "ret": RetinaNet, "fco": FCOS}  # by the first letters of a name
+BACKBONES = {  # and torchvision's name of its weights
+    "ssdlite320_mobilenet_v3_large": ("mobilenet_v3_large", "IMAGENET1K_V1"),
+    "ssd300_vgg16": ("vgg16", "IMAGENET1K_FEATURES"),
+    "retinanet_resnet50_fpn_v2": ("resnet50", "IMAGENET1K_V1"),
+    "fcos_resnet50_fpn": ("resnet50", "IMAGENET1K_V1"),
+}
+PRIOR = 0.01  # probability that a fresh predictor gives every class (Lin et al. 2017, section 3.3)
+
+
+def is_factory(weights: str) -> bool:
+    """Whether `weights` names a function that gives the whole detector."""
+    return ":" in weights and weights.rpartition(":")[2].isidentifier()
+
+
+def build(
+    architecture: str | None, classes: int, height: int, width: int, weights: str = "none", arguments: dict[str, Any] | None = None
+) -> Candidates:
+    """A detector for pictures of `height` x `width`, all its parameters to be trained; see the module's text.
+
+    Raises CallError, with what to give instead, for weights that can't be had or are of another architecture.
+    """
+    if is_factory(weights):
+        model = _made(architecture, weights, arguments or {})
+        replace_predictor(model, classes)
+    elif architecture in (None, "fcos_small"):
+        model = fcos_small(classes, height, width)
+        if weights != "none":
+            _load(model, weights, "fcos_small")
+    else:
+        model = _by_name(str(architecture), classes, weights)
+    return candidates(model.requires_grad_(True), height, width)
+
+
+def _made(architecture: str | None, weights: str, arguments: dict[str, Any]) -> Dense:
+    if origin(weights).kind != "factory":
+        raise CallError(f"weights {weights!r} is no function; give file.py:function, a file .pth or .safetensors, coco, imagenet or none")
+    model = build_source(Source(source=weights, arguments=arguments))
+    if not isinstance(model, SSD | RetinaNet | FCOS):
+        raise CallError(f"{weights} gave a {type(model).__name__}; a one-stage detector of torchvision's is taken: SSD, RetinaNet or FCOS")
+    if architecture and not isinstance(model, MAKES[architecture[:3]]):
+        raise CallError(f"{weights} gave a {type(model).__name__}, which is no {architecture}; leave architecture out")
+    return model
+
+
+def _by_name(architecture: str, classes: int, weights: str) -> Dense:
+    columns = classes + 1 if architecture.startswith("ssd") else classes
+
+    def fresh(**more: Any) -> Dense:
+        plain = {"weights": None, "weights_backbone": None, "num_classes": columns}
+        return torchvision.models.get_model(architecture, **{**plain, **more})  # type: ignore[no-any-return]
+
+    if weights == "none":
+        return fresh()
+    if weights == "imagenet":
+        backbone, name = BACKBONES[architecture]
+        choice = torchvision.models.get_model_weights(backbone)[name]
+        return fetched(lambda: fresh(weights_backbone=choice), choice, backbone)  # type: ignore[no-any-return]
+    known = torchvision.models.get_model_weights(architecture).__members__
+    if weights == "coco" or weights in known:
+        named = "DEFAULT" if weights == "coco" else weights
+        model: Any = build_source(Source(source=f"torchvision:{architecture}", weights=named))
+        replace_predictor(model, classes)
+        return model  # type: ignore[no-any-return]
+    model = fresh()
+    _load(model, weights, architecture)
+    return model
+
+
+def _load(model: nn.Module, weights: str, architecture: str) -> None:
+    if "." not in weights:
+        raise CallError(f"weights {weights!r}: {architecture} takes none, imagenet, coco, a file .pth or .safetensors, or file.py:function")
+    own = model.state_dict()
+    given = aligned(read_state(existing(weights, "weights")), own)
+    other = {
+        name: own[name]
+        for name in own.keys() & given.keys()
+        if own[name].shape != given[name].shape and name.startswith("head.classification_head")
+    }
+    load_weights(model, {**given, **other}, f"{weights} of {architecture}")
+
+
+def replace_predictor(model: Dense, classes: int) -> None:
+    """Give `model` a fresh class predictor for so many classes, and the background where it has one; nothing else is changed."""
+    head: Any = model.head.classification_head
+    try:
+        if isinstance(model, SSD):
+            anchors = [_last(block).out_channels // head.num_columns for block in head.module_list]
+            for k, (block, many) in enumerate(zip(head.module_list, anchors, strict=True)):
+                fresh = _like(_last(block), many * (classes + 1), bias=0.0)
+                if isinstance(block, nn.Conv2d):
+                    head.module_list[k] = fresh
+                else:
+                    block[-1] = fresh
+            head.num_columns = classes + 1
+        else:
+            many = head.cls_logits.out_channels // head.num_classes
+            head.cls_logits = _like(head.cls_logits, many * classes, bias=-math.log((1 - PRIOR) / PRIOR))
+            head.num_classes = classes
+    except (AttributeError, TypeError, IndexError) as error:
+        raise CallError(f"the classification head ({type(head).__name__}) is not of torchvision's make, so it can't be replaced") from error
+
+
+def _last(block: nn.Module) -> nn.Conv2d:
+    return block if isinstance(block, nn.Conv2d) else block[-1]  # type: ignore[index,return-value]
+
+
+def _like(old: nn.Conv2d, channels: int, bias: float) -> nn.Conv2d:
+    fresh = nn.Conv2d(old.in_channels, channels, old.kernel_size, old.stride, old.padding)  # type: ignore[arg-type]
+    nn.init.normal_(fresh.weight, std=0.01 if bias else 0.03)
+    assert fresh.bias is not None
+    nn.init.constant_(fresh.bias, bias)
+    return fresh
+
+
+def freeze(detector: Candidates, stages: int) -> None:
+    """Keep the first `stages` of the backbone as they are: what comes before its next halving of the picture's size."""
+    for parameter, stage in _staged(detector.model.backbone):
+        parameter.requires_grad_(stage > stages)
+
+
+def _staged(backbone: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Each parameter with the number of halvings up to its own layer, in the order of the layers."""
+    stage = 0
+    for module in backbone.modules():
+        halving = isinstance(module, nn.MaxPool2d) or (isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1))
+        if halving and getattr(module, "stride", 1) in (2, (2, 2)):
+            stage += 1
+        for parameter in module.parameters(recurse=False):
+            yield parameter, stage
