@@ -25,7 +25,7 @@ class _Apart(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        alone = file.startswith("tests/unit/") and "built_in" not in (paths.SOURCE / file).read_text(encoding="utf-8")
+        alone = file.startswith(("tests/unit/", "tests/deploy/")) and "built_in" not in (paths.SOURCE / file).read_text(encoding="utf-8")
         return file if alone else "home"
 
 
@@ -72,8 +72,9 @@ def exported(home: Path) -> Callable[..., Spec]:
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Handlers set torch's threads for their worker; the next test gets the old number."""
+def _as_if_alone() -> Iterator[None]:
+    """Every test draws the same random numbers, whatever ran before; handlers set torch's threads, the next test gets the old number."""
+    torch.manual_seed(0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

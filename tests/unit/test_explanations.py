@@ -128,10 +128,14 @@ class Scaled(nn.Module):
 
 @pytest.mark.parametrize("call", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize(
-    ("network", "method"),
-    [(two_stages(nn.Sequential(Scaled(), nn.Linear(6 * 4 * 8, 3))), "grad-cam"), (nn.Sequential(Scaled(), nn.Linear(512, 3)), "saliency")],
+    ("make", "method"),
+    [
+        (lambda: two_stages(nn.Sequential(Scaled(), nn.Linear(6 * 4 * 8, 3))), "grad-cam"),
+        (lambda: nn.Sequential(Scaled(), nn.Linear(512, 3)), "saliency"),
+    ],
 )
-def test_an_explanation_leaves_no_trace_in_the_model(network: nn.Module, method: str, call: Callable[[], Any]) -> None:
+def test_an_explanation_leaves_no_trace_in_the_model(make: Callable[[], nn.Module], method: str, call: Callable[[], Any]) -> None:
+    network = make()
     module = served(Normalised(network), pictures())
     before, state = module(pictures()), {name: tensor.clone() for name, tensor in module.state_dict().items()}
     requires = [weight.requires_grad for weight in module.parameters()]
