@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from marina import paths
 from marina.client import Client, exchange, grpc_client, wire
 from marina.client.async_client import AsyncClient
 from marina.client.grpc_client import GrpcClient
@@ -505,7 +506,7 @@ def test_an_option_that_nobody_knows_is_a_mistake_of_the_caller(options: dict[st
 
 
 def test_every_option_of_the_handlers_is_known_to_the_client() -> None:
-    handlers = Path(wire.__file__).parent.parent / "handlers"
+    handlers = paths.SOURCE / "handlers"
     named = {
         name
         for file in handlers.glob("*_handler.py")
