@@ -1,0 +1,124 @@
+"""Small networks on one core, where calls cost more than arithmetic.
+
+Perceptrons side by side share one batched product per layer, all parameters lie in one vector that is updated by one call, and
+few rows go through NumPy, which has less to do per call than torch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+Arrays = list[tuple[np.ndarray, np.ndarray]]  # weights [inputs, outputs] and biases [1, outputs] of the layers
+ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[np.ndarray], np.ndarray], type[nn.Module]]] = {
+    "tanh": (torch.tanh, np.tanh, nn.Tanh),
+    "relu": (torch.relu, lambda rows: np.maximum(rows, 0, out=rows), nn.ReLU),
+}
+
+
+class Perceptrons(nn.Module):
+    """`count` multilayer perceptrons of the same sizes side by side: float32 [B, n] or [count, B, n] to [count, B, m].
+
+    Weights and biases start as those of nn.Linear do, uniformly within 1 / sqrt(inputs).
+    """
+
+    def __init__(self, count: int, sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        pairs = list(pairwise(sizes))
+        self.weights = nn.ParameterList(torch.empty(count, *pair).uniform_(-1, 1) / pair[0] ** 0.5 for pair in pairs)
+        self.biases = nn.ParameterList(torch.empty(count, 1, pair[1]).uniform_(-1, 1) / pair[0] ** 0.5 for pair in pairs)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """All of them; no activation after the last layer."""
+        activate, last = ACTIVATIONS[self.activation][0], len(self.weights) - 1
+        rows = rows.expand(len(self.weights[0]), *rows.shape[-2:])
+        for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            rows = torch.baddbmm(bias, rows, weight)
+            if depth < last:
+                rows = activate(rows)
+        return rows
+
+    def orthogonal(self, last_gains: Sequence[float]) -> "Perceptrons":
+        """Start again from orthogonal weights, gain sqrt(2) and one of `last_gains` for each last layer, and zero biases.
+
+        The choice of Andrychowicz et al. 2021, "What Matters for On-Policy Deep Actor-Critic Methods?", section 3.2.
+        """
+        for depth, weights in enumerate(self.weights):
+            for weight, last in zip(weights, last_gains, strict=True):
+                nn.init.orthogonal_(weight.data, last if depth == len(self.weights) - 1 else 2**0.5)
+        for bias in self.biases:
+            nn.init.zeros_(bias)
+        return self
+
+    def arrays(self, index: int = 0) -> Arrays:
+        """The layers of one of them; they share memory with the parameters."""
+        parts = zip(self.weights, self.biases, strict=True)
+        return [(weight.detach()[index].numpy(), bias.detach()[index].numpy()) for weight, bias in parts]
+
+    def layers(self, index: int, columns: slice = slice(None)) -> list[nn.Module]:
+        """One of them as nn.Linear and activations, with weights of their own; of the last layer only `columns`."""
+        layers: list[nn.Module] = []
+        for depth, (weight, bias) in enumerate(self.arrays(index)):
+            chosen = columns if depth == len(self.weights) - 1 else slice(None)
+            linear = nn.Linear(len(weight), weight[:, chosen].shape[1])
+            linear.load_state_dict({"weight": torch.from_numpy(weight[:, chosen].T), "bias": torch.from_numpy(bias[0, chosen])})
+            layers += [linear, ACTIVATIONS[self.activation][2]()]
+        return layers[:-1]
+
+
+def answer(arrays: Arrays, activation: str, rows: np.ndarray) -> np.ndarray:
+    """What one of the perceptrons makes of `rows`, float32 [B, n], in NumPy."""
+    activate = ACTIVATIONS[activation][1]
+    for depth, (weight, bias) in enumerate(arrays):
+        rows = rows @ weight
+        rows += bias
+        if depth < len(arrays) - 1:
+            rows = activate(rows)
+    return rows
+
+
+def flatten(*modules: nn.Module) -> nn.Parameter:
+    """One vector that holds all parameters, and one that holds their gradients, so that one call updates or clips them all.
+
+    The parameters become views of it. Gradients are added up in place: zero `flat.grad`, never set it to None.
+    """
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    flat = nn.Parameter(torch.cat([parameter.detach().reshape(-1) for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    parts = zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True)
+    for parameter, values, gradient in parts:
+        parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    return flat
+
+
+def descend(loss: torch.Tensor, flat: nn.Parameter, optimizer: torch.optim.Optimizer, modules: nn.Module, most: float = 0.0) -> None:
+    """One step of `optimizer` down the gradient of `loss` by the parameters of `modules`, its norm at most `most` (0: any)."""
+    assert flat.grad is not None
+    flat.grad.zero_()
+    loss.backward(inputs=list(modules.parameters()))  # type: ignore[no-untyped-call]
+    if most:
+        flat.grad.mul_((most / (flat.grad.norm() + 1e-6)).clamp(max=1.0))
+    optimizer.step()
+
+
+@contextmanager
+def small_network_arithmetic(seed: int) -> Iterator[None]:
+    """One thread, denormal numbers flushed to zero and torch's generator seeded; all as before afterwards.
+
+    Units that a ReLU has switched off for good leave denormal moments in Adam, which cost twice the time of all the rest.
+    """
+    threads, flushed = torch.get_num_threads(), not bool(torch.full((1,), 1e-40) * 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(flushed)
+            torch.set_num_threads(threads)
