@@ -65,6 +65,12 @@ class ActorCritic(nn.Module):
         scores, values = self.networks(features).unbind(0)
         return scores, values[:, 0]
 
+    @torch.no_grad()
+    def forget_values(self) -> None:
+        """Let the critic say 0 everywhere, so that advantages are returns."""
+        self.networks.weights[-1][1].zero_()
+        self.networks.biases[-1][1].zero_()
+
     def log_probability(self, scores: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of `actions`, int64 [B] or unclipped float32 [B, n]: (log probability [B], the policy's mean entropy, a scalar)."""
         if self.log_std is None:
@@ -131,7 +137,7 @@ def generalised_advantages(
     """
     deltas = rewards + gamma * values[1:] * ~terminated - values[:-1]
     carried = gamma * gae_lambda * ~ended
-    advantages = np.empty_like(deltas)
+    advantages: np.ndarray = np.empty_like(deltas)
     following = np.zeros_like(deltas[0])
     for step in reversed(range(len(deltas))):
         following = advantages[step] = deltas[step] + carried[step] * following

@@ -54,10 +54,16 @@ class LearningPolicy(Acting, Protocol):
 class Learner(Protocol):
     """An algorithm at work: its environments, networks and optimisers."""
 
-    policy: LearningPolicy
-    experience: "Experience"
     loss: str  # what the first number of `phase` is
     exploration: str  # and the second
+
+    @property
+    def policy(self) -> LearningPolicy:
+        """What learns."""
+
+    @property
+    def experience(self) -> "Experience":
+        """Where it learns."""
 
     def phase(self) -> tuple[float, float]:
         """Gather some experience and learn from it. Returns what the curves show."""
