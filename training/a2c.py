@@ -8,12 +8,11 @@ several times over a rollout, this goes once, all at once. Rollouts, networks an
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from pydantic import Field
 
 from training import policy_training
-from training.on_policy import ActorCritic, OnPolicySettings, Rollouts
-from training.small_networks import descend, flatten
+from training.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollouts
 from training.trained import Trained
 
 
@@ -33,29 +32,24 @@ class Settings(OnPolicySettings):
 class Learner:
     """A2C at work; a phase is one rollout and one gradient step."""
 
-    loss, exploration = "critic's loss", "entropy"
+    loss, exploration = "critic's error", "entropy"
 
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any], seed: int) -> None:
         self.settings, self.policy = settings, ActorCritic(settings, observation, action)
         self.rollouts = Rollouts(self.policy, settings, seed)
         self.experience = self.rollouts.experience
-        self.flat = flatten(self.policy)
-        self.optimizer = torch.optim.Adam([self.flat], settings.learning_rate, eps=1e-5, fused=True)
+        self.ascent = Ascent(self.policy, settings)
 
     def phase(self) -> tuple[float, float]:
-        """(the critic's loss, the policy's entropy in nats), as they were before the step."""
+        """(the critic's mean squared error, the policy's entropy in nats), as they were before the step."""
         settings, rollout = self.settings, self.rollouts.collect()
-        if settings.decay:
-            self.optimizer.param_groups[0]["lr"] = settings.learning_rate * max(1 - self.experience.transitions / settings.steps, 0.0)
-        advantages = rollout.advantages
-        if settings.normalise_advantages and len(rollout) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        scores, values = self.policy(rollout.features)
-        log_probabilities, entropy = self.policy.log_probability(scores, rollout.actions)
-        critic_loss = 0.5 * (values - rollout.returns).square().mean()
-        loss = settings.value_weight * critic_loss - (log_probabilities * advantages).mean() - settings.entropy_weight * entropy
-        descend(loss, self.flat, self.optimizer, self.policy, settings.gradient_norm)
-        return float(critic_loss), float(entropy)
+        self.ascent.left = max(1 - self.experience.transitions / settings.steps, 0.0)
+        advantages = rollout.standard_advantages() if settings.normalise_advantages else rollout.advantages
+        _, values = self.ascent.judge(rollout)
+        errors = values - rollout.returns
+        # the loss is -mean(log pi A), and half the mean squared error of the critic
+        entropy = self.ascent.step(-advantages / len(advantages), settings.value_weight * errors / len(errors))
+        return float(np.square(errors).mean()), entropy
 
 
 def train(settings: Settings, seed: int, report: Path) -> Trained:

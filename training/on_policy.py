@@ -6,7 +6,8 @@ the row after an end is made up, and is left out; the row of the end keeps the t
 episode bootstraps and a terminated one doesn't.
 """
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from marina.errors import CallError
 from training.observations import ObservationEncoder
 from training.policies import Bounds, CategoricalPolicy, ConstantDeviation, Features, GaussianPolicy, Policy, action_size
 from training.policy_training import Experience, LearningSettings
-from training.small_networks import Perceptrons, answer
+from training.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
 
 LOG_SQRT_TAU = 0.5 * np.log(2 * np.pi)
 
@@ -60,25 +61,25 @@ class ActorCritic(nn.Module):
         self.value_scale = 1.0  # rewards are divided by it while learning
         self.bounds = None if self.discrete else Bounds(action, squashed=False)
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features float32 [B, w] to (logits or means [B, n], scaled values [B])."""
-        scores, values = self.networks(features).unbind(0)
-        return scores, values[:, 0]
-
     @torch.no_grad()
     def forget_values(self) -> None:
         """Let the critic say 0 everywhere, so that advantages are returns."""
         self.networks.weights[-1][1].zero_()
         self.networks.biases[-1][1].zero_()
 
-    def log_probability(self, scores: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of `actions`, int64 [B] or unclipped float32 [B, n]: (log probability [B], the policy's mean entropy, a scalar)."""
+    def judge(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 [B, w] to (logits or means [B, n], scaled values [B])."""
+        scores, values = answer(self.networks.arrays(slice(None)), self.activation, features)
+        return scores, values[:, 0]
+
+    def log_probability(self, scores: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Of `actions`, int64 [B] or unclipped float32 [B, n]: [B]."""
         if self.log_std is None:
-            logarithms = scores.log_softmax(1)
-            return logarithms.gather(1, actions[:, None]).squeeze(1), -(logarithms.exp() * logarithms).sum(1).mean()
-        squares = ((actions - scores) * (-self.log_std).exp()).square()
-        logarithms = -(0.5 * squares + self.log_std + LOG_SQRT_TAU).sum(1)
-        return logarithms, (self.log_std + 0.5 + LOG_SQRT_TAU).sum()
+            found: np.ndarray = log_softmax(scores)[np.arange(len(actions)), actions]
+            return found
+        log_std = self.log_std.detach().numpy()
+        gaussian: np.ndarray = -(0.5 * np.square((actions - scores) * np.exp(-log_std)) + log_std + LOG_SQRT_TAU).sum(1)
+        return gaussian
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Raw actions as the environment takes them: continuous ones clipped to their bounds."""
@@ -108,22 +109,91 @@ class ActorCritic(nn.Module):
         return GaussianPolicy(nn.Sequential(features, *layers[:-1]), head, deviation, self.bounds, critic).eval()
 
 
-class Rollout(NamedTuple):
+@dataclass(frozen=True)
+class Rollout:
     """N transitions by one policy; float32, but for Discrete actions (int64)."""
 
-    features: torch.Tensor  # [N, w]
-    actions: torch.Tensor  # [N] or [N, n]: unclipped
-    log_probabilities: torch.Tensor  # [N]
-    values: torch.Tensor  # [N], the critic's
-    advantages: torch.Tensor  # [N]
-    returns: torch.Tensor  # [N], what the critic should have said
+    features: np.ndarray  # [N, w]
+    actions: np.ndarray  # [N] or [N, n]: unclipped
+    log_probabilities: np.ndarray  # [N]
+    values: np.ndarray  # [N], the critic's
+    advantages: np.ndarray  # [N]
+    returns: np.ndarray  # [N], what the critic should have said
 
     def __len__(self) -> int:
         return len(self.advantages)
 
-    def rows(self, chosen: torch.Tensor) -> "Rollout":
+    def rows(self, chosen: np.ndarray | slice) -> "Rollout":
         """Those at int64 [M]."""
-        return Rollout(*(part[chosen] for part in self))
+        parts = (self.features, self.actions, self.log_probabilities, self.values, self.advantages, self.returns)
+        return Rollout(*(part[chosen] for part in parts))
+
+    def standard_advantages(self) -> np.ndarray:
+        """With mean 0 and deviation 1, [N]."""
+        centred = self.advantages - self.advantages.mean()
+        standard: np.ndarray = centred / (np.sqrt(centred @ centred / max(len(centred) - 1, 1)) + 1e-8)
+        return standard
+
+
+class Ascent:
+    """Gradient steps of an actor and its critic, by Adam; a loss is given by its derivatives, as the recipes write them."""
+
+    def __init__(self, agent: ActorCritic, settings: OnPolicySettings) -> None:
+        self.agent, self.settings = agent, settings
+        flat = flatten(agent)
+        assert flat.grad is not None
+        self.gradient = flat.grad.numpy()
+        self.adam = Adam(flat.detach().numpy())
+        self.arrays, self.gradients = agent.networks.arrays(slice(None)), agent.networks.gradients()
+        self.left = 1.0  # of the learning rate
+
+    def judge(self, batch: Rollout) -> tuple[np.ndarray, np.ndarray]:
+        """(log probabilities of the actions, values), [B] each, by the present parameters; `step` is to follow."""
+        self.batch, self.passed = batch, passes(self.arrays, self.agent.activation, batch.features)
+        self.scores = self.passed[-1][0]
+        return self.agent.log_probability(self.scores, batch.actions), self.passed[-1][1][:, 0]
+
+    def step(self, by_log_probability: np.ndarray, by_value: np.ndarray) -> float:
+        """One step down a loss with these derivatives, [B] each, less `entropy_weight` times the mean entropy, which is returned.
+
+        Derivatives of the log probability: of a categorical one by the logits, action - p; of a Gaussian by the mean,
+        (a - mean) / deviation^2, and by the logarithm of the deviation, ((a - mean) / deviation)^2 - 1.
+        """
+        by_output, weight, actions = np.zeros_like(self.passed[-1]), self.settings.entropy_weight, self.batch.actions
+        by_output[1, :, 0] = by_value
+        if self.agent.log_std is None:
+            logarithms = log_softmax(self.scores)
+            probabilities = np.exp(logarithms)
+            entropies = -(probabilities * logarithms).sum(1)
+            by_scores = -probabilities * by_log_probability[:, None]
+            by_scores[np.arange(len(actions)), actions] += by_log_probability
+            if weight:
+                by_scores += weight / len(actions) * probabilities * (logarithms + entropies[:, None])
+            entropy = float(entropies.mean())
+        else:
+            log_std, by_log_std = self.agent.log_std.detach().numpy(), self.agent.log_std.grad
+            assert by_log_std is not None
+            away = (actions - self.scores) * np.exp(-log_std)
+            by_scores = by_log_probability[:, None] * away * np.exp(-log_std)
+            by_log_std.numpy()[:] = by_log_probability @ (away * away - 1) - weight
+            entropy = float((log_std + 0.5 + LOG_SQRT_TAU).sum())
+        by_output[0] = by_scores
+        backward(self.arrays, self.agent.activation, self.passed, by_output, self.gradients)
+        self._descend()
+        return entropy
+
+    def _descend(self) -> None:
+        if self.settings.gradient_norm:
+            norm = np.sqrt(self.gradient @ self.gradient)
+            self.gradient *= min(1.0, self.settings.gradient_norm / (norm + 1e-6))
+        self.adam.step(self.gradient, self.settings.learning_rate * (self.left if self.settings.decay else 1.0))
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities, [B, n], of logits [B, n]."""
+    shifted = scores - scores.max(1, keepdims=True)
+    logarithms: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return logarithms
 
 
 def generalised_advantages(
@@ -135,8 +205,8 @@ def generalised_advantages(
     end of the episode, with delta_t = r_t + gamma V(s_{t+1}) - V(s_t), where V is 0 after a termination; an episode that
     was cut off ends with its last delta.
     """
-    deltas = rewards + gamma * values[1:] * ~terminated - values[:-1]
-    carried = gamma * gae_lambda * ~ended
+    deltas = rewards + gamma * (values[1:] * ~terminated) - values[:-1]
+    carried = (gamma * gae_lambda * ~ended).astype(deltas.dtype)
     advantages: np.ndarray = np.empty_like(deltas)
     following = np.zeros_like(deltas[0])
     for step in reversed(range(len(deltas))):
@@ -188,19 +258,15 @@ class Rollouts:
         normal: np.ndarray = random.standard_normal(shape, np.float32) * self.agent.log_std.detach().exp().numpy()
         return normal
 
-    @torch.no_grad()
     def _rollout(self, steps: int) -> Rollout:
         real = self.real[:steps]
-        rewards = self.rewards[:steps] / self._reward_scale(steps)
-        features = torch.from_numpy(self.features[: steps + 1])
-        scores, values = self.agent(features.flatten(0, 1))
-        values = values.numpy().reshape(steps + 1, -1)
-        advantages = self._advantages(rewards, values, steps)
-        rows = torch.from_numpy(np.flatnonzero(real))
-        actions = torch.from_numpy(self.actions[:steps].reshape(-1, *self.actions.shape[2:]))[rows]
-        log_probabilities, _ = self.agent.log_probability(scores[rows], actions)
-        before, gained = torch.from_numpy(values[:-1].ravel())[rows], torch.from_numpy(advantages.ravel())[rows]
-        rollout = Rollout(features[:-1].flatten(0, 1)[rows], actions, log_probabilities, before, gained, before + gained)
+        rewards = self.rewards[:steps] / np.float32(self._reward_scale(steps))
+        scores, values = self.agent.judge(self.features[: steps + 1].reshape(-1, self.features.shape[2]))
+        values = values.reshape(steps + 1, -1)
+        advantages = self._advantages(rewards, values, steps)[real]
+        actions, before = self.actions[:steps][real], values[:-1][real]
+        log_probabilities = self.agent.log_probability(scores.reshape(steps + 1, *real.shape[1:], -1)[:-1][real], actions)
+        rollout = Rollout(self.features[:steps][real], actions, log_probabilities, before, advantages, before + advantages)
         self.agent.encoder.update(self.observations[:steps][real])  # from the next rollout on
         return rollout
 

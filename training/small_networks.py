@@ -1,7 +1,8 @@
 """Small networks on one core, where calls cost more than arithmetic.
 
-Perceptrons side by side share one batched product per layer, all parameters lie in one vector that is updated by one call, and
-few rows go through NumPy, which has less to do per call than torch.
+Perceptrons side by side share one batched product per layer, and all parameters lie in one vector that is updated by one call.
+What is called most goes through NumPy, which has less to do per call than torch and the faster tanh: acting, and with gradients
+written by hand the steps of the policy gradient methods. Parameters share their memory with torch's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 from torch import nn
 
 Arrays = list[tuple[np.ndarray, np.ndarray]]  # weights [inputs, outputs] and biases [1, outputs] of the layers
 ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[np.ndarray], np.ndarray], type[nn.Module]]] = {
-    "tanh": (torch.tanh, np.tanh, nn.Tanh),
+    "tanh": (torch.tanh, lambda rows: np.tanh(rows, out=rows), nn.Tanh),
     "relu": (torch.relu, lambda rows: np.maximum(rows, 0, out=rows), nn.ReLU),
 }
 
@@ -54,10 +56,15 @@ class Perceptrons(nn.Module):
             nn.init.zeros_(bias)
         return self
 
-    def arrays(self, index: int = 0) -> Arrays:
-        """The layers of one of them; they share memory with the parameters."""
+    def arrays(self, index: int | slice = 0) -> Arrays:
+        """The layers of one of them, or of several; they share memory with the parameters."""
         parts = zip(self.weights, self.biases, strict=True)
         return [(weight.detach()[index].numpy(), bias.detach()[index].numpy()) for weight, bias in parts]
+
+    def gradients(self) -> Arrays:
+        """Memory shared with the parameters' gradients, once `flatten` has made them."""
+        parts = zip(self.weights, self.biases, strict=True)
+        return [(weight.grad.numpy(), bias.grad.numpy()) for weight, bias in parts]
 
     def layers(self, index: int, columns: slice = slice(None)) -> list[nn.Module]:
         """One of them as nn.Linear and activations, with weights of their own; of the last layer only `columns`."""
@@ -71,14 +78,55 @@ class Perceptrons(nn.Module):
 
 
 def answer(arrays: Arrays, activation: str, rows: np.ndarray) -> np.ndarray:
-    """What one of the perceptrons makes of `rows`, float32 [B, n], in NumPy."""
-    activate = ACTIVATIONS[activation][1]
+    """What perceptrons make of `rows`, float32 [B, n], in NumPy: [B, m] of one, [count, B, m] of several."""
+    return passes(arrays, activation, rows)[-1]
+
+
+def passes(arrays: Arrays, activation: str, rows: np.ndarray) -> list[np.ndarray]:
+    """`rows` and what each layer makes of it, as `backward` takes them."""
+    activate, found = ACTIVATIONS[activation][1], [rows]
     for depth, (weight, bias) in enumerate(arrays):
-        rows = rows @ weight
+        rows = np.matmul(rows, weight)
         rows += bias
-        if depth < len(arrays) - 1:
-            rows = activate(rows)
-    return rows
+        found.append(rows if depth == len(arrays) - 1 else activate(rows))
+    return found
+
+
+def backward(arrays: Arrays, activation: str, passed: list[np.ndarray], by_output: np.ndarray, gradients: Arrays) -> None:
+    """Backpropagation: write the gradients of a loss into `gradients`, given that by the outputs, [count, B, m]."""
+    for depth in reversed(range(len(arrays))):
+        weight, (by_weight, by_bias) = arrays[depth][0], gradients[depth]
+        np.matmul(passed[depth].swapaxes(-1, -2), by_output, out=by_weight)
+        by_output.sum(-2, keepdims=True, out=by_bias)
+        if depth:
+            latent = passed[depth]
+            by_output = np.matmul(by_output, weight.swapaxes(-1, -2))
+            by_output *= latent > 0 if activation == "relu" else 1 - latent * latent
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, Algorithm 1) on one vector, float32 [n], that is changed in place."""
+
+    def __init__(self, values: np.ndarray, epsilon: float = 1e-5, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.values, self.epsilon, self.betas, self.steps = values, epsilon, betas, 0
+        self.first, self.second, self.scratch = (np.zeros_like(values) for _ in range(3))
+
+    def step(self, gradient: np.ndarray, learning_rate: float) -> None:
+        """One step; `gradient` is used up."""
+        self.steps += 1
+        first, second = self.betas
+        self.first *= first
+        self.first += np.multiply(gradient, 1 - first, out=self.scratch)
+        self.second *= second
+        gradient *= gradient
+        gradient *= 1 - second
+        self.second += gradient
+        np.sqrt(self.second, out=self.scratch)
+        self.scratch *= 1 / (1 - second**self.steps) ** 0.5
+        self.scratch += self.epsilon
+        np.divide(self.first, self.scratch, out=self.scratch)
+        self.scratch *= learning_rate / (1 - first**self.steps)
+        self.values -= self.scratch
 
 
 def flatten(*modules: nn.Module) -> nn.Parameter:
@@ -108,12 +156,12 @@ def descend(loss: torch.Tensor, flat: nn.Parameter, optimizer: torch.optim.Optim
 
 @contextmanager
 def small_network_arithmetic(seed: int) -> Iterator[None]:
-    """One thread, denormal numbers flushed to zero and torch's generator seeded; all as before afterwards.
+    """One thread, in NumPy too, denormal numbers flushed to zero and torch's generator seeded; all as before afterwards.
 
     Units that a ReLU has switched off for good leave denormal moments in Adam, which cost twice the time of all the rest.
     """
     threads, flushed = torch.get_num_threads(), not bool(torch.full((1,), 1e-40) * 1)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threadpool_limits(1):
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
