@@ -285,7 +285,7 @@ QUICK = {"screening_episodes": 5, "evaluation_episodes": 20}
 def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A short training by PPO."""
     report = tmp_path_factory.mktemp("report")
-    return ppo.train(ppo.Settings(steps=12_000, screening_every=1024, normalise_observations=True, **QUICK), 2, report)
+    return ppo.train(ppo.Settings(steps=25_000, screening_every=1024, **QUICK), 2, report)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def served(trained: Trained, folder: Path) -> PolicyHandler:
     """The handler that answers for it."""
     for name, content in (("preprocess", trained.preprocess), ("postprocess", trained.postprocess)):
         (folder / f"{name}_config.json").write_text(json.dumps(content))
-    (folder / "model_metadata.json").write_text('{"name": "policy", "version": "1.0"}')
+    (folder / "model_metadata.json").write_text('{"name": "policy", "version": "1.0", "max_batch": 64}')
     handler = PolicyHandler()
     handler.read_configs(folder)
     handler.model = trained.module  # type: ignore[assignment]
