@@ -15,7 +15,7 @@ from training.observations import ObservationEncoder
 from training.policies import Bounds, action_size
 from training.policy_training import Experience, LearningSettings
 from training.replay import Replay, Transitions
-from training.small_networks import Perceptrons, flatten
+from training.small_networks import Adam, Perceptrons, flatten
 
 
 class OffPolicySettings(LearningSettings):
@@ -67,7 +67,10 @@ class Critics(torch.nn.Module):
         self.networks, self.target = (Perceptrons(count, (width, *settings.hidden, 1), settings.activation) for _ in range(2))
         self.flat, self.flat_target = flatten(self.networks), flatten(self.target)
         self.optimizer = torch.optim.Adam([self.flat], settings.learning_rate, fused=True)
-        self.polyak = settings.polyak
+        assert self.flat.grad is not None
+        self.gradient, self.gradients = self.flat.grad.numpy(), self.networks.gradients()  # the same memory for NumPy
+        self.arrays, self.target_arrays = self.networks.arrays(slice(None)), self.target.arrays(slice(None))
+        self.adam = Adam(self.flat.detach().numpy(), epsilon=1e-8)
         self.follow(1.0)
 
     def forward(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:

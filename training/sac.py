@@ -2,28 +2,27 @@
 
 The algorithm is SAC with two critics and a learned temperature (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and
 Applications", Algorithm 1; its equations are named below). The actor is a Gaussian squashed by tanh; served are its mode, or
-draws. Replay, critics and bounds are in `off_policy`. The file reads: what can be set, the actor, the targets, one phase.
+draws. Gradients are written by hand. Replay, critics and bounds are in `off_policy`.
+The file reads: what can be set, the actor, the targets, one phase.
 
-Not covered: discrete actions, pixels, several gradient steps compiled into one.
+Not covered: discrete actions, pixels.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional
 
 from training import policy_training
 from training.off_policy import BoundedActor, Critics, OffPolicySettings, ReplayedExperience
 from training.policies import LOG_STD_BOUNDS, Features, GaussianPolicy, LearntDeviation, Policy
 from training.replay import Transitions
-from training.small_networks import answer, descend, flatten
+from training.small_networks import Adam, answer, backward, flatten, passes
 from training.trained import Trained
 
-LOG_SQRT_TAU = 0.5 * np.log(2 * np.pi)
+LOG_SQRT_TAU, LOG_2 = float(0.5 * np.log(2 * np.pi)), float(np.log(2))
 
 
 class Settings(OffPolicySettings):
@@ -39,18 +38,16 @@ class SquashedGaussian(BoundedActor):
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any]) -> None:
         super().__init__(settings, observation, action, outputs=2)
 
-    def forward(self, features: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [B, w] and normal noise [B, n] to (actions in -1..1 [B, n], log probabilities [B, 1])."""
-        mean, log_std = self.networks(features)[0].chunk(2, 1)
-        log_std = log_std.clamp(*LOG_STD_BOUNDS)
-        raw = mean + log_std.exp() * noise
-        return raw.tanh(), squashed_log_probability(raw, noise, log_std)
+    def draw(self, passed: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The network's outputs [B, 2 n] and normal noise [B, n] to (actions in -1..1 [B, n], log probabilities [B], deviations)."""
+        log_std = passed[:, self.size :].clip(*LOG_STD_BOUNDS)
+        deviation = np.exp(log_std)
+        raw = passed[:, : self.size] + deviation * noise
+        return np.tanh(raw), squashed_log_probability(raw, noise, log_std), deviation
 
     def explore(self, features: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The same draw in NumPy, actions alone."""
-        mean, log_std = np.split(answer(self.networks.arrays(), self.activation, features), 2, 1)
-        actions: np.ndarray = np.tanh(mean + np.exp(log_std.clip(*LOG_STD_BOUNDS)) * noise)
-        return actions
+        """Actions alone."""
+        return self.draw(answer(self.networks.arrays(), self.activation, features), noise)[0]
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """The actions of the mean."""
@@ -66,15 +63,15 @@ class SquashedGaussian(BoundedActor):
         return GaussianPolicy(latent, mean, LearntDeviation(log_std), self.bounds).eval()
 
 
-def squashed_log_probability(raw: torch.Tensor, noise: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
-    """Of tanh(raw), raw = mean + deviation * noise, all [B, n]: [B, 1].
+def squashed_log_probability(raw: np.ndarray, noise: np.ndarray, log_std: np.ndarray) -> np.ndarray:
+    """Of tanh(raw), raw = mean + deviation * noise, all [B, n]: [B].
 
-    Haarnoja et al. 2018, appendix C, equation 21, with log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x)), which keeps its
+    Haarnoja et al. 2018, appendix C, equation 21, with log(1 - tanh(x)^2) = 2 (log 2 - x - log(1 + exp(-2 x))), which keeps its
     digits where tanh is near 1.
     """
-    squashing = 2 * (np.log(2) - raw - functional.softplus(-2 * raw))
-    log_probability: torch.Tensor = -(0.5 * noise.square() + log_std + LOG_SQRT_TAU + squashing).sum(1, keepdim=True)
-    return log_probability
+    squashing = 2 * (LOG_2 - raw - np.logaddexp(0, -2 * raw))
+    logarithms: np.ndarray = -(0.5 * noise * noise + log_std + LOG_SQRT_TAU + squashing).sum(1)
+    return logarithms
 
 
 class Learner:
@@ -85,50 +82,66 @@ class Learner:
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any], seed: int) -> None:
         self.settings, self.policy = settings, SquashedGaussian(settings, observation, action)
         self.flat = flatten(self.policy)
-        self.optimizer = torch.optim.Adam([self.flat], settings.learning_rate, fused=True)
+        self.arrays, self.gradients = self.policy.networks.arrays(slice(None)), self.policy.networks.gradients()
+        self.adam = Adam(self.flat.detach().numpy(), epsilon=1e-8)
         self.critics = Critics(2, settings, self.policy.encoder.width + self.policy.size)
-        self.log_temperature = torch.full((1,), settings.temperature).log()
-        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], settings.learning_rate, fused=True)
+        self.log_temperature = np.full(1, np.log(settings.temperature), np.float32)
+        self.temperature_adam = Adam(self.log_temperature, epsilon=1e-8)
         self.target_entropy = -float(self.policy.size) if settings.target_entropy is None else settings.target_entropy
         self.replayed = ReplayedExperience(self.policy, settings, seed)
         self.experience = self.replayed.experience
 
     def phase(self) -> tuple[float, float]:
         """(the critics' loss on the last batch, the temperature)."""
-        normal, loss = self.experience.random.standard_normal, torch.tensor(torch.nan)
+        normal, loss = self.experience.random.standard_normal, float("nan")
         self.replayed.collect(lambda rows: self.policy.explore(rows, normal((len(rows), self.policy.size), np.float32)))
         for batch in self.replayed.batches():
-            noise = torch.randn(2, *batch.actions.shape, generator=self.replayed.generator)
+            noise = normal((2, *batch.actions.shape), np.float32)
             loss = self.improve_critics(batch, noise[0])
             self.improve_actor(batch, noise[1])
             self.critics.follow(self.settings.polyak)
-        return float(loss), float(self.log_temperature.exp())
+        return loss, float(np.exp(self.log_temperature[0]))
 
-    @torch.no_grad()
-    def targets(self, batch: Transitions, noise: torch.Tensor) -> torch.Tensor:
-        """Equations 3 and 5, [B, 1]: reward, and unless terminated the discounted soft value of what follows."""
-        actions, log_probabilities = self.policy(batch.next_observations, noise)
-        soft = self.critics.least(batch.next_observations, actions) - self.log_temperature.exp() * log_probabilities
-        targets: torch.Tensor = batch.rewards + self.settings.gamma * (1 - batch.terminated) * soft
+    def targets(self, batch: Transitions, noise: np.ndarray) -> np.ndarray:
+        """Equations 3 and 5, [B]: reward, and unless terminated the discounted soft value of what follows."""
+        following = batch.next_observations.numpy()
+        actions, log_probabilities, _ = self.policy.draw(answer(self.arrays, self.policy.activation, following)[0], noise)
+        values = answer(self.critics.target_arrays, self.policy.activation, np.column_stack((following, actions)))[:, :, 0].min(0)
+        soft = values - np.exp(self.log_temperature) * log_probabilities
+        targets: np.ndarray = batch.rewards.numpy()[:, 0] + self.settings.gamma * (1 - batch.terminated.numpy()[:, 0]) * soft
         return targets
 
-    def improve_critics(self, batch: Transitions, noise: torch.Tensor) -> torch.Tensor:
-        """One gradient step on equation 5; returns the loss before it."""
-        errors = self.critics(batch.observations, batch.actions) - self.targets(batch, noise).squeeze(1)
-        loss = 0.5 * errors.square().mean(1).sum()
-        descend(loss, self.critics.flat, self.critics.optimizer, self.critics.networks)
-        before: torch.Tensor = loss.detach()
-        return before
+    def improve_critics(self, batch: Transitions, noise: np.ndarray) -> float:
+        """One gradient step on equation 5, half the mean squared error of each critic; returns it as it was before."""
+        critics, rows = self.critics, np.column_stack((batch.observations.numpy(), batch.actions.numpy()))
+        passed = passes(critics.arrays, self.policy.activation, rows)
+        errors = passed[-1] - self.targets(batch, noise)[:, None]
+        backward(critics.arrays, self.policy.activation, passed, errors / np.float32(len(rows)), critics.gradients)
+        critics.adam.step(critics.gradient, self.settings.learning_rate)
+        return float(0.5 * np.square(errors).sum() / len(rows))
 
-    def improve_actor(self, batch: Transitions, noise: torch.Tensor) -> None:
-        """One gradient step on equation 7, with the lesser of both critics, and one of the temperature on equation 18."""
-        actions, log_probabilities = self.policy(batch.observations, noise)
-        values = self.critics(batch.observations, actions).amin(0)
-        loss = (self.log_temperature.exp() * log_probabilities.squeeze(1) - values).mean()
-        descend(loss, self.flat, self.optimizer, self.policy)
+    def improve_actor(self, batch: Transitions, noise: np.ndarray) -> None:
+        """One gradient step on equation 7, with the lesser of both critics, and one of the temperature on equation 18.
+
+        With u = mean + deviation * noise and a = tanh(u), d log pi(a) / du = 2 a, and by the logarithm of the deviation it is -1 more.
+        """
+        observations, size, count = batch.observations.numpy(), self.policy.size, np.float32(len(batch.rewards))
+        passed = passes(self.arrays, self.policy.activation, observations)
+        actions, log_probabilities, deviation = self.policy.draw(passed[-1][0], noise)
+        judged = passes(self.critics.arrays, self.policy.activation, np.column_stack((observations, actions)))
+        least = judged[-1] == judged[-1].min(0)
+        by_input = backward(self.critics.arrays, self.policy.activation, judged, least / -count, None)
+        weight = np.exp(self.log_temperature) / count
+        by_raw = by_input.sum(0)[:, -size:] * (1 - actions * actions) + weight * 2 * actions
+        log_std = passed[-1][0][:, size:]
+        free = (log_std > LOG_STD_BOUNDS[0]) & (log_std < LOG_STD_BOUNDS[1])
+        by_output = np.concatenate((by_raw, (by_raw * deviation * noise - weight) * free), 1)[None]
+        backward(self.arrays, self.policy.activation, passed, by_output, self.gradients)
+        assert self.flat.grad is not None
+        self.adam.step(self.flat.grad.numpy(), self.settings.learning_rate)
         # by the logarithm instead of the temperature itself, so that it stays above 0; the direction is the same
-        self.log_temperature.grad = -(log_probabilities.detach().mean() + self.target_entropy).reshape(1)
-        self.temperature_optimizer.step()
+        by_temperature = np.array([-(log_probabilities.mean() + self.target_entropy)], np.float32)
+        self.temperature_adam.step(by_temperature, self.settings.learning_rate)
 
 
 def train(settings: Settings, seed: int, report: Path) -> Trained:

@@ -92,16 +92,20 @@ def passes(arrays: Arrays, activation: str, rows: np.ndarray) -> list[np.ndarray
     return found
 
 
-def backward(arrays: Arrays, activation: str, passed: list[np.ndarray], by_output: np.ndarray, gradients: Arrays) -> None:
-    """Backpropagation: write the gradients of a loss into `gradients`, given that by the outputs, [count, B, m]."""
+def backward(arrays: Arrays, activation: str, passed: list[np.ndarray], by_output: np.ndarray, gradients: Arrays | None) -> np.ndarray:
+    """Backpropagation of a loss, given its gradient by the outputs, [count, B, m]: returns that by the inputs, [count, B, n].
+
+    The gradients by weights and biases are written into `gradients`, and not computed without it.
+    """
     for depth in reversed(range(len(arrays))):
-        weight, (by_weight, by_bias) = arrays[depth][0], gradients[depth]
-        np.matmul(passed[depth].swapaxes(-1, -2), by_output, out=by_weight)
-        by_output.sum(-2, keepdims=True, out=by_bias)
+        if gradients is not None:
+            np.matmul(passed[depth].swapaxes(-1, -2), by_output, out=gradients[depth][0])
+            by_output.sum(-2, keepdims=True, out=gradients[depth][1])
+        by_output = np.matmul(by_output, arrays[depth][0].swapaxes(-1, -2))
         if depth:
             latent = passed[depth]
-            by_output = np.matmul(by_output, weight.swapaxes(-1, -2))
             by_output *= latent > 0 if activation == "relu" else 1 - latent * latent
+    return by_output
 
 
 class Adam:
