@@ -61,7 +61,7 @@ def draw(
     if history.learned:
         steps, explored, losses = zip(*history.learned, strict=True)
         below.plot(steps, losses, color="tab:red", linewidth=0.8)
-        below.set_yscale("log" if min(losses) > 0 else "linear")
+        below.set_yscale("linear" if any(value <= 0 for value in losses) else "log")  # NaN before the first gradient step
         share = below.twinx()
         share.plot(steps, explored, color="tab:green")
         if min(explored) >= 0:
