@@ -26,6 +26,7 @@ import safetensors.numpy
 import torch
 
 from marina.errors import CallError
+from training.policies import ObservationStatistics
 
 KEYS = ("policy_class", "policy_kwargs", "observation_space", "action_space")  # without which no model can be built again
 FOUND_BY = {"q_net.q_net.": "dqn", "actor.latent_pi.": "sac", "actor.log_std": "sac", "actor.mu.": "td3", "action_net.": "ppo"}
@@ -51,16 +52,6 @@ class SavedPolicy:
     steps: int
     normalised: bool
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class ObservationStatistics:
-    """An observation becomes (observation - mean) / sqrt(var + epsilon), clipped to -clip..clip: float64 of its shape."""
-
-    mean: np.ndarray
-    var: np.ndarray
-    epsilon: float = 1e-8
-    clip: float = 10.0
 
 
 def read_policy(path: Path) -> SavedPolicy:

@@ -4,19 +4,16 @@ The algorithm is DQN (Mnih et al. 2015, "Human-level control through deep reinfo
 with the Double DQN target (van Hasselt et al. 2016) and the dueling network (Wang et al. 2016). Training alternates phases:
 all copies of the environment step epsilon-greedily, then many gradient steps follow; the target network is renewed only
 between phases, so that one pass gives the targets of a whole phase. The file reads in that order: what can be set,
-the network, the replay, the experience, the targets, the loop, what is handed over.
+the network, the experience, the targets, the loop, what is handed over.
 
 Not covered: pixels, recurrent policies, n-step or distributional targets, prioritised replay.
 """
 
 import copy
-import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -25,20 +22,17 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from marina.spec import Section
 from training import rollout
 from training.policy_report import History, draw, progress_bar
+from training.policy_training import SELECTION_SEED, LearningSettings, Selection
+from training.replay import Replay, Transitions
+from training.small_networks import small_network_arithmetic
 from training.trained import Sample, Trained
 
-SELECTION_SEED = rollout.EVALUATION_SEED // 2  # training starts below, the reported evaluation above
 
-
-class Settings(Section):
+class Settings(LearningSettings):
     """Defaults are tuned for CartPole-v1."""
 
-    environment: str = Field(default="CartPole-v1", description="a gymnasium environment's id")
-    steps: int = Field(default=100_000, ge=1, description="environment steps at most; fewer when the target is confirmed")
-    target_return: float | None = Field(default=None, description="stop once confirmed; default: the environment's own threshold")
     hidden: tuple[int, ...] = Field(default=(128, 128), description="units of the hidden layers")
     double: bool = Field(default=False, description="Double DQN: the network in training chooses the target's action")
     dueling: bool = Field(default=False, description="dueling network: state value and advantages apart")
@@ -53,9 +47,6 @@ class Settings(Section):
     warmup_steps: int = Field(default=1000, ge=0, description="environment steps before the first gradient step")
     epsilon_end: float = Field(default=0.1, ge=0, le=1, description="share of random actions in the end; it starts at 1")
     epsilon_steps: int = Field(default=4000, ge=1, description="environment steps over which epsilon falls")
-    screening_every: int = Field(default=256, ge=1, description="environment steps between two looks at the greedy policy")
-    screening_episodes: int = Field(default=20, ge=2, description="episodes of such a look")
-    evaluation_episodes: int = Field(default=100, ge=2, description="episodes that confirm the target, and that are reported")
 
 
 class QNetwork(nn.Module):
@@ -107,43 +98,6 @@ def as_tensor(observations: np.ndarray) -> torch.Tensor:
     """An environment's observations as the network takes them: whole numbers stay, the others become float32."""
     tensor = torch.from_numpy(observations)
     return tensor if tensor.dtype == torch.int64 else tensor.float()
-
-
-class Transitions(NamedTuple):
-    """N steps, float32: observations [N, w], next_observations [N, w]; actions, rewards, terminated (0 or 1) [N, 1]."""
-
-    observations: torch.Tensor
-    next_observations: torch.Tensor
-    actions: torch.Tensor
-    rewards: torch.Tensor
-    terminated: torch.Tensor
-
-
-class Replay:
-    """The last `capacity` transitions, one packed float32 row each, so that a sample is one gather."""
-
-    def __init__(self, capacity: int, width: int) -> None:
-        self.columns = [width, width, 1, 1, 1]
-        self.rows = torch.zeros(capacity, sum(self.columns))
-        self.added = 0
-        self.digest = hashlib.sha256()
-
-    def __len__(self) -> int:
-        return min(self.added, len(self.rows))
-
-    def add(self, transitions: Transitions) -> None:
-        """Append, overwriting the oldest."""
-        packed = torch.cat(transitions, 1)
-        self.digest.update(packed.numpy().tobytes())
-        kept = packed[-len(self.rows) :]
-        first = self.added + len(packed) - len(kept)
-        self.rows[torch.arange(first, first + len(kept)) % len(self.rows)] = kept
-        self.added += len(packed)
-
-    def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """`count` transitions, uniformly with replacement."""
-        chosen = torch.randint(len(self), (count,), generator=generator)
-        return Transitions(*torch.split(self.rows.index_select(0, chosen), self.columns, 1))
 
 
 class Experience:
@@ -215,34 +169,7 @@ def learn(
     return loss.item()
 
 
-class Selection:
-    """The best policy seen. Every look draws other starts, all apart from the evaluation that is reported."""
-
-    def __init__(self, settings: Settings, policy: GreedyPolicy) -> None:
-        self.settings = settings
-        self.best, self.best_return = copy.deepcopy(policy), -np.inf
-        threshold = gymnasium.spec(settings.environment).reward_threshold
-        self.wanted = threshold if settings.target_return is None else settings.target_return
-        self.seed = SELECTION_SEED
-
-    def confirms(self, policy: GreedyPolicy) -> tuple[float, bool]:
-        """(mean return of a short look, whether a long one puts the target two standard errors below the mean)."""
-        mean, _ = self._look(policy, self.settings.screening_episodes)
-        score, confirmed = mean, False
-        if self.wanted is not None and mean >= self.wanted:
-            score, error = self._look(policy, self.settings.evaluation_episodes)
-            confirmed = score - 2 * error >= self.wanted
-        if score > self.best_return or confirmed:
-            self.best, self.best_return = copy.deepcopy(policy), score
-        return mean, confirmed
-
-    def _look(self, policy: GreedyPolicy, episodes: int) -> tuple[float, float]:
-        returns = rollout.quick_returns(policy.act, self.settings.environment, episodes, self.seed)
-        self.seed += episodes
-        return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(episodes))
-
-
-def improve(policy: GreedyPolicy, selection: Selection, replay: Replay, settings: Settings, seed: int) -> History:
+def improve(policy: GreedyPolicy, selection: Selection[GreedyPolicy], replay: Replay, settings: Settings, seed: int) -> History:
     """Train `policy` in place, phase after phase, until `selection` confirms it or the steps are used up."""
     history, network, target = History(), policy.network, copy.deepcopy(policy.network)
     optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, fused=True)
@@ -285,7 +212,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         values, samples = golden_episode(best, settings.environment)
         returns = rollout.episode_returns(best.act, settings.environment, settings.evaluation_episodes, rollout.EVALUATION_SEED)
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    draw(history, values, selection.wanted, report)
+    draw(history, values, selection.wanted, report, exploration="epsilon (random actions)", traced="Q-value of action")
     source = {"name": settings.environment, "source": f"gymnasium {gymnasium.__version__}", "licence": "MIT"}
     counts = {"fingerprint": replay.digest.hexdigest(), "transitions": replay.added, "episodes": history.episodes}
     metrics = {"mean_return": float(returns.mean()), "std_return": float(returns.std(ddof=1))}
@@ -305,24 +232,6 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         data={**source, **counts},
         training={"steps_done": replay.added, "gradient_steps_done": len(history.learned) * settings.gradient_steps, **spent},
     )
-
-
-@contextmanager
-def small_network_arithmetic(seed: int) -> Iterator[None]:
-    """One thread, denormal numbers flushed to zero and torch's generator seeded; all as before afterwards.
-
-    Units that a ReLU has switched off for good leave denormal moments in Adam, which cost twice the time of all the rest.
-    """
-    threads, flushed = torch.get_num_threads(), not bool(torch.full((1,), 1e-40) * 1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
-        try:
-            yield
-        finally:
-            torch.set_flush_denormal(flushed)
-            torch.set_num_threads(threads)
 
 
 def golden_episode(policy: GreedyPolicy, environment: str) -> tuple[np.ndarray, list[Sample]]:

@@ -9,7 +9,7 @@ that changes a space is noticed, one that only changes numbers shows in the mean
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +20,14 @@ import torch
 from gymnasium import spaces
 from matplotlib.figure import Figure
 from pydantic import Field
-from torch.nn import functional
 
 from marina.errors import CallError
 from marina.spec import Section
 from training import rollout
-from training.baselines_policies import ACTIVATIONS, Policy, action_size, activation_of, rebuild
-from training.baselines_zip import ObservationStatistics, SavedPolicy, printed_bounds, printed_space, read_policy, read_statistics
-from training.trained import Sample, Trained
+from training.baselines_policies import ACTIVATIONS, activation_of, rebuild
+from training.baselines_zip import SavedPolicy, printed_bounds, printed_space, read_policy, read_statistics
+from training.policies import ObservationStatistics, acting, example, golden
+from training.trained import Trained
 
 
 class Settings(Section):
@@ -140,28 +140,6 @@ def statistics_of(settings: Settings, saved: SavedPolicy, observation: dict[str,
     return statistics
 
 
-def example(policy: Policy, observation: dict[str, Any], action: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-    """The graph's inputs for a batch of two: observations of zeros, everything allowed, no noise."""
-    parts = {
-        "observation": torch.zeros(2, *observation["shape"], dtype=getattr(torch, observation["dtype"])),
-        "action_mask": torch.ones(2, action_size(action), dtype=torch.bool),
-        "noise": torch.zeros(2, action_size(action)),
-    }
-    return tuple(parts[name] for name in policy.inputs)
-
-
-def acting(policy: Policy, inputs: tuple[torch.Tensor, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """Deterministic actions of observations [n, ...], as `rollout` asks for them."""
-
-    @torch.no_grad()
-    def act(observations: np.ndarray) -> np.ndarray:
-        rest = (part[:1].expand(len(observations), -1) for part in inputs[1:])
-        actions: np.ndarray = policy(torch.from_numpy(observations).to(inputs[0].dtype), *rest)["action"].numpy()
-        return actions
-
-    return act
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """More only wait for each other on networks this small."""
@@ -171,22 +149,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def golden(
-    policy: Policy, inputs: tuple[torch.Tensor, ...], observations: np.ndarray, action: dict[str, Any]
-) -> tuple[np.ndarray, list[Sample]]:
-    """The actions [T, ...] at the observations [T, ...] of an episode, and its clearest steps as sample requests."""
-    actions = acting(policy, inputs)(observations)
-    branches = [action["n"]] if action["type"] == "discrete" else action.get("nvec")
-    if branches is None:
-        return actions, rollout.golden_samples(observations, actions, np.ones(len(actions), bool))
-    with torch.no_grad():
-        scores = policy.scores(torch.from_numpy(observations).to(inputs[0].dtype))  # type: ignore[operator,union-attr]
-    best = [functional.pad(part, (0, 1), value=-torch.inf).topk(2).values for part in scores.split(branches, 1)]
-    leads = torch.stack([part[:, 0] - part[:, 1] for part in best]).amin(0)
-    clear = leads >= torch.maximum(leads.median(), 1e-3 * scores.abs().max())  # other arithmetic can't turn these
-    return actions, rollout.golden_samples(observations, actions, clear.numpy())
 
 
 def draw(returns: np.ndarray, actions: np.ndarray, report: Path) -> None:

@@ -29,7 +29,7 @@ from marina import paths
 from marina.errors import CallError
 from marina.spec import Spec, load
 from tests.unit.test_handler import context_of, handle
-from training import imported_policy, rollout
+from training import policies, rollout
 from training.baselines_zip import printed_bounds, printed_space, read_policy, read_statistics
 from training.imported_policy import Settings, train
 from training.train import train as train_spec
@@ -457,7 +457,7 @@ def test_an_activation_of_ones_own_must_be_named(tmp_path: Path) -> None:
     trained = train(settings.model_copy(update={"activation": "silu"}), 0, tmp_path)
 
     observations = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
-    actions = imported_policy.acting(trained.module, trained.example)(observations)  # type: ignore[arg-type]
+    actions = policies.acting(trained.module, trained.example)(observations)  # type: ignore[arg-type]
     assert np.array_equal(actions, model.predict(observations, deterministic=True)[0])
     assert trained.training["activation_known_by"] == "setting"
 

@@ -1,0 +1,287 @@
+"""What the policy gradient methods share: actor and critic, rollouts by the present policy, advantages.
+
+A rollout steps all copies of the environment `horizon` times. Acting goes through NumPy, one row per copy; values and log
+probabilities of the whole rollout are then one pass. Copies reset on the step after an end (gymnasium's next-step autoreset):
+the row after an end is made up, and is left out; the row of the end keeps the true last observation, from which a truncated
+episode bootstraps and a terminated one doesn't.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from marina.errors import CallError
+from training.observations import ObservationEncoder
+from training.policies import Bounds, CategoricalPolicy, ConstantDeviation, Features, GaussianPolicy, Policy, action_size
+from training.policy_training import Experience, LearningSettings
+from training.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
+
+LOG_SQRT_TAU = 0.5 * np.log(2 * np.pi)
+
+
+class OnPolicySettings(LearningSettings):
+    """What A2C, PPO and REINFORCE have."""
+
+    hidden: tuple[int, ...] = Field(default=(64, 64), description="units of the hidden layers, of actor and critic each")
+    activation: Literal["tanh", "relu"] = Field(default="tanh", description="of the hidden layers")
+    copies: int = Field(default=32, ge=1, le=1024, description="environments that step together")
+    horizon: int = Field(default=32, ge=1, description="steps of every copy per rollout")
+    gamma: float = Field(default=0.98, ge=0, le=1, description="discount per step")
+    gae_lambda: float = Field(default=0.8, ge=0, le=1, description="0 trusts the critic, 1 the rewards that came")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam")
+    decay: bool = Field(default=True, description="the learning rate falls linearly, to 0 at the last of `steps`")
+    entropy_weight: float = Field(default=0.0, ge=0, description="of the entropy in the objective: above 0 keeps exploring")
+    gradient_norm: float = Field(default=0.5, ge=0, description="a longer gradient is shortened to this; 0: never")
+    log_std: float = Field(default=0.0, ge=-5, le=2, description="where the logarithm of continuous actions' deviation starts")
+    normalise_observations: bool = Field(default=False, description="by their running mean and variance, also when served")
+    scale_rewards: bool = Field(default=False, description="by the running deviation of the discounted return, while learning")
+
+
+class ActorCritic(nn.Module):
+    """Actor and critic of one size, side by side: a categorical policy, or a Gaussian whose deviation doesn't depend on the state.
+
+    Raises CallError unless the actions are Discrete or Box.
+    """
+
+    def __init__(self, settings: OnPolicySettings, observation: dict[str, Any], action: dict[str, Any]) -> None:
+        super().__init__()
+        if action["type"] not in ("discrete", "box"):
+            raise CallError(f"{settings.environment} acts by {action['type']}; this recipe takes Discrete and Box actions")
+        self.observation, self.action, self.activation = observation, action, settings.activation
+        self.encoder, self.size = ObservationEncoder(observation, settings.normalise_observations), action_size(action)
+        sizes = (self.encoder.width, *settings.hidden, self.size)
+        # a small last gain of the actor: at first all actions are about as likely (Andrychowicz et al. 2021, section 3.2)
+        self.networks = Perceptrons(2, sizes, settings.activation).orthogonal((0.01, 1.0))
+        self.discrete = action["type"] == "discrete"
+        self.log_std = None if self.discrete else nn.Parameter(torch.full((self.size,), settings.log_std))
+        self.value_scale = 1.0  # rewards are divided by it while learning
+        self.bounds = None if self.discrete else Bounds(action, squashed=False)
+
+    @torch.no_grad()
+    def forget_values(self) -> None:
+        """Let the critic say 0 everywhere, so that advantages are returns."""
+        self.networks.weights[-1][1].zero_()
+        self.networks.biases[-1][1].zero_()
+
+    def judge(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 [B, w] to (logits or means [B, n], scaled values [B])."""
+        scores, values = answer(self.networks.arrays(slice(None)), self.activation, features)
+        return scores, values[:, 0]
+
+    def log_probability(self, scores: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Of `actions`, int64 [B] or unclipped float32 [B, n]: [B]."""
+        if self.log_std is None:
+            found: np.ndarray = log_softmax(scores)[np.arange(len(actions)), actions]
+            return found
+        log_std = self.log_std.detach().numpy()
+        gaussian: np.ndarray = -(0.5 * np.square((actions - scores) * np.exp(-log_std)) + log_std + LOG_SQRT_TAU).sum(1)
+        return gaussian
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Raw actions as the environment takes them: continuous ones clipped to their bounds."""
+        if self.bounds is None:
+            return actions
+        shaped: np.ndarray = actions.reshape(-1, *self.bounds.shape).clip(self.bounds.low.numpy(), self.bounds.high.numpy())
+        return shaped
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """The most probable actions."""
+        scores = answer(self.networks.arrays(), self.activation, self.encoder(observations))
+        return self.to_environment(scores.argmax(1) if self.discrete else scores)
+
+    def served(self) -> Policy:
+        """The graph, in eval mode, with weights of its own."""
+        features = Features(self.observation, self.encoder.statistics())
+        layers, value = self.networks.layers(0), self.networks.layers(1, slice(1))
+        head, last = layers[-1], value[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(self.value_scale)
+            last.bias.mul_(self.value_scale)
+        critic = nn.Sequential(features, *value)
+        if self.log_std is None or self.bounds is None:
+            return CategoricalPolicy(nn.Sequential(features, *layers), critic).eval()
+        deviation = ConstantDeviation(self.log_std.detach().clone())
+        return GaussianPolicy(nn.Sequential(features, *layers[:-1]), head, deviation, self.bounds, critic).eval()
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N transitions by one policy; float32, but for Discrete actions (int64)."""
+
+    features: np.ndarray  # [N, w]
+    actions: np.ndarray  # [N] or [N, n]: unclipped
+    log_probabilities: np.ndarray  # [N]
+    values: np.ndarray  # [N], the critic's
+    advantages: np.ndarray  # [N]
+    returns: np.ndarray  # [N], what the critic should have said
+
+    def __len__(self) -> int:
+        return len(self.advantages)
+
+    def rows(self, chosen: np.ndarray | slice) -> "Rollout":
+        """Those at int64 [M]."""
+        parts = (self.features, self.actions, self.log_probabilities, self.values, self.advantages, self.returns)
+        return Rollout(*(part[chosen] for part in parts))
+
+    def standard_advantages(self) -> np.ndarray:
+        """With mean 0 and deviation 1, [N]."""
+        centred = self.advantages - self.advantages.mean()
+        standard: np.ndarray = centred / (np.sqrt(centred @ centred / max(len(centred) - 1, 1)) + 1e-8)
+        return standard
+
+
+class Ascent:
+    """Gradient steps of an actor and its critic, by Adam; a loss is given by its derivatives, as the recipes write them."""
+
+    def __init__(self, agent: ActorCritic, settings: OnPolicySettings) -> None:
+        self.agent, self.settings = agent, settings
+        flat = flatten(agent)
+        assert flat.grad is not None
+        self.gradient = flat.grad.numpy()
+        self.adam = Adam(flat.detach().numpy())
+        self.arrays, self.gradients = agent.networks.arrays(slice(None)), agent.networks.gradients()
+        self.left = 1.0  # of the learning rate
+
+    def judge(self, batch: Rollout) -> tuple[np.ndarray, np.ndarray]:
+        """(log probabilities of the actions, values), [B] each, by the present parameters; `step` is to follow."""
+        self.batch, self.passed = batch, passes(self.arrays, self.agent.activation, batch.features)
+        self.scores = self.passed[-1][0]
+        return self.agent.log_probability(self.scores, batch.actions), self.passed[-1][1][:, 0]
+
+    def step(self, by_log_probability: np.ndarray, by_value: np.ndarray) -> float:
+        """One step down a loss with these derivatives, [B] each, less `entropy_weight` times the mean entropy, which is returned.
+
+        Derivatives of the log probability: of a categorical one by the logits, action - p; of a Gaussian by the mean,
+        (a - mean) / deviation^2, and by the logarithm of the deviation, ((a - mean) / deviation)^2 - 1.
+        """
+        by_output, weight, actions = np.zeros_like(self.passed[-1]), self.settings.entropy_weight, self.batch.actions
+        by_output[1, :, 0] = by_value
+        if self.agent.log_std is None:
+            logarithms = log_softmax(self.scores)
+            probabilities = np.exp(logarithms)
+            entropies = -(probabilities * logarithms).sum(1)
+            by_scores = -probabilities * by_log_probability[:, None]
+            by_scores[np.arange(len(actions)), actions] += by_log_probability
+            if weight:
+                by_scores += weight / len(actions) * probabilities * (logarithms + entropies[:, None])
+            entropy = float(entropies.mean())
+        else:
+            log_std, by_log_std = self.agent.log_std.detach().numpy(), self.agent.log_std.grad
+            assert by_log_std is not None
+            away = (actions - self.scores) * np.exp(-log_std)
+            by_scores = by_log_probability[:, None] * away * np.exp(-log_std)
+            by_log_std.numpy()[:] = by_log_probability @ (away * away - 1) - weight
+            entropy = float((log_std + 0.5 + LOG_SQRT_TAU).sum())
+        by_output[0] = by_scores
+        backward(self.arrays, self.agent.activation, self.passed, by_output, self.gradients)
+        self._descend()
+        return entropy
+
+    def _descend(self) -> None:
+        if self.settings.gradient_norm:
+            norm = np.sqrt(self.gradient @ self.gradient)
+            self.gradient *= min(1.0, self.settings.gradient_norm / (norm + 1e-6))
+        self.adam.step(self.gradient, self.settings.learning_rate * (self.left if self.settings.decay else 1.0))
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities, [B, n], of logits [B, n]."""
+    shifted = scores - scores.max(1, keepdims=True)
+    logarithms: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return logarithms
+
+
+def generalised_advantages(
+    rewards: np.ndarray, values: np.ndarray, terminated: np.ndarray, ended: np.ndarray, gamma: float, gae_lambda: float
+) -> np.ndarray:
+    """Advantages [T, copies] of rewards, terminated and ended [T, copies] and values [T + 1, copies].
+
+    Generalised advantage estimation (Schulman et al. 2016, equations 11 to 16): the sum of (gamma lambda)^k delta_{t+k} up to the
+    end of the episode, with delta_t = r_t + gamma V(s_{t+1}) - V(s_t), where V is 0 after a termination; an episode that
+    was cut off ends with its last delta.
+    """
+    deltas = rewards + gamma * (values[1:] * ~terminated) - values[:-1]
+    carried = (gamma * gae_lambda * ~ended).astype(deltas.dtype)
+    advantages: np.ndarray = np.empty_like(deltas)
+    following = np.zeros_like(deltas[0])
+    for step in reversed(range(len(deltas))):
+        following = advantages[step] = deltas[step] + carried[step] * following
+    return advantages
+
+
+class Rollouts:
+    """Gathers rollouts, in memory that is used again and again."""
+
+    def __init__(self, agent: ActorCritic, settings: OnPolicySettings, seed: int, whole_episodes: bool = False) -> None:
+        self.agent, self.settings, self.whole_episodes = agent, settings, whole_episodes
+        self.experience = Experience(settings.environment, settings.copies, seed)
+        shape, steps = self.experience.observations.shape, settings.horizon
+        self.observations = np.zeros((steps + 1, *shape), self.experience.observations.dtype)
+        self.features = np.zeros((steps + 1, shape[0], agent.encoder.width), np.float32)
+        self.actions = np.zeros((steps, shape[0]), np.int64) if agent.discrete else np.zeros((steps, shape[0], agent.size), np.float32)
+        self.rewards = np.zeros((steps, shape[0]), np.float32)
+        self.terminated, self.ended, self.real = (np.zeros((steps, shape[0]), bool) for _ in range(3))
+        self.discounted, self.squares, self.counted = np.zeros(shape[0]), 0.0, 0
+
+    def collect(self) -> Rollout:
+        """`horizon` steps of every copy; with `whole_episodes` one episode of every copy, cut off after `horizon` steps."""
+        agent, experience = self.agent, self.experience
+        if self.whole_episodes:
+            experience.restart()
+        arrays, steps, running = agent.networks.arrays(), len(self.actions), np.ones(len(self.discounted), bool)
+        noise = self._noise()
+        for step in range(steps):
+            self.observations[step] = experience.observations
+            self.features[step] = agent.encoder(experience.observations)
+            scores = answer(arrays, agent.activation, self.features[step])
+            scores += noise[step]  # Gumbel: the largest is a draw (Gumbel 1954); normal times deviation: so is the sum
+            self.actions[step] = scores.argmax(1) if agent.discrete else scores
+            self.rewards[step], self.terminated[step], self.ended[step], real = experience.step(agent.to_environment(self.actions[step]))
+            self.real[step] = real & running
+            if self.whole_episodes:
+                running &= ~self.ended[step]
+                if not running.any():
+                    steps = step + 1
+                    break
+        self.features[steps] = agent.encoder(experience.observations)
+        return self._rollout(steps)
+
+    def _noise(self) -> np.ndarray:
+        random, shape = self.experience.random, (len(self.actions), len(self.discounted), self.agent.size)
+        if self.agent.log_std is None:
+            return np.asarray(random.gumbel(size=shape), np.float32)
+        normal: np.ndarray = random.standard_normal(shape, np.float32) * self.agent.log_std.detach().exp().numpy()
+        return normal
+
+    def _rollout(self, steps: int) -> Rollout:
+        real = self.real[:steps]
+        rewards = self.rewards[:steps] / np.float32(self._reward_scale(steps))
+        scores, values = self.agent.judge(self.features[: steps + 1].reshape(-1, self.features.shape[2]))
+        values = values.reshape(steps + 1, -1)
+        advantages = self._advantages(rewards, values, steps)[real]
+        actions, before = self.actions[:steps][real], values[:-1][real]
+        log_probabilities = self.agent.log_probability(scores.reshape(steps + 1, *real.shape[1:], -1)[:-1][real], actions)
+        rollout = Rollout(self.features[:steps][real], actions, log_probabilities, before, advantages, before + advantages)
+        self.agent.encoder.update(self.observations[:steps][real])  # from the next rollout on
+        return rollout
+
+    def _advantages(self, rewards: np.ndarray, values: np.ndarray, steps: int) -> np.ndarray:
+        terminated, ended = self.terminated[:steps], self.ended[:steps]
+        return generalised_advantages(rewards, values, terminated, ended, self.settings.gamma, self.settings.gae_lambda)
+
+    def _reward_scale(self, steps: int) -> float:
+        """The deviation of the discounted return so far (Engstrom et al. 2020, "Implementation Matters in Deep RL", section 2)."""
+        if not self.settings.scale_rewards:
+            return 1.0
+        for step in range(steps):
+            self.discounted = self.discounted * self.settings.gamma + self.rewards[step]
+            self.squares += float(np.square(self.discounted[self.real[step]]).sum())
+            self.counted += int(self.real[step].sum())
+            self.discounted *= ~self.ended[step]
+        self.agent.value_scale = max((self.squares / self.counted) ** 0.5, 1e-4)
+        return self.agent.value_scale

@@ -1,0 +1,207 @@
+"""How a policy learns, whatever the algorithm: phases of experience and learning, looks at the policy between them, the report.
+
+A look plays a few episodes without exploration. The best policy of all looks is kept, and learning ends as soon as a long look
+confirms the target return. Ctrl-C ends it too: then the best so far is measured and handed over, if there is one.
+"""
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import gymnasium
+import numpy as np
+from pydantic import Field
+
+from marina.spec import Section
+from training import rollout
+from training.policies import Policy, acting, example, golden
+from training.policy_report import History, draw, progress_bar
+from training.small_networks import small_network_arithmetic
+from training.trained import Trained
+
+SELECTION_SEED = rollout.EVALUATION_SEED // 2  # training starts below, the reported evaluation above
+
+
+class LearningSettings(Section):
+    """What every recipe that learns in an environment has."""
+
+    environment: str = Field(default="CartPole-v1", description="a gymnasium environment's id")
+    steps: int = Field(default=100_000, ge=1, description="environment steps at most; fewer when the target is confirmed")
+    target_return: float | None = Field(default=None, description="stop once confirmed; default: the environment's own threshold")
+    screening_every: int = Field(default=256, ge=1, description="environment steps between two looks at the policy")
+    screening_episodes: int = Field(default=20, ge=2, description="episodes of such a look")
+    evaluation_episodes: int = Field(default=100, ge=2, description="episodes that confirm the target, and that are reported")
+
+
+class Acting(Protocol):
+    """A policy while it learns; a deep copy of it is a snapshot."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions without exploration, as `rollout` asks for them."""
+
+
+class LearningPolicy(Acting, Protocol):
+    """One that can be served."""
+
+    def served(self) -> Policy:
+        """The graph, in eval mode, with weights of its own."""
+
+
+class Learner(Protocol):
+    """An algorithm at work: its environments, networks and optimisers."""
+
+    loss: str  # what the first number of `phase` is
+    exploration: str  # and the second
+
+    @property
+    def policy(self) -> LearningPolicy:
+        """What learns."""
+
+    @property
+    def experience(self) -> "Experience":
+        """Where it learns."""
+
+    def phase(self) -> tuple[float, float]:
+        """Gather some experience and learn from it. Returns what the curves show."""
+
+
+MakesLearner = Callable[[Any, dict[str, Any], dict[str, Any], int], Learner]  # settings, observation, action, seed
+
+
+class Experience:
+    """Copies of an environment that go on from phase to phase, and what is counted of them."""
+
+    def __init__(self, environment: str, copies: int, seed: int) -> None:
+        self.vector = rollout.make_vector(environment, copies)
+        self.random = np.random.default_rng(seed)
+        self.observations, _ = self.vector.reset(seed=int(self.random.integers(SELECTION_SEED // 2)))
+        self.resetting = np.zeros(copies, bool)  # copies whose next row only resets them: the action is ignored, nothing is earned
+        self.returns = np.zeros(copies)
+        self.transitions, self.episodes, self.last_return = 0, 0, 0.0
+        self.digest = hashlib.sha256()
+
+    def restart(self) -> None:
+        """Begin a new episode in every copy, whether the last one has ended or not."""
+        self.observations, _ = self.vector.reset()
+        self.resetting[:], self.returns[:] = False, 0
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """One step of every copy: (rewards, terminated, ended, whether the row is a real transition), [copies] each."""
+        self.observations, rewards, terminated, truncated, _ = self.vector.step(actions)
+        self.digest.update(self.observations.tobytes() + rewards.tobytes())
+        real, self.resetting = ~self.resetting, terminated | truncated
+        self.transitions += int(real.sum())
+        self.returns += rewards
+        if self.resetting.any():
+            self.episodes += int(self.resetting.sum())
+            self.last_return = float(self.returns[self.resetting].mean())
+            self.returns[self.resetting] = 0
+        return rewards, terminated, self.resetting, real
+
+
+Snapshot = TypeVar("Snapshot", bound=Acting)
+
+
+class Selection(Generic[Snapshot]):
+    """The best policy seen. Every look draws other starts, all apart from the evaluation that is reported."""
+
+    def __init__(self, settings: LearningSettings, policy: Snapshot) -> None:
+        self.settings = settings
+        self.best, self.best_return = copy.deepcopy(policy), -np.inf
+        threshold = gymnasium.spec(settings.environment).reward_threshold
+        self.wanted = threshold if settings.target_return is None else settings.target_return
+        self.seed = SELECTION_SEED
+
+    def confirms(self, policy: Snapshot) -> tuple[float, bool]:
+        """(mean return of a short look, whether a long one puts the target two standard errors below the mean)."""
+        mean, _ = self._look(policy, self.settings.screening_episodes)
+        score, confirmed = mean, False
+        if self.wanted is not None and mean >= self.wanted:
+            score, error = self._look(policy, self.settings.evaluation_episodes)
+            confirmed = score - 2 * error >= self.wanted
+        if score > self.best_return or confirmed:
+            self.best, self.best_return = copy.deepcopy(policy), score
+        return mean, confirmed
+
+    def _look(self, policy: Snapshot, episodes: int) -> tuple[float, float]:
+        returns = rollout.quick_returns(policy.act, self.settings.environment, episodes, self.seed)
+        self.seed += episodes
+        return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(episodes))
+
+
+def improve(learner: Learner, selection: Selection[LearningPolicy], settings: LearningSettings) -> History:
+    """Phase after phase until `selection` confirms the policy, the steps are used up, or Ctrl-C with a policy to go on with."""
+    history, experience = History(), learner.experience
+    next_look, confirmed = settings.screening_every, False
+    bar = progress_bar(settings.environment, settings.steps, learner.exploration)
+    with closing(experience.vector), bar as show:
+        try:
+            while experience.transitions < settings.steps and not confirmed:
+                loss, exploration = learner.phase()
+                show(experience.transitions, exploration, experience.last_return)
+                history.learned.append((experience.transitions, exploration, loss))
+                if experience.transitions >= min(next_look, settings.steps):
+                    next_look = experience.transitions + settings.screening_every
+                    mean, confirmed = selection.confirms(learner.policy)
+                    history.screened.append((experience.transitions, mean))
+        except KeyboardInterrupt:
+            if not history.screened:
+                raise
+            history.interrupted = True
+    history.episodes = experience.episodes
+    return history
+
+
+def train(settings: LearningSettings, seed: int, report: Path, make_learner: MakesLearner) -> Trained:
+    """Learn, and hand over the best policy seen, measured as it will be served.
+
+    The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces don't fit.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
+    observation, action = rollout.observation_config(settings.environment), rollout.action_config(settings.environment)
+    with small_network_arithmetic(seed):
+        learner = make_learner(settings, observation, action, seed)
+        selection = Selection(settings, learner.policy)
+        history = improve(learner, selection, settings)
+        policy = selection.best.served()
+        inputs = example(policy, observation, action)
+        act = acting(policy, inputs)
+        returns = rollout.episode_returns(act, settings.environment, settings.evaluation_episodes, rollout.EVALUATION_SEED)
+        observations = rollout.episode_observations(act, settings.environment, rollout.EVALUATION_SEED)
+        actions, samples = golden(policy, inputs, observations, action)
+    spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    draw(history, actions.reshape(len(actions), -1), selection.wanted, report, learner.loss, learner.exploration)
+    experience, noise = learner.experience, {"noise": "normal" if action["type"] == "box" else "gumbel"}
+    return Trained(
+        kind="policy",
+        module=policy,
+        example=inputs,
+        metrics={
+            "mean_return": float(returns.mean()),
+            "std_return": float(returns.std(ddof=1)),
+            "episodes": len(returns),
+            "steps": experience.transitions,
+        },
+        preprocess={**observation, "inputs": [*policy.inputs]},
+        postprocess={
+            "type": "policy",
+            "action_space": action,
+            **(noise if "noise" in policy.inputs else {}),
+            "deterministic": True,
+            "outputs": [name for name in policy(*inputs) if name != "action"],
+        },
+        samples=samples,
+        data={
+            "name": settings.environment,
+            "source": f"gymnasium {gymnasium.__version__}",
+            "licence": "MIT",
+            "fingerprint": experience.digest.hexdigest(),
+            "transitions": experience.transitions,
+            "episodes": experience.episodes,
+        },
+        training={"steps_done": experience.transitions, "interrupted": history.interrupted, **spent},
+    )
