@@ -42,9 +42,8 @@ def make(environment: str, **options: Any) -> gymnasium.Env[Any, Any]:
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
         if not options:
             raise
-        raise CallError(
-            f"environment_options: {environment!r} can't be made with {options}: {error}. Leave out what it doesn't take"
-        ) from error
+        problem = f"environment_options: {environment!r} can't be made with {options}: {error}"
+        raise CallError(f"{problem}. Leave out what it doesn't take") from error
 
 
 def make_vector(environment: str, copies: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:

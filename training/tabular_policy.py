@@ -23,11 +23,19 @@ from marina.errors import CallError
 from marina.spec import Section
 from training import rollout, tabular_report
 from training.tabular import control, exploration, monte_carlo, planning, replay, traces, worlds
-from training.tabular.copies import Finished, Learning
+from training.tabular.copies import Finished, Learned, Learning
 from training.tabular.mdp import FiniteMDP, from_environment
 from training.trained import Trained
 
+
+def value_iteration(world: FiniteMDP, how: Learning) -> Learned:
+    """Planning, in the form of the methods that learn."""
+    nothing = np.zeros(0, np.int64)
+    return Learned(planning.value_iteration(world, how.gamma)[0][None], Finished(nothing, nothing, nothing, np.zeros(0)))
+
+
 METHODS = {
+    "value_iteration": value_iteration,
     "q_learning": control.q_learning,
     "sarsa": control.sarsa,
     "expected_sarsa": control.expected_sarsa,
@@ -45,8 +53,9 @@ class Settings(Section):
 
     environment: str = Field(default="FrozenLake-v1", description="a gymnasium environment's id")
     environment_options: dict[str, Any] = Field(default={}, description="what it is made with, like {map_name: 8x8, is_slippery: true}")
-    method: Literal["value_iteration", "q_learning", "sarsa", "expected_sarsa", "double_q_learning", "sarsa_lambda", "watkins_q",
-                    "monte_carlo", "dyna_q"] = Field(default="q_learning", description="how it learns; value_iteration is given the model")  # fmt: skip
+    method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
+        default="q_learning", description="how it learns; value_iteration is given the model"
+    )
     steps: int = Field(default=500_000, ge=1, description="environment steps, of all copies together")
     copies: int = Field(default=16, ge=1, le=10_000, description="environments that step together and fill one table")
     gamma: float = Field(default=0.99, gt=0, le=1, description="discount per step")
@@ -90,11 +99,14 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     The same seed gives the same table. Raises CallError for an environment that has no table or isn't made with these options.
     """
     started, cpu = time.perf_counter(), time.process_time()
+    if "render_mode" in settings.environment_options:
+        raise CallError("environment_options: render_mode: training doesn't draw; leave it out, and see marina play --gif")
     env = rollout.make(settings.environment, **settings.environment_options)
     env.close()
     sizes, world = observation_sizes(env), world_of(env)
-    options = dict(settings.environment_options)
-    limit = env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else options.setdefault("max_episode_steps", LIMIT)
+    options, limit = dict(settings.environment_options), (env.spec and env.spec.max_episode_steps) or 0
+    if limit < 1:
+        options["max_episode_steps"] = limit = LIMIT
     q, finished = learned(settings, seed, world, limit)
     policy = TablePolicy(q[: int(np.prod(sizes))], sizes).eval()
     returns = rollout.episode_returns(
@@ -164,9 +176,6 @@ def world_of(env: gymnasium.Env[Any, Any]) -> FiniteMDP:
 
 def learned(settings: Settings, seed: int, world: FiniteMDP, limit: int) -> tuple[np.ndarray, Finished]:
     """(q float64 [S + 1, A], the episodes that it took) by the method that is set."""
-    if settings.method == "value_iteration":
-        nothing = np.zeros(0, np.int64)
-        return planning.value_iteration(world, settings.gamma)[0], Finished(nothing, nothing, nothing, np.zeros(0))
     explore = {
         "epsilon_greedy": exploration.epsilon_greedy(settings.epsilon),
         "glie": exploration.glie(settings.half_visits),

@@ -48,7 +48,8 @@ def draw(env: gymnasium.Env[Any, Any], q: np.ndarray, finished: Finished, copies
 
 def maps_of(env: gymnasium.Env[Any, Any], q: np.ndarray) -> list[Map]:
     """The maps of the environments that are known; none for others."""
-    name, inner = env.spec.name if env.spec else "", env.unwrapped
+    name: str = env.spec.name if env.spec else ""
+    inner: Any = env.unwrapped
     values, best = q.max(1), q.argmax(1)
     if name.startswith(("FrozenLake", "CliffWalking")):
         rows, columns = inner.desc.shape if hasattr(inner, "desc") else inner.shape
@@ -58,26 +59,19 @@ def maps_of(env: gymnasium.Env[Any, Any], q: np.ndarray) -> list[Map]:
         marks = [[_cell(ground[r][c], arrows[grid[r, c]]) for c in range(columns)] for r in range(rows)]
         return [Map("Value and greedy action", values.reshape(rows, columns), marks, [*range(rows)], [*range(columns)])]
     if name == "Taxi":
-        where = np.arange(500).reshape(5, 5, 5, 4)
-        wanted = {"to fetch at R, for G": (0, 1), "to fetch at B, for Y": (3, 2), "on board, for G": (4, 1), "on board, for Y": (4, 2)}
-        return [
-            Map(f"Passenger {title}", values[part], [["↓↑→←PD"[best[state]] for state in row] for row in part], [*range(5)], [*range(5)])
-            for title, part in ((title, where[:, :, place, goal]) for title, (place, goal) in wanted.items())
-        ]
+        states = np.arange(500).reshape(5, 5, 20)
+        wanted = {"to fetch at R, for G": 1, "to fetch at B, for Y": 14, "on board, for G": 17, "on board, for Y": 18}
+        parts = {f"Passenger {title}": states[:, :, task] for title, task in wanted.items()}
+        return [Map(title, values[part], _marks("↓↑→←PD", best[part]), [*range(5)], [*range(5)]) for title, part in parts.items()]
     if name == "Blackjack":
-        where = np.arange(32 * 11 * 2).reshape(32, 11, 2)
-        aces = {"no usable ace": where[12:22, 1:, 0], "usable ace": where[12:22, 1:, 1]}
-        return [
-            Map(
-                f"{title}: S stick, H hit",
-                values[part],
-                [["SH"[best[state]] for state in row] for row in part],
-                [*range(12, 22)],
-                [*range(1, 11)],
-            )
-            for title, part in aces.items()
-        ]
+        states = np.arange(32 * 11 * 2).reshape(32, 11, 2)
+        parts = {"No usable ace: S stick, H hit": states[12:22, 1:, 0], "Usable ace: S stick, H hit": states[12:22, 1:, 1]}
+        return [Map(title, values[part], _marks("SH", best[part]), [*range(12, 22)], [*range(1, 11)]) for title, part in parts.items()]
     return []
+
+
+def _marks(letters: str, actions: np.ndarray) -> list[list[str]]:
+    return [[letters[action] for action in row] for row in actions]
 
 
 def _cliff(rows: int, columns: int) -> list[list[str]]:

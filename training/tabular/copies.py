@@ -133,7 +133,7 @@ class Table:
         np.add.at(self.q, where, size * (targets[of] - self.q[where]))
 
     def learn_along(self, states: np.ndarray, actions: np.ndarray, errors: np.ndarray, eligible: np.ndarray) -> None:
-        """q <- q + alpha error e for every copy, with traces e float64 [N, S + 1, A].
+        """Add alpha error e to q for every copy, with traces e float64 [N, S + 1, A].
 
         In a table that copies share, the traces of an entry count together as one at most.
         """

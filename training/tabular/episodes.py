@@ -23,7 +23,7 @@ class Episodes:
     @property
     def steps(self) -> int:
         """T."""
-        return self.rewards.shape[1]
+        return len(self.rewards[0])
 
     def each(self) -> Iterator["Episodes"]:
         """One after the other."""
@@ -39,7 +39,7 @@ class Episodes:
         return returns
 
     def first_visits(self) -> np.ndarray:
-        """bool [N, T]: whether the state was not met before in its episode."""
+        """Whether, bool [N, T], the state was not met before in its episode."""
         first = np.zeros(self.rewards.shape, bool)
         for row, states in enumerate(self.states[:, :-1]):
             first[row, np.unique(states, return_index=True)[1]] = True
@@ -69,7 +69,8 @@ def play(
     `limit` steps an episode is cut, and counts as ended there.
     """
     states = [mdp.starts(count, random) if starts is None else starts[:, 0]]
-    actions, rewards = [], []
+    actions: list[np.ndarray] = []
+    rewards: list[np.ndarray] = []
     while (states[-1] < mdp.states).any() and (limit is None or len(actions) < limit):
         chosen = draw(policy[states[-1]], random) if starts is None or actions else starts[:, 1]
         running = states[-1] < mdp.states

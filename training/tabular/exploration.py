@@ -28,7 +28,7 @@ def mixed(q: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
 
 def epsilon_greedy(epsilon: float) -> Explore:
     """A constant share of random actions; 0 is greedy."""
-    return lambda q, visits: mixed(q, np.full(len(q), epsilon))
+    return lambda q, _: mixed(q, np.full(len(q), epsilon))
 
 
 def glie(half: float) -> Explore:

@@ -28,16 +28,16 @@ class FiniteMDP:
     @property
     def states(self) -> int:
         """S, which is also the number of the end."""
-        return self.probability.shape[0]
+        return len(self.probability)
 
     @property
     def actions(self) -> int:
         """A."""
-        return self.probability.shape[1]
+        return len(self.probability[0])
 
     @property
     def allowed(self) -> np.ndarray:
-        """bool [S + 1, A]: the actions that a state has. The end has all, they do nothing."""
+        """Which actions a state has, bool [S + 1, A]. The end has all, they do nothing."""
         return np.append(self.probability.sum(2) > 0, np.ones((1, self.actions), bool), 0)
 
     def action_values(self, values: np.ndarray, gamma: float) -> np.ndarray:
@@ -85,4 +85,7 @@ def from_environment(env: gymnasium.Env[Any, Any]) -> FiniteMDP:
     if not hasattr(inner, "P") or not hasattr(inner, "initial_state_distrib"):
         name = env.spec.id if env.spec else type(inner).__name__
         raise CallError(f"{name} has no transition table; take one that has, like FrozenLake-v1, Taxi-v4 or CliffWalking-v1, or recipe dqn")
-    return from_table(inner.P, np.asarray(inner.initial_state_distrib, float))
+    mdp = from_table(inner.P, np.asarray(inner.initial_state_distrib, float))
+    if (mdp.probability < 0).any():
+        raise CallError(f"{env.spec and env.spec.id}: its transition table has chances below 0; correct its options")
+    return mdp

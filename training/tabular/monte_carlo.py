@@ -8,12 +8,12 @@ from training.tabular.mdp import FiniteMDP
 
 
 def first_visit_prediction(episodes: Episodes, end: int, gamma: float) -> np.ndarray:
-    """v float64 [end + 1]: the mean return after the first visit of a state in each episode (section 5.1, p. 92)."""
+    """Values float64 [end + 1]: the mean return after the first visit of a state in each episode (section 5.1, p. 92)."""
     return _mean(episodes.states[:, :-1], episodes.returns(gamma), episodes.first_visits(), end)
 
 
 def every_visit_prediction(episodes: Episodes, end: int, gamma: float) -> np.ndarray:
-    """v float64 [end + 1]: the mean return after every visit of a state (section 5.1, p. 92; Singh and Sutton 1996)."""
+    """Values float64 [end + 1]: the mean return after every visit of a state (section 5.1, p. 92; Singh and Sutton 1996)."""
     states = episodes.states[:, :-1]
     return _mean(states, episodes.returns(gamma), states < end, end)
 

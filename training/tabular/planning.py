@@ -14,12 +14,10 @@ def policy_evaluation(mdp: FiniteMDP, policy: np.ndarray, gamma: float, toleranc
     Iterative policy evaluation, section 4.1, p. 75, with two arrays. It stops after `sweeps` in any case: undiscounted
     values of a policy that never ends don't converge.
     """
-    values = np.zeros(mdp.states + 1)
-    for _ in range(sweeps):
-        before = values
-        values = expectation(policy, mdp.action_values(values, gamma))
-        if np.abs(values - before).max() <= tolerance:
-            break
+    values, done, change = np.zeros(mdp.states + 1), 0, np.inf
+    while change > tolerance and done < sweeps:
+        before, values = values, expectation(policy, mdp.action_values(values, gamma))
+        change, done = np.abs(values - before).max(), done + 1
     return values
 
 
@@ -57,24 +55,24 @@ def value_iteration(mdp: FiniteMDP, gamma: float, tolerance: float = 1e-12, swee
 
     It stops once no value moves by more than `tolerance`, or after `sweeps`.
     """
-    values = np.zeros(mdp.states + 1)
-    for sweep in range(1, sweeps + 1):
-        before = values
-        values = mdp.action_values(values, gamma).max(1)
-        if np.abs(values - before).max() <= tolerance:
-            break
-    return mdp.action_values(values, gamma), sweep
+    values, done, change = np.zeros(mdp.states + 1), 0, np.inf
+    while change > tolerance and done < sweeps:
+        before, values = values, mdp.action_values(values, gamma).max(1)
+        change, done = np.abs(values - before).max(), done + 1
+    return mdp.action_values(values, gamma), done
 
 
 def greedy(values: np.ndarray) -> np.ndarray:
     """The policy [S + 1, A] that takes the first of the best actions by q [S + 1, A]."""
-    return np.eye(values.shape[1])[values.argmax(1)]
+    chosen: np.ndarray = np.eye(values.shape[1])[values.argmax(1)]
+    return chosen
 
 
 def uniform(mdp: FiniteMDP) -> np.ndarray:
     """The policy [S + 1, A] that takes any action that a state has."""
     allowed = mdp.allowed
-    return allowed / allowed.sum(1, keepdims=True)
+    shares: np.ndarray = allowed / allowed.sum(1, keepdims=True)
+    return shares
 
 
 def expectation(policy: np.ndarray, values: np.ndarray) -> np.ndarray:

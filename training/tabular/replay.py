@@ -47,11 +47,11 @@ def trajectory_replay(world: FiniteMDP, how: Learning, reverse: bool = True) -> 
         for copy, step in enumerate(zip(states.tolist(), actions.tolist(), rewards.tolist(), following.tolist(), strict=True)):
             trajectories[copy].append(step)
         np.add.at(table.visits, (table.rows, states, actions), 1)
-        for copy in np.flatnonzero(copies.fresh):
+        for copy in np.flatnonzero(copies.fresh).tolist():
             row, q = table.rows[copy], table.q[table.rows[copy]]
             for _ in range(how.planning):
-                for state, action, reward, after in reversed(trajectories[copy]) if reverse else trajectories[copy]:
-                    size = how.alpha / table.visits[row, state, action] ** how.power
-                    q[state, action] += size * (reward + how.gamma * q[after].max() - q[state, action])
+                for before, action, reward, after in reversed(trajectories[copy]) if reverse else trajectories[copy]:
+                    size = how.alpha / table.visits[row, before, action] ** how.power
+                    q[before, action] += size * (reward + how.gamma * q[after].max() - q[before, action])
             trajectories[copy].clear()
     return Learned(table.q, copies.finished())

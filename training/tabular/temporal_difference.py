@@ -23,7 +23,7 @@ def td0(values: np.ndarray, episodes: Episodes, alpha: Step, gamma: float) -> np
 
 
 def batch_td0(episodes: Episodes, end: int, alpha: float, gamma: float, sweeps: int) -> np.ndarray:
-    """v float64 [end + 1] of batch TD(0): all increments of all steps are added up before they count (section 6.3, p. 126)."""
+    """Values float64 [end + 1] of batch TD(0): all increments of all steps are added up before they count (section 6.3, p. 126)."""
     values = np.zeros(end + 1)
     state, following = episodes.states[:, :-1], episodes.states[:, 1:]
     for _ in range(sweeps):
