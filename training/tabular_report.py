@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from training.tabular.copies import Finished
 
-WINDOW = 200  # points of the curve, each the mean of as many episodes
+CARDS = ("own sum", "dealer's card")
+POINTS = 60  # of the curve, each the mean of as many episodes
 
 
 class Map(NamedTuple):
@@ -20,6 +21,7 @@ class Map(NamedTuple):
     marks: list[list[str]]
     rows: list[int]  # labels
     columns: list[int]
+    labels: tuple[str, str] = ("", "")  # of rows and columns
 
 
 def draw(env: gymnasium.Env[Any, Any], q: np.ndarray, finished: Finished, copies: int, report: Path) -> None:
@@ -39,7 +41,7 @@ def draw(env: gymnasium.Env[Any, Any], q: np.ndarray, finished: Finished, copies
     if len(finished.step):
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         axes = figure.subplots()
-        parts = [np.mean(part) for part in np.array_split(finished.earned, min(WINDOW, len(finished.earned)))]
+        parts = [np.mean(part) for part in np.array_split(finished.earned, min(POINTS, len(finished.earned)))]
         steps = [part[-1] * copies for part in np.array_split(finished.step, len(parts))]
         axes.plot(steps, parts)
         axes.set(title="Learning (exploration included)", xlabel="environment steps", ylabel="mean return per episode")
@@ -66,7 +68,7 @@ def maps_of(env: gymnasium.Env[Any, Any], q: np.ndarray) -> list[Map]:
     if name == "Blackjack":
         states = np.arange(32 * 11 * 2).reshape(32, 11, 2)
         parts = {"No usable ace: S stick, H hit": states[12:22, 1:, 0], "Usable ace: S stick, H hit": states[12:22, 1:, 1]}
-        return [Map(title, values[part], _marks("SH", best[part]), [*range(12, 22)], [*range(1, 11)]) for title, part in parts.items()]
+        return [Map(title, values[part], _marks("SH", best[part]), [*range(12, 22)], [*range(1, 11)], CARDS) for title, part in parts.items()]
     return []
 
 
@@ -87,15 +89,16 @@ def _cell(ground: str, arrow: str) -> str:
 
 def _draw_map(figure: Figure, axes: Any, one: Map) -> None:
     """Cells coloured by value, light where it is high, with mark and number."""
-    drawn = np.where(np.array(one.marks) == "×", np.nan, one.values)
+    drawn = np.where(np.isin(one.marks, ["×", "G"]), np.nan, one.values)  # nothing is chosen in a hole or at the goal
     image = axes.imshow(drawn, cmap="viridis")
     middle = (np.nanmin(drawn) + np.nanmax(drawn)) / 2
     for (row, column), value in np.ndenumerate(one.values):
-        hole = one.marks[row][column] == "×"
+        hole = one.marks[row][column] in ("×", "G")
         text = one.marks[row][column] if hole else f"{one.marks[row][column]}\n{value:.2f}"
         colour = "black" if hole or value > middle else "white"
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_title(one.title, fontsize=10)
+    axes.set(ylabel=one.labels[0], xlabel=one.labels[1])
     axes.set_xticks(range(len(one.columns)), one.columns)
     axes.set_yticks(range(len(one.rows)), one.rows)
     figure.colorbar(image, ax=axes, shrink=0.8)
