@@ -68,7 +68,9 @@ def maps_of(env: gymnasium.Env[Any, Any], q: np.ndarray) -> list[Map]:
     if name == "Blackjack":
         states = np.arange(32 * 11 * 2).reshape(32, 11, 2)
         parts = {"No usable ace: S stick, H hit": states[12:22, 1:, 0], "Usable ace: S stick, H hit": states[12:22, 1:, 1]}
-        return [Map(title, values[part], _marks("SH", best[part]), [*range(12, 22)], [*range(1, 11)], CARDS) for title, part in parts.items()]
+        return [
+            Map(title, values[part], _marks("SH", best[part]), [*range(12, 22)], [*range(1, 11)], CARDS) for title, part in parts.items()
+        ]
     return []
 
 

@@ -119,8 +119,8 @@ class Table:
     ) -> None:
         """q(s, a) <- q(s, a) + alpha (target - q(s, a)) for every copy, or those of `part` (bool [N]).
 
-        Copies that meet in one entry of a table move it by the mean of their changes, so that alpha means the same for any
-        number of copies. Updates that are not `real` leave the visits as they were.
+        Copies that meet in one entry of a table move it together, but by no more than alpha, as if to the mean of their
+        targets. Updates that are not `real` leave the visits as they were.
         """
         of = slice(None) if part is None else part
         where = self.rows[of], states[of], actions[of]
@@ -129,21 +129,22 @@ class Table:
         after = self.visits[where]
         if not real:
             self.visits[where] = before
-        size = self.how.alpha / np.maximum(after if real else before, 1) ** self.how.power / (after - before)
+        size = self.how.alpha / np.maximum(np.maximum(after if real else before, 1) ** self.how.power, after - before)
         np.add.at(self.q, where, size * (targets[of] - self.q[where]))
 
     def learn_along(self, states: np.ndarray, actions: np.ndarray, errors: np.ndarray, eligible: np.ndarray) -> None:
         """Add alpha error e to q for every copy, with traces e float64 [N, S + 1, A].
 
-        In a table that copies share, the traces of an entry count together as one at most.
+        In a table that copies share, they move an entry together by no more than alpha.
         """
         where = self.rows, states, actions
         np.add.at(self.visits, where, 1)
-        errors = errors * self.how.alpha / self.visits[where] ** self.how.power
+        share = 1 / self.visits[where] ** self.how.power
         if len(self.q) == len(self.rows):
-            self.q += errors[:, None, None] * eligible
+            self.q += self.how.alpha * (share * errors)[:, None, None] * eligible
         else:
-            self.q[0] += np.tensordot(errors, eligible, 1) / np.maximum(eligible.sum(0), 1)
+            change = np.tensordot(share * errors, eligible, 1) / np.maximum(np.tensordot(share, eligible, 1), 1)
+            self.q[0] += self.how.alpha * change
 
 
 def begin(world: FiniteMDP, how: Learning) -> tuple[Copies, Table]:
