@@ -112,11 +112,11 @@ def test_planning_learns_the_maze_in_three_episodes_where_q_learning_needs_many(
     maze = worlds.maze()
 
     planned = dyna_q(maze, Learning(epsilon_greedy(0.1), steps=2500, gamma=0.95, copies=4, shared=False, planning=50, seed=1))
-    alone = dyna_q(maze, Learning(epsilon_greedy(0.1), steps=8000, gamma=0.95, copies=4, shared=False, planning=0, seed=1))
+    alone = dyna_q(maze, Learning(epsilon_greedy(0.1), steps=2500, gamma=0.95, copies=4, shared=False, planning=0, seed=1))
 
     lengths = planned.finished.by_copy(planned.finished.length, 4)
     assert np.median(lengths[:, 2:6]) < 25
-    assert np.median(alone.finished.by_copy(alone.finished.length, 4)[:, 2:6]) > 60
+    assert len(alone.finished.step) < len(planned.finished.step) / 4
     steps_to_goal = [np.log(policy_evaluation(maze, greedy(q), 0.95)[:-1] @ maze.start) / np.log(0.95) + 1 for q in planned.q]
     assert min(steps_to_goal) == pytest.approx(14)
     assert max(steps_to_goal) < 16.1
@@ -175,7 +175,7 @@ def test_optimism_and_boltzmann_explore_without_random_steps() -> None:
         assert maze.start @ policy_evaluation(maze, greedy(found.q[0]), 0.95)[:-1] == pytest.approx(0.95**13)
 
 
-@pytest.mark.parametrize("exploring_starts", [False, True])
+@pytest.mark.parametrize("exploring_starts", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_monte_carlo_control_plays_blackjack_nearly_as_well_as_can_be(exploring_starts: bool) -> None:
     game = worlds.blackjack(natural_wins=False)
     how = Learning(glie(200), steps=300, copies=2000)

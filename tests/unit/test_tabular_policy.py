@@ -11,6 +11,7 @@ import torch
 
 from marina import evaluate
 from marina.errors import CallError
+from marina.play import play
 from marina.spec import parse
 from training import rollout
 from training.tabular import worlds
@@ -68,6 +69,7 @@ def test_the_values_of_the_model_are_served_and_reach_what_is_known(tmp_path: Pa
     assert trained.metrics["mean_return"] == pytest.approx(0.740, abs=0.04)
 
 
+@pytest.mark.slow
 def test_the_default_settings_learn_the_lake(tmp_path: Path) -> None:
     assert train(Settings(steps=200_000), 0, tmp_path).metrics["mean_return"] > 0.70
 
@@ -194,6 +196,16 @@ def test_the_reported_returns_are_those_of_the_real_environment(tmp_path: Path) 
         returns.append(total)
 
     assert trained.metrics["mean_return"] == np.mean(returns)
+
+
+def test_playing_makes_the_environment_with_its_options() -> None:
+    """Right and down on ice that isn't slippery: 14 steps on the large lake, past its holes."""
+    way = iter([2] * 7 + [1] * 7)
+
+    returns = play(lambda _: (next(way), {}), "FrozenLake-v1", 1, 0, None, {"map_name": "8x8", "is_slippery": False})
+
+    assert returns == [1]
+    assert next(way, None) is None
 
 
 @pytest.mark.slow

@@ -136,6 +136,14 @@ def test_td_1_is_every_visit_monte_carlo(random: np.random.Generator) -> None:
     )
 
 
+def test_three_step_targets_are_three_rewards_and_the_discounted_value_after_them() -> None:
+    episodes = written([[(0, 1.0), (1, 2.0), (2, 4.0), (3, 8.0)]], end=4)
+
+    found = td.n_step_td(np.array([[0.0, 0.0, 0.0, 100.0, 0.0]]), episodes, 1.0, 0.5, 3)
+
+    assert found.tolist() == [[1 + 1 + 1 + 12.5, 2 + 2 + 2, 4 + 4, 8, 0]]
+
+
 def test_n_steps_beyond_the_end_are_monte_carlo(random: np.random.Generator) -> None:
     episodes, values = walks(5, 10, random), guesses(10, 5, random)
 

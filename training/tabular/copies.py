@@ -135,16 +135,16 @@ class Table:
     def learn_along(self, states: np.ndarray, actions: np.ndarray, errors: np.ndarray, eligible: np.ndarray) -> None:
         """Add alpha error e to q for every copy, with traces e float64 [N, S + 1, A].
 
-        In a table that copies share, they move an entry together by no more than alpha.
+        The visits that alpha is divided by are those of the entry that moves; in a table that copies share, they move an entry
+        together by no more than alpha.
         """
         where = self.rows, states, actions
         np.add.at(self.visits, where, 1)
-        share = 1 / self.visits[where] ** self.how.power
+        visits = np.maximum(self.visits, 1) ** self.how.power
         if len(self.q) == len(self.rows):
-            self.q += self.how.alpha * (share * errors)[:, None, None] * eligible
+            self.q += self.how.alpha * errors[:, None, None] * eligible / visits
         else:
-            change = np.tensordot(share * errors, eligible, 1) / np.maximum(np.tensordot(share, eligible, 1), 1)
-            self.q[0] += self.how.alpha * change
+            self.q[0] += self.how.alpha * np.tensordot(errors, eligible, 1) / np.maximum(visits[0], eligible.sum(0))
 
 
 def begin(world: FiniteMDP, how: Learning) -> tuple[Copies, Table]:
