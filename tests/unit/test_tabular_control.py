@@ -108,10 +108,10 @@ def test_the_windy_gridworld_is_crossed_in_fifteen_steps() -> None:
 
 
 def test_planning_learns_the_maze_in_three_episodes_where_q_learning_needs_many() -> None:
-    """Figure 8.2, with fewer runs: 50 updates by the model per step."""
+    """Figure 8.2, with fewer runs: 20 updates by the model per step."""
     maze = worlds.maze()
 
-    planned = dyna_q(maze, Learning(epsilon_greedy(0.1), steps=2500, gamma=0.95, copies=4, shared=False, planning=50, seed=1))
+    planned = dyna_q(maze, Learning(epsilon_greedy(0.1), steps=2500, gamma=0.95, copies=4, shared=False, planning=20, seed=1))
     alone = dyna_q(maze, Learning(epsilon_greedy(0.1), steps=2500, gamma=0.95, copies=4, shared=False, planning=0, seed=1))
 
     lengths = planned.finished.by_copy(planned.finished.length, 4)
