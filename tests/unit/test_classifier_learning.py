@@ -340,7 +340,9 @@ def test_a_decision_is_measured_as_it_is_served(stripes: Path, tmp_path: Path) -
 def test_every_recipe_of_the_docs_is_a_spec(file: Path) -> None:
     one = spec.parse(file.read_text(encoding="utf-8"), file.stem, str(file))
 
-    assert settings_of(one).data == one.training.settings["data"]
+    settings = settings_of(one).model_dump(mode="json")
+    assert {key: settings[key] for key in one.training.settings if key in ("data", "environment")}.items() <= one.training.settings.items()
+    assert {"data", "environment"} & set(one.training.settings)
     assert one.floor
 
 
