@@ -117,10 +117,10 @@ class PolicyHandler(BundleHandler):
         return torch.from_numpy(draw(size=size).astype(np.float32))
 
     def _check_states(self, numbers: np.ndarray) -> None:
-        """Discrete observations are whole numbers within their bounds."""
+        """Discrete observations, and tuples of them, are whole numbers within their bounds."""
         low, high = self.preprocess_config["low"], self.preprocess_config["high"]
         if numbers.dtype.kind not in "iu" or bool((numbers < low).any()) or bool((numbers > high).any()):
-            raise NotUnderstood(f"observation must be a whole number from {low} to {high}")
+            raise NotUnderstood(f"observation must be {'whole numbers' if self.shape else 'a whole number'} from {low} to {high}")
 
     def _action(self) -> dict[str, Any]:
         if self.actions:
@@ -133,7 +133,8 @@ class PolicyHandler(BundleHandler):
     def _number(self) -> dict[str, Any]:
         if self.dtype != torch.int64:
             return {"type": "number"}
-        return {"type": "integer", "minimum": self.preprocess_config["low"], "maximum": self.preprocess_config["high"]}
+        low, high = self.preprocess_config["low"], self.preprocess_config["high"]
+        return {"type": "integer", "minimum": int(np.min(low)), "maximum": int(np.max(high))}
 
     def _about(self) -> str:
         names = self.preprocess_config.get("names")

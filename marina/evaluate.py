@@ -129,14 +129,14 @@ def trained_on(spec: Spec) -> str:
 def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
     from training.rollout import EVALUATION_SEED, episode_returns
 
-    environment = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))["environment"]
+    config = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))
 
     def act(observations: np.ndarray) -> np.ndarray:
         body = json.dumps({"instances": observations.tolist()}).encode()
         (found,) = answer([(body, "application/json")], {})
         return np.array([one["action"] for one in found["predictions"]])
 
-    returns = episode_returns(act, environment, episodes, EVALUATION_SEED)
+    returns = episode_returns(act, config["environment"], episodes, EVALUATION_SEED, options=config.get("environment_options"))
     return {
         "mean_return": float(returns.mean()),
         "std_return": float(returns.std(ddof=1)) if episodes > 1 else 0.0,

@@ -4,7 +4,7 @@ Each frame shows the environment, the step, the return so far and the numbers th
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ WIDTH, PANEL, FRAMES_PER_SECOND, COLOURS = 400, 96, 12.5, 48
 INK, PALE, CHOSEN = (40, 40, 40), (225, 225, 225), (214, 95, 14)
 
 
-def play(act: Act, environment: str, episodes: int, seed: int, gif: Path | None) -> list[float]:
+def play(act: Act, environment: str, episodes: int, seed: int, gif: Path | None, options: Mapping[str, Any] | None = None) -> list[float]:
     """The returns of `episodes` episodes, of which number i starts from `reset(seed=seed + i)`; `gif`, if given, shows number 0.
+    `options` are the environment's own.
 
     `act` takes observations [1, ...] and gives the action with the endpoint's answer, like {"action": 1, "q_values": [0.2, 0.9]};
     lists under "q_values" or "probabilities" become bars. Frames are left out so that the film runs at the environment's own
@@ -31,9 +32,9 @@ def play(act: Act, environment: str, episodes: int, seed: int, gif: Path | None)
     """
     returns: list[float] = []
     if gif is not None:
-        with opened(environment, drawn=True) as env:
+        with opened(environment, True, options) as env:
             _write(episode_frames(act, env, seed, returns), gif, 1000 * _stride(env) / env.metadata.get("render_fps", 30))
-    with opened(environment, drawn=False) as env:
+    with opened(environment, False, options) as env:
         for episode in range(len(returns), episodes):
             for _ in episode_frames(act, env, seed + episode, returns):
                 pass
@@ -41,18 +42,18 @@ def play(act: Act, environment: str, episodes: int, seed: int, gif: Path | None)
 
 
 @contextmanager
-def opened(environment: str, drawn: bool) -> Iterator[Any]:
+def opened(environment: str, drawn: bool, options: Mapping[str, Any] | None = None) -> Iterator[Any]:
     """The environment, closed afterwards; drawing needs no screen."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame would look for a display
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import gymnasium
 
-    mode = "rgb_array" if drawn else None
+    mode, own = "rgb_array" if drawn else None, options or {}
     try:
-        env = gymnasium.make(environment, disable_env_checker=True)
+        env = gymnasium.make(environment, disable_env_checker=True, **own)
         if mode not in (None, *env.metadata.get("render_modes", [])):
             raise CallError(f"environment {environment!r} can't be drawn; play it without a GIF")
-        env = gymnasium.make(environment, disable_env_checker=True, render_mode=mode)
+        env = gymnasium.make(environment, disable_env_checker=True, render_mode=mode, **own)
     except gymnasium.error.Error as error:
         raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
     try:

@@ -5,7 +5,7 @@ Not covered: recurrent policies and anything else that keeps a state between two
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -32,11 +32,18 @@ OBSERVATION_NAMES = {
 
 
 def make(environment: str, **options: Any) -> gymnasium.Env[Any, Any]:
-    """One environment by its id. Raises CallError for an id that is unknown or lacks its packages."""
+    """One environment by its id, with options of its own. Raises CallError for an id that is unknown or lacks its packages, and
+    for options that it doesn't take.
+    """
     try:
         return gymnasium.make(environment, disable_env_checker=True, **options)
     except gymnasium.error.Error as error:
         raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        if not options:
+            raise
+        problem = f"environment_options: {environment!r} can't be made with {options}: {error}"
+        raise CallError(f"{problem}. Leave out what it doesn't take") from error
 
 
 def make_vector(environment: str, copies: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
@@ -51,17 +58,25 @@ def make_vector(environment: str, copies: int) -> gymnasium.vector.VectorEnv[Any
     return gymnasium.vector.SyncVectorEnv([lambda: make(environment) for _ in range(copies)])
 
 
-def episode_returns(act: Act, environment: str, episodes: int, seed: int, copies: int = 64, finished: Finished | None = None) -> np.ndarray:
+def episode_returns(
+    act: Act,
+    environment: str,
+    episodes: int,
+    seed: int,
+    copies: int = 64,
+    finished: Finished | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> np.ndarray:
     """Undiscounted returns, float64 [episodes], of episodes 0 to `episodes` - 1.
 
-    Episode i starts from `reset(seed=seed + i)` of a plain `gymnasium.make(environment)`, whatever `copies` is, and every
+    Episode i starts from `reset(seed=seed + i)` of a plain `gymnasium.make(environment, **options)`, whatever `copies` is, and every
     episode is run to its end and counted: a place that gets free takes the next number, so that short episodes can't crowd
     out long ones. `act` sees at most `copies` observations at a time, only of episodes that still run. `finished(i, return)`
     is called as episodes end, for a progress bar.
     """
     returns = np.zeros(episodes)
     waiting = iter(range(episodes))
-    running = [(make(environment), number) for number in (next(waiting) for _ in range(min(copies, episodes)))]
+    running = [(make(environment, **(options or {})), number) for number in (next(waiting) for _ in range(min(copies, episodes)))]
     observations = [env.reset(seed=seed + number)[0] for env, number in running]
     while running:
         actions = act(np.stack(observations))
@@ -171,7 +186,7 @@ def discrete_actions(environment: str) -> int:
     return int(space.n)
 
 
-def episode_observations(act: Act, environment: str, seed: int) -> np.ndarray:
+def episode_observations(act: Act, environment: str, seed: int, options: Mapping[str, Any] | None = None) -> np.ndarray:
     """What is observed, [T, ...], in the episode that starts from `reset(seed=seed)`, before each of its T actions."""
     seen = []
 
@@ -179,7 +194,7 @@ def episode_observations(act: Act, environment: str, seed: int) -> np.ndarray:
         seen.append(observations)
         return act(observations)
 
-    episode_returns(watched, environment, episodes=1, seed=seed)
+    episode_returns(watched, environment, episodes=1, seed=seed, options=options)
     return np.concatenate(seen)
 
 

@@ -113,14 +113,15 @@ def play(
     if chosen.kind != "policy":
         raise CallError(f"{name} is a {chosen.kind}; only policies play. For images see: marina predict {name} FILE --draw OUT.png")
     chosen.check_exported()
-    environment = json.loads((chosen.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))["environment"]
+    config = json.loads((chosen.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))
+    environment = config["environment"]
     with serving_client([chosen], port_base, output) as client:
 
         def act(observation: Any) -> tuple[Any, dict[str, Any]]:
             answer = client.predict(name, {"observation": observation[0].tolist()}, chosen.version)
             return answer["action"], answer
 
-        returns = run(act, environment, episodes, seed, gif)
+        returns = run(act, environment, episodes, seed, gif, config.get("environment_options"))
     output.table(f"{name} in {environment}", ("episode", "return"), list(enumerate(returns, 1)))
     if gif:
         output.say(f"recorded to {gif}")
