@@ -285,7 +285,7 @@ QUICK = {"screening_episodes": 5, "evaluation_episodes": 20}
 def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A short training by PPO."""
     report = tmp_path_factory.mktemp("report")
-    return ppo.train(ppo.Settings(steps=25_000, screening_every=1024, **QUICK), 2, report)
+    return ppo.train(ppo.Settings(target_return=300, screening_every=1024, **QUICK), 4, report)
 
 
 @pytest.fixture(scope="module")
