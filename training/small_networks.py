@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
 Arrays = list[tuple[np.ndarray, np.ndarray]]  # weights [inputs, outputs] and biases [1, outputs] of the layers
