@@ -4,6 +4,9 @@ VENV := .venv
 MARINA := $(VENV)/bin/marina
 INSTALLED := $(VENV)/.installed
 
+# Two processes of one thread each: with more, the threads of both would wait for each other on two cores.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
 .DEFAULT_GOAL := help
 .PHONY: help install train archive run test test-all lint lock clean
 
@@ -23,10 +26,10 @@ run: $(INSTALLED) ## The whole way: train what is missing, archive, serve, regis
 	$(MARINA) up
 
 test: $(INSTALLED) lint ## Check everything: style, types, unit, archives, live server
-	$(VENV)/bin/python -m pytest -n 2
+	$(PYTEST)
 
 test-all: $(INSTALLED) lint ## The same, and the tests that start many servers: releases, supervision, readiness, upstream's calls
-	$(VENV)/bin/python -m pytest -n 2 -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(INSTALLED) ## Style and types alone
 	$(VENV)/bin/ruff check --quiet .
