@@ -66,8 +66,8 @@ def test_every_command_that_the_documents_name_exists() -> None:
     assert len(named) > 8
 
 
-@pytest.mark.parametrize("text", [README, GUIDE, IMPORT])
-def test_every_file_that_the_documents_link_to_exists(text: str) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
+@pytest.mark.parametrize("file", [paths.SOURCE / "README.md", *sorted((paths.SOURCE / "docs").glob("*.md"))], ids=lambda file: file.name)
+def test_every_file_that_the_documents_link_to_exists(file: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)[)#]", file.read_text(encoding="utf-8"))
 
-    assert all((paths.SOURCE / link).exists() for link in links), links
+    assert all((file.parent / link).exists() for link in links), links

@@ -87,7 +87,7 @@ def test_boxes_lie_inside_the_image_that_was_sent_and_scale_with_it(client: Clie
     sample = next(iter(ready.golden_samples(one)))
     image = Image.open(io.BytesIO(sample["body"]))
     buffer = io.BytesIO()
-    image.resize((image.width * 2, image.height * 3), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    image.resize((image.width * 3, image.height * 3), Image.Resampling.BICUBIC).save(buffer, "PNG")
 
     small = client.predict("scenes", sample["body"])["detections"]
     large = client.predict("scenes", buffer.getvalue())["detections"]
@@ -96,8 +96,10 @@ def test_boxes_lie_inside_the_image_that_was_sent_and_scale_with_it(client: Clie
     assert sorted(found["class"] for found in small) == sorted(found["class"] for found in large)
     for found in large:
         x1, y1, x2, y2 = found["bbox"]
-        assert 0 <= x1 < x2 <= image.width * 2
+        assert 0 <= x1 < x2 <= image.width * 3
         assert 0 <= y1 < y2 <= image.height * 3
+        boxes = [np.array(one["bbox"]) for one in small if one["class"] == found["class"]]
+        assert min(np.abs(3 * box - found["bbox"]).max() for box in boxes) < 9  # three pixels of the small picture
 
 
 def test_the_confidence_threshold_of_a_request_counts_for_it_alone(client: Client) -> None:
