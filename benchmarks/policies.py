@@ -23,9 +23,9 @@ import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from training import rollout
-from training.policy_training import SELECTION_SEED, improve
-from training.small_networks import small_network_arithmetic
+from training.policies import rollout
+from training.policies.learning import SELECTION_SEED, improve
+from training.policies.small_networks import small_network_arithmetic
 
 
 def falling(first: float) -> Callable[[float], float]:
@@ -82,7 +82,7 @@ class Watch:
         return mean, self.reached
 
     def confirms(self, policy: Any) -> tuple[float, bool]:
-        """As `policy_training.improve` asks."""
+        """As `learning.improve` asks."""
         return self.look(policy.act)
 
 

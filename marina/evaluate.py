@@ -79,7 +79,7 @@ def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Pr
         return _accuracy(answers, [images.classes[example.label] for example in images.test])
     if spec.kind == "segmenter":
         return _overlap(_in_parts(rows, answer, {}, progress), images)
-    from training.detector_evaluation import LEAST
+    from training.detection.evaluation import LEAST
 
     return _average_precision(_in_parts(rows, answer, {"confidence_threshold": str(LEAST)}, progress), images)
 
@@ -92,7 +92,7 @@ def _accuracy(answers: list[Any], names: list[str]) -> dict[str, float]:
 def _average_precision(answers: list[Any], images: Any) -> dict[str, float]:
     import torch
 
-    from training.detector_evaluation import Found, precision_recall
+    from training.detection.evaluation import Found, precision_recall
 
     index = {name: position for position, name in enumerate(images.classes)}
     found = [
@@ -108,7 +108,7 @@ def _average_precision(answers: list[Any], images: Any) -> dict[str, float]:
 
 
 def _overlap(answers: list[Any], images: Any) -> dict[str, float]:
-    from training.segmenter_evaluation import overlap, pairs, truth_of
+    from training.segmentation.evaluation import overlap, pairs, truth_of
 
     from bundle_masks import read_mask
 
@@ -127,7 +127,7 @@ def trained_on(spec: Spec) -> str:
 
 
 def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
-    from training.rollout import EVALUATION_SEED, episode_returns
+    from training.policies.rollout import EVALUATION_SEED, episode_returns
 
     config = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))
 

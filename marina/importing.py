@@ -60,19 +60,19 @@ def kind_of(source: str, arguments: dict[str, Any], trust_pickle: bool) -> str:
     from torchvision import models
     from torchvision.models import detection
 
-    from training import imported_sources
+    from training.imports import sources
 
-    kind, name = imported_sources.origin(source)
+    kind, name = sources.origin(source)
     if kind in ("program", "timm"):
         return "classifier"
     if kind == "torchvision":
-        imported_sources.torchvision_weights(name)  # says so where there is no such architecture
+        sources.torchvision_weights(name)  # says so where there is no such architecture
         if name in models.list_models(module=detection):
             return "detector"
         if name in models.list_models(module=models):
             return "classifier"
         raise CallError(f"{name} is neither a classifier nor a detector; torchvision's other models can't be imported yet")
-    module: nn.Module = imported_sources.build(imported_sources.Source(source=source, arguments=arguments, trust_pickle=trust_pickle))
+    module: nn.Module = sources.build(sources.Source(source=source, arguments=arguments, trust_pickle=trust_pickle))
     detectors = (detection.FCOS, detection.RetinaNet, detection.ssd.SSD, detection.generalized_rcnn.GeneralizedRCNN)
     return "detector" if isinstance(module, detectors) else "classifier"
 

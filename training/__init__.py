@@ -1,1 +1,1 @@
-"""Training: spec + data -> exports/<name>/<version>/. One file per way of learning."""
+"""Training: spec + data -> exports/<name>/<version>/. One file per recipe; what several files share lies in the folders."""

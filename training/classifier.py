@@ -1,7 +1,7 @@
 """Supervised image classification: a small CNN or any of torchvision's, from scratch, fine-tuned, or with a new head alone.
 
-Learns (`classifier_learner`) from pictures or from a frozen body's features (`classifier_inputs`), puts the temperature into
-the graph and the decision beside it (`classifier_calibration`), measures on the test split and draws (`classifier_report`).
+Learns (`classification.learner`) from pictures or from a frozen body's features (`inputs`), puts the temperature into
+the graph and the decision beside it (`calibration`), measures on the test split and draws (`drawing`).
 
 Not covered: several labels for one picture, and data sets whose pictures don't fit into memory, unless the body stays frozen.
 """
@@ -21,11 +21,12 @@ from pydantic import Field, field_validator
 from torch.utils.data import TensorDataset
 
 from marina.errors import CallError
-from training import classifier_calibration, classifier_inputs, classifier_report, datasets, networks
-from training.classifier_augmentation import augmentation, mix
-from training.classifier_learner import Learner, balanced_weights, fit, logits_of, torch_threads
-from training.classifier_settings import Learning
-from training.pretraining import pretrain
+from training import datasets
+from training.classification import calibration, drawing, inputs, networks
+from training.classification.augmentation import augmentation, mix
+from training.classification.learner import Learner, balanced_weights, fit, logits_of, torch_threads
+from training.classification.settings import Learning
+from training.self_supervision.pretraining import pretrain
 from training.trained import Sample, Trained
 
 from bundle_decision import Decision, ranked
@@ -104,30 +105,30 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
     validation, logits = (logits_of(material.model, part) for part in (material.validation, material.test))
     expected, labels = material.validation.tensors[1], material.test.tensors[1]
-    temperature = classifier_calibration.fitted_temperature(validation, expected)
+    temperature = calibration.fitted_temperature(validation, expected)
     model.temperature = temperature
     decision = _decision(settings, classes, (validation / temperature).softmax(1), expected)
     probabilities = (logits / temperature).softmax(1)
     answers = ranked(probabilities, decision)[:, 0]
     told = [0, 1] if len(classes) == 2 else [decision.class_index] if decision else []
-    metrics = classifier_calibration.measured(probabilities, labels, answers, classes, told)
-    metrics["ece_uncalibrated"] = classifier_calibration.calibration_error(logits.softmax(1), labels)
+    metrics = calibration.measured(probabilities, labels, answers, classes, told)
+    metrics["ece_uncalibrated"] = calibration.calibration_error(logits.softmax(1), labels)
 
-    classifier_report.draw_curves(learner.history, learner.best_epoch, report / "curves.png")
-    classifier_report.draw_confusion(labels, answers, classes, report / "confusion.png")
-    classifier_report.draw_reliability(logits.softmax(1), probabilities, labels, temperature, report / "reliability.png")
+    drawing.draw_curves(learner.history, learner.best_epoch, report / "curves.png")
+    drawing.draw_confusion(labels, answers, classes, report / "confusion.png")
+    drawing.draw_reliability(logits.softmax(1), probabilities, labels, temperature, report / "reliability.png")
     if len(classes) == 2:
         shown = decision or Decision(1, 0.5)
-        classifier_report.draw_trade_off(probabilities, labels, shown, classes, report / "trade_off.png")
-    classifier_report.draw_mistakes(
-        lambda row: classifier_inputs.picture(data.test[row], config), labels, probabilities, answers, classes, report / "mistakes.png"
+        drawing.draw_trade_off(probabilities, labels, shown, classes, report / "trade_off.png")
+    drawing.draw_mistakes(
+        lambda row: inputs.picture(data.test[row], config), labels, probabilities, answers, classes, report / "mistakes.png"
     )
-    rows = classifier_calibration.by_class(probabilities, labels, answers, classes)
+    rows = calibration.by_class(probabilities, labels, answers, classes)
     (report / "classes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return Trained(
         kind="classifier",
         module=model.eval().requires_grad_(False),
-        example=(torch.stack([classifier_inputs.picture(example, config) for example in data.train[:8]]),),
+        example=(torch.stack([inputs.picture(example, config) for example in data.train[:8]]),),
         metrics=metrics,
         preprocess=config.as_config(),
         postprocess={
@@ -167,11 +168,11 @@ def _network(settings: Settings, data: datasets.ImageData) -> tuple[networks.Cla
 
 def _material(settings: Settings, model: networks.Classifier, config: ImageInput, data: datasets.ImageData, seed: int) -> _Material:
     if not settings.head_alone:
-        splits = [classifier_inputs.pixels(part, config) for part in (data.train, data.validation, data.test)]
+        splits = [inputs.pixels(part, config) for part in (data.train, data.validation, data.test)]
         return _Material(model, *splits)
     views = settings.views if settings.augmentation != "none" or settings.spectrum_noise else 1
     splits = [
-        classifier_inputs.features(model, part, config, settings, count, seed)
+        inputs.features(model, part, config, settings, count, seed)
         for part, count in ((data.train, views), (data.validation, 1), (data.test, 1))
     ]
     return _Material(networks.Head(model.heads[0]), *splits)
@@ -187,7 +188,7 @@ def _decision(settings: Settings, classes: Sequence[str], probabilities: torch.T
     index = list(classes).index(name)
     if not bool((labels == index).any()):
         raise CallError(f"decision: validation has no pictures of {name!r}, so that no threshold can be chosen; add some")
-    return classifier_calibration.fitted_decision(probabilities, labels, index, float(settings.decision["recall"]))
+    return calibration.fitted_decision(probabilities, labels, index, float(settings.decision["recall"]))
 
 
 def _samples(

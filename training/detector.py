@@ -1,6 +1,6 @@
 """Learns to find things in pictures: boxes with a class and a score. Lightning carries the loop, torchvision the losses.
 
-A detector begins anew or with what other pictures taught it (`detector_weights`). The epoch that does best on the validation
+A detector begins anew or with what other pictures taught it (`detection.weights`). The epoch that does best on the validation
 pictures is handed over; with `averaging`, of the moving average of the weights.
 """
 
@@ -17,13 +17,14 @@ import torch
 from pydantic import Field, model_validator
 
 from marina import spec
-from training import datasets, detector_report
+from training import datasets
 from training.datasets import Example, ImageData
-from training.detector_architectures import Candidates, Targets
-from training.detector_evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge
-from training.detector_pixels import Batches, Prepared
-from training.detector_views import Views
-from training.detector_weights import build, freeze, is_factory
+from training.detection import drawing
+from training.detection.architectures import Candidates, Targets
+from training.detection.evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge
+from training.detection.pixels import Batches, Prepared
+from training.detection.views import Views
+from training.detection.weights import build, freeze, is_factory
 from training.fitting import fit, follow, one_cycle, reduced
 from training.trained import Sample, Trained
 
@@ -107,10 +108,10 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     found = learner.found(detector, test)
     served = [one.above(threshold) for one in found]
     measured = average_precision(found, data.test)
-    detector_report.curves(learner.history, report / "curves.png")
-    detector_report.precision_recall(measured.curves, data.classes, report / "precision_recall.png")
-    detector_report.examples(served, data.test, data.classes, report / "examples.png")
-    detector_report.worst(served, data.test, data.classes, report / "worst.png")
+    drawing.curves(learner.history, report / "curves.png")
+    drawing.precision_recall(measured.curves, data.classes, report / "precision_recall.png")
+    drawing.examples(served, data.test, data.classes, report / "examples.png")
+    drawing.worst(served, data.test, data.classes, report / "worst.png")
     return Trained(
         kind="detector",
         module=detector,

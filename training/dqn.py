@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from training import rollout
-from training.policy_report import History, draw, progress_bar
-from training.policy_training import SELECTION_SEED, LearningSettings, Selection
-from training.replay import Replay, Transitions
-from training.small_networks import small_network_arithmetic
+from training.policies import rollout
+from training.policies.drawing import History, draw, progress_bar
+from training.policies.learning import SELECTION_SEED, LearningSettings, Selection
+from training.policies.replay import Replay, Transitions
+from training.policies.small_networks import small_network_arithmetic
 from training.trained import Sample, Trained
 
 

@@ -16,7 +16,7 @@ from marina import paths
 from marina.errors import CallError
 from marina.spec import Section
 from training import datasets
-from training.classifier_evaluation import draw_mistakes, logits_of, pixels_of, right_answers, truth_of
+from training.classification.evaluation import draw_mistakes, logits_of, pixels_of, right_answers, truth_of
 from training.trained import Trained
 
 from bundle_checksums import file_digest, verify_checksums

@@ -20,10 +20,10 @@ from torchvision.models import list_models
 
 from marina.errors import CallError
 from training import datasets
-from training.classifier_evaluation import draw_mistakes, logits_of, right_answers, steadiness, truth_of
-from training.imported_files import called, existing, read_program
-from training.imported_sources import Source, build, class_names, fingerprints, made_pictures, origin, own_names
-from training.networks import Classifier, Preset, preset_of
+from training.classification.evaluation import draw_mistakes, logits_of, right_answers, steadiness, truth_of
+from training.classification.networks import Classifier, Preset, preset_of
+from training.imports.files import called, existing, read_program
+from training.imports.sources import Source, build, class_names, fingerprints, made_pictures, origin, own_names
 from training.trained import Sample, Trained
 
 from bundle_images import ImageInput, open_image, prepare

@@ -32,11 +32,11 @@ from torchvision.ops import clip_boxes_to_image
 from marina.errors import CallError, WorkError
 from training import datasets
 from training.datasets import Example, ImageData
-from training.detector_architectures import Candidates, Dense
-from training.detector_evaluation import BATCH, LEAST, Found, best_threshold, detect, precision_recall
-from training.detector_pixels import open_example
-from training.imported_files import called
-from training.imported_sources import Source, build, class_names, fingerprints, made_pictures, own_names
+from training.detection.architectures import Candidates, Dense
+from training.detection.evaluation import BATCH, LEAST, Found, best_threshold, detect, precision_recall
+from training.detection.pixels import open_example
+from training.imports.files import called
+from training.imports.sources import Source, build, class_names, fingerprints, made_pictures, own_names
 from training.trained import Sample, Trained
 
 from bundle_detections import select
@@ -338,8 +338,8 @@ def _as_found(graph: ImportedDetector, inputs: ImageInput, postprocess: dict[str
 
 
 def _draw(found: Sequence[Found], data: ImageData, curves: Any, report: Path) -> None:
-    from training import detector_report
+    from training.detection import drawing
 
     at = best_threshold(found, data.test)
-    detector_report.precision_recall(curves, data.classes, report / "precision_recall.png")
-    detector_report.examples([one.above(at) for one in found], data.test, data.classes, report / "examples.png")
+    drawing.precision_recall(curves, data.classes, report / "precision_recall.png")
+    drawing.examples([one.above(at) for one in found], data.test, data.classes, report / "examples.png")

@@ -23,10 +23,10 @@ from pydantic import Field
 
 from marina.errors import CallError
 from marina.spec import Section
-from training import rollout
-from training.baselines_policies import ACTIVATIONS, activation_of, rebuild
-from training.baselines_zip import SavedPolicy, printed_bounds, printed_space, read_policy, read_statistics
-from training.policies import ObservationStatistics, acting, example, golden
+from training.imports.baselines_policies import ACTIVATIONS, activation_of, rebuild
+from training.imports.baselines_zip import SavedPolicy, printed_bounds, printed_space, read_policy, read_statistics
+from training.policies import rollout
+from training.policies.graphs import ObservationStatistics, acting, example, golden
 from training.trained import Trained
 
 

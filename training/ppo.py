@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from training import policy_training
-from training.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts
+from training.policies import learning
+from training.policies.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts
 from training.trained import Trained
 
 
@@ -104,4 +104,4 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
     The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces don't fit.
     """
-    return policy_training.train(settings, seed, report, Learner)
+    return learning.train(settings, seed, report, Learner)

@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from training import policy_training
-from training.off_policy import BoundedActor, Critics, OffPolicySettings, ReplayedExperience
-from training.policies import LOG_STD_BOUNDS, Features, GaussianPolicy, LearntDeviation, Policy
-from training.replay import Transitions
-from training.small_networks import Adam, answer, backward, flatten, passes
+from training.policies import learning
+from training.policies.graphs import LOG_STD_BOUNDS, Features, GaussianPolicy, LearntDeviation, Policy
+from training.policies.off_policy import BoundedActor, Critics, OffPolicySettings, ReplayedExperience
+from training.policies.replay import Transitions
+from training.policies.small_networks import Adam, answer, backward, flatten, passes
 from training.trained import Trained
 
 LOG_SQRT_TAU, LOG_2 = float(0.5 * np.log(2 * np.pi)), float(np.log(2))
@@ -149,4 +149,4 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
     The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces don't fit.
     """
-    return policy_training.train(settings, seed, report, Learner)
+    return learning.train(settings, seed, report, Learner)

@@ -1,6 +1,6 @@
 """Learns which pixels show what: semantic segmentation. Lightning carries the loop, the loss is cross-entropy and Dice's together.
 
-A network begins anew or with what other pictures taught it (`segmenter_architectures`). The epoch that does best on the validation
+A network begins anew or with what other pictures taught it (`segmentation.architectures`). The epoch that does best on the validation
 pictures is handed over; with `averaging`, of the moving average of the weights.
 """
 
@@ -17,13 +17,14 @@ from pydantic import Field
 from torch.nn import functional
 
 from marina import spec
-from training import datasets, segmenter_report
+from training import datasets
 from training.datasets import ImageData
 from training.datasets.outlined_folder import IGNORED
 from training.fitting import fit, follow, one_cycle, reduced
-from training.segmenter_architectures import build
-from training.segmenter_evaluation import by_class, overlap, pairs, segment
-from training.segmenter_pixels import Batches, Prepared
+from training.segmentation import drawing
+from training.segmentation.architectures import build
+from training.segmentation.evaluation import by_class, overlap, pairs, segment
+from training.segmentation.pixels import Batches, Prepared
 from training.trained import Sample, Trained
 
 from bundle_images import ImageInput
@@ -77,8 +78,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     test = Prepared.of(data.test, inputs, "test pictures")
     found = segment(segmenter, test.pixels, test.truth, inputs)
     counts = [pairs(one, truth, len(data.classes)) for one, truth in zip(found, test.truth, strict=True)]
-    segmenter_report.curves(learner.history, report / "curves.png")
-    segmenter_report.examples(found, test.truth, data, counts, report)
+    drawing.curves(learner.history, report / "curves.png")
+    drawing.examples(found, test.truth, data, counts, report)
     return Trained(
         kind="segmenter",
         module=segmenter,

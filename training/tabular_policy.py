@@ -21,8 +21,8 @@ from torch import nn
 
 from marina.errors import CallError
 from marina.spec import Section
-from training import rollout, tabular_report
-from training.tabular import control, exploration, monte_carlo, planning, replay, traces, worlds
+from training.policies import rollout
+from training.tabular import control, drawing, exploration, monte_carlo, planning, replay, traces, worlds
 from training.tabular.copies import Finished, Learned, Learning
 from training.tabular.mdp import FiniteMDP, from_environment
 from training.trained import Trained
@@ -114,7 +114,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     )
     observations = met(policy, settings.environment, options)
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    tabular_report.draw(env, policy.q.numpy(), finished, settings.copies, report)
+    drawing.draw(env, policy.q.numpy(), finished, settings.copies, report)
     digest = hashlib.sha256(b"".join(part.tobytes() for part in (world.probability, world.following, world.rewards, world.start)))
     single = isinstance(env.observation_space, spaces.Discrete)
     return Trained(

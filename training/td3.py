@@ -16,11 +16,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from training import policy_training
-from training.off_policy import BoundedActor, Critics, OffPolicySettings, ReplayedExperience
-from training.policies import DeterministicPolicy, Features, Policy
-from training.replay import Transitions
-from training.small_networks import Perceptrons, answer, descend, flatten
+from training.policies import learning
+from training.policies.graphs import DeterministicPolicy, Features, Policy
+from training.policies.off_policy import BoundedActor, Critics, OffPolicySettings, ReplayedExperience
+from training.policies.replay import Transitions
+from training.policies.small_networks import Perceptrons, answer, descend, flatten
 from training.trained import Trained
 
 
@@ -126,4 +126,4 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
     The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces don't fit.
     """
-    return policy_training.train(settings, seed, report, Learner)
+    return learning.train(settings, seed, report, Learner)

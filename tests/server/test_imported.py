@@ -17,8 +17,8 @@ from marina.console import Output
 from marina.spec import Spec
 from training import datasets
 from training.datasets import ImageData
-from training.detector_evaluation import LEAST, Found, precision_recall
-from training.detector_pixels import open_example
+from training.detection.evaluation import LEAST, Found, precision_recall
+from training.detection.pixels import open_example
 
 from bundle_images import ImageInput, boxes_to_image, prepare
 

@@ -21,9 +21,9 @@ from tests.server.test_isolation import KEYS, port_of, send, send_all
 from training import datasets
 from training.datasets import outlined_folder
 from training.export import export
+from training.segmentation.evaluation import overlap, pairs, segment
+from training.segmentation.pixels import Prepared
 from training.segmenter import samples
-from training.segmenter_evaluation import overlap, pairs, segment
-from training.segmenter_pixels import Prepared
 from training.trained import Trained
 
 from bundle_golden import difference

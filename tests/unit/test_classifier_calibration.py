@@ -9,9 +9,9 @@ from PIL import Image
 
 from marina.errors import CallError
 from marina.spec import validated
-from training import networks
+from training.classification import networks
+from training.classification.calibration import calibration_error, fitted_decision, fitted_temperature
 from training.classifier import Settings
-from training.classifier_calibration import calibration_error, fitted_decision, fitted_temperature
 
 from bundle_decision import Decision, ranked
 from bundle_handler import Prepared

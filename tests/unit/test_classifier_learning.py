@@ -12,10 +12,11 @@ from torch.utils.data import TensorDataset
 from marina import paths, spec
 from marina.errors import CallError
 from marina.spec import validated
-from training import classifier, classifier_inputs, datasets, networks
-from training.classifier_augmentation import augmentation, disturb_spectrum, mix
-from training.classifier_learner import Learner, balanced_weights, batches, fit, rate_share
-from training.classifier_settings import Learning
+from training import classifier, datasets
+from training.classification import inputs, networks
+from training.classification.augmentation import augmentation, disturb_spectrum, mix
+from training.classification.learner import Learner, balanced_weights, batches, fit, rate_share
+from training.classification.settings import Learning
 from training.train import settings_of
 from training.trained import Trained
 
@@ -272,13 +273,13 @@ def test_a_damaged_file_of_features_is_written_anew(
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier_inputs, "MAX_CACHE_BYTES", 1000)
+    monkeypatch.setattr(inputs, "MAX_CACHE_BYTES", 1000)
     folder = paths.cache() / "features"
     for number in range(4):
-        classifier_inputs._keep(folder / f"{number}.safetensors", torch.zeros(60))  # 240 bytes and a header
+        inputs._keep(folder / f"{number}.safetensors", torch.zeros(60))  # 240 bytes and a header
         if number == 2:
-            assert classifier_inputs._kept(folder / "0.safetensors") is not None
-    classifier_inputs._keep(folder / "large.safetensors", torch.zeros(300))
+            assert inputs._kept(folder / "0.safetensors") is not None
+    inputs._keep(folder / "large.safetensors", torch.zeros(300))
 
     assert {file.stem for file in folder.iterdir()} == {"0", "2", "3"}
 
@@ -286,7 +287,7 @@ def test_the_cache_forgets_what_was_not_used_for_longest(home: Path, monkeypatch
 def test_features_that_outgrow_memory_are_refused_with_what_to_do(
     stripes: Path, body: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_inputs, "MAX_BYTES", 1000)
+    monkeypatch.setattr(inputs, "MAX_BYTES", 1000)
     with pytest.raises(CallError, match="fewer views"):
         head_alone(stripes, body, home, views=2)
 
@@ -329,7 +330,7 @@ def test_a_decision_is_measured_as_it_is_served(stripes: Path, tmp_path: Path) -
     assert trained.classes is not None
     config = ImageInput.from_config(trained.preprocess)
     data = datasets.load(str(stripes), "classifier", 0)
-    own = torch.stack([classifier_inputs.picture(example, config) for example in data.test if example.label == 1])
+    own = torch.stack([inputs.picture(example, config) for example in data.test if example.label == 1])
     found = trained.module(own).softmax(1)[:, 1] >= decision["threshold"]
 
     assert decision["class_index"] == 1

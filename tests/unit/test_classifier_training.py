@@ -13,8 +13,9 @@ import torchvision
 from PIL import Image
 
 from marina.errors import CallError
-from training import classifier, networks
-from training.classifier_augmentation import vary_strokes
+from training import classifier
+from training.classification import networks
+from training.classification.augmentation import vary_strokes
 from training.datasets import digits
 from training.trained import Trained
 

@@ -12,10 +12,10 @@ from marina import spec
 from marina.errors import CallError
 from training import detector
 from training.datasets import Example, ImageData, scenes
-from training.detector_architectures import Candidates
-from training.detector_evaluation import Found, average_precision, best_threshold, judge, precision_recall
-from training.detector_pixels import Batches, Prepared, augment
-from training.detector_weights import build
+from training.detection.architectures import Candidates
+from training.detection.evaluation import Found, average_precision, best_threshold, judge, precision_recall
+from training.detection.pixels import Batches, Prepared, augment
+from training.detection.weights import build
 
 from bundle_detections import select
 from bundle_images import ImageInput
@@ -36,7 +36,7 @@ def pictures(data) -> Prepared:
 RETINANET = """
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from training.detector_architectures import SmallPyramid
+from training.detection.architectures import SmallPyramid
 
 def build(classes=7):
     anchors = AnchorGenerator(((16, 20, 25), (32, 40, 51), (64, 81, 102)), ((0.5, 1.0, 2.0),) * 3)

@@ -11,8 +11,8 @@ from torch import nn
 from marina.errors import CallError
 from training import datasets, detector
 from training.datasets import Example, scenes
-from training.detector_views import Views
-from training.detector_weights import BACKBONES, build, freeze, replace_predictor
+from training.detection.views import Views
+from training.detection.weights import BACKBONES, build, freeze, replace_predictor
 from training.fitting import follow
 
 from bundle_images import ImageInput
@@ -24,7 +24,7 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteHead
-from training.detector_architectures import SmallPyramid
+from training.detection.architectures import SmallPyramid
 
 def ssd(classes=91):
     boxes = DefaultBoxGenerator([[2], [2], [2, 3]], scales=[0.1, 0.3, 0.6, 0.9], clip=False)
@@ -63,8 +63,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("function", ["ssd", "ssdlite", "retinanet", "fcos"])
 def test_of_a_detector_of_ones_own_all_is_kept_but_the_class_predictor(own: str, function: str) -> None:
-    from training.imported_sources import Source
-    from training.imported_sources import build as build_source
+    from training.imports.sources import Source
+    from training.imports.sources import build as build_source
 
     torch.manual_seed(3)
     given: Any = build_source(Source(source=f"{own}:{function}"))

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from marina.errors import CallError
-from training import dqn, rollout
+from training import dqn
 from training.dqn import Experience, GreedyPolicy, QNetwork, Replay, Settings, Transitions, td_targets, train
+from training.policies import rollout
 from training.trained import Trained
 
 

@@ -10,7 +10,7 @@ import torch
 from marina import spec
 from marina.errors import CallError
 from training import datasets, ensemble
-from training.classifier_inputs import pixels
+from training.classification.inputs import pixels
 from training.train import settings_of, train
 
 from bundle_checksums import write_checksums

@@ -29,9 +29,10 @@ from marina import paths
 from marina.errors import CallError
 from marina.spec import Spec, load
 from tests.unit.test_handler import context_of, handle
-from training import policies, rollout
-from training.baselines_zip import printed_bounds, printed_space, read_policy, read_statistics
 from training.imported_policy import Settings, train
+from training.imports.baselines_zip import printed_bounds, printed_space, read_policy, read_statistics
+from training.policies import graphs as policies
+from training.policies import rollout
 from training.train import train as train_spec
 from training.trained import Trained
 

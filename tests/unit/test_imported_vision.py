@@ -26,8 +26,8 @@ from marina.console import Output
 from marina.errors import BelowFloor, CallError, WorkError
 from training import datasets, imported_classifier, imported_detector
 from training.imported_classifier import Settings
-from training.imported_files import read_program, read_state
-from training.imported_sources import class_names, origin
+from training.imports.files import read_program, read_state
+from training.imports.sources import class_names, origin
 from training.trained import Trained
 
 from bundle_images import ImageInput, prepare
@@ -745,7 +745,7 @@ def test_a_detector_is_measured_on_boxes_by_the_names_of_their_classes(own: Call
     folder = tmp_path / "boxes"
     (folder / "images").mkdir(parents=True)
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "3"}, {"id": 9, "name": "1"}]}
-    from training.detector_evaluation import detect
+    from training.detection.evaluation import detect
 
     inputs = ImageInput.from_config(model.preprocess)
     for number in range(4):

@@ -13,9 +13,10 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from marina.errors import CallError
-from training import rollout, sac, td3
-from training.replay import Transitions
-from training.small_networks import Perceptrons, answer, flatten, small_network_arithmetic
+from training import sac, td3
+from training.policies import rollout
+from training.policies.replay import Transitions
+from training.policies.small_networks import Perceptrons, answer, flatten, small_network_arithmetic
 from training.trained import Trained
 
 from policy_handler import PolicyHandler

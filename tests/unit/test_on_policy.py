@@ -14,11 +14,12 @@ from gymnasium import spaces
 from torch.distributions import Categorical, Normal
 
 from marina.errors import CallError
-from training import a2c, ppo, reinforce, rollout
-from training.observations import ObservationEncoder, RunningStatistics
-from training.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts, generalised_advantages
-from training.policies import Features
-from training.small_networks import Adam, small_network_arithmetic
+from training import a2c, ppo, reinforce
+from training.policies import rollout
+from training.policies.graphs import Features
+from training.policies.observations import ObservationEncoder, RunningStatistics
+from training.policies.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts, generalised_advantages
+from training.policies.small_networks import Adam, small_network_arithmetic
 from training.trained import Trained
 
 from policy_handler import PolicyHandler

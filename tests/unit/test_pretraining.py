@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from marina.errors import CallError
-from training import classifier, classifier_inputs, datasets, networks
-from training.classifier_learner import torch_threads
-from training.contrastive import Pretraining, info_nce, nt_xent
-from training.pretraining import BODY, pretrain
-from training.views import Views
+from training import classifier, datasets
+from training.classification import inputs, networks
+from training.classification.learner import torch_threads
+from training.self_supervision.contrastive import Pretraining, info_nce, nt_xent
+from training.self_supervision.pretraining import BODY, pretrain
+from training.self_supervision.views import Views
 
 from bundle_images import ImageInput
 
@@ -100,7 +101,7 @@ def few_labels(table: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def probe(model: networks.Classifier, config: ImageInput, data: datasets.ImageData) -> float:
     """Accuracy on the test split of logistic regression on the standardised features of a few labelled pictures."""
     with torch.no_grad():
-        splits = [classifier_inputs.pixels(part, config).tensors for part in (data.train, data.test)]
+        splits = [inputs.pixels(part, config).tensors for part in (data.train, data.test)]
         (train, labels), (test, truth) = [(model.eval().features(images), labels) for images, labels in splits]
     mean, deviation = train.mean(0), train.std(0) + 1e-6
     rows = few_labels(train, labels)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from marina.errors import CallError
-from training import rollout
+from training.policies import rollout
 
 
 def upright(observations: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ from marina.samples import mismatch
 from training import datasets, segmenter
 from training.datasets import outlined_folder
 from training.export import export, handler_of
-from training.segmenter_architectures import BACKBONES, build
-from training.segmenter_evaluation import by_class, overlap, pairs
-from training.segmenter_pixels import Batches, Prepared, augment
+from training.segmentation.architectures import BACKBONES, build
+from training.segmentation.evaluation import by_class, overlap, pairs
+from training.segmentation.pixels import Batches, Prepared, augment
 from training.train import settings_of
 
 from bundle_handler import Picture

@@ -13,7 +13,7 @@ from marina import evaluate
 from marina.errors import CallError
 from marina.play import play
 from marina.spec import parse
-from training import rollout
+from training.policies import rollout
 from training.tabular import worlds
 from training.tabular.planning import value_iteration
 from training.tabular_policy import METHODS, Settings, TablePolicy, train

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from training.datasets import Example
 from training.datasets.outlined_folder import IGNORED, label_map
-from training.detector_pixels import open_example
+from training.detection.pixels import open_example
 
 from bundle_images import ImageInput
 from bundle_masks import label_map as found_map

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from marina.spec import Section
-from training.contrastive import Pretraining
+from training.self_supervision.contrastive import Pretraining
 
 
 class Learning(Section):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training import rollout
+from training.policies import rollout
 from training.trained import Sample
 
 LOG_STD_BOUNDS = (-20, 2)  # SAC's

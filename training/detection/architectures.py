@@ -1,4 +1,4 @@
-"""One-stage detectors as one graph each, with their losses; and a small one of our own. `detector_weights` builds them by name.
+"""One-stage detectors as one graph each, with their losses; and a small one of our own. `weights` builds them by name.
 
 Anchors, matching and losses are torchvision's own. What is exported is `Candidates`: everything up to the dense candidates,
 normalisation and box decoding included. Thresholds and non-maximum suppression follow in `bundle_detections`.

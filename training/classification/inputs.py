@@ -27,9 +27,9 @@ from torch.utils.data import TensorDataset
 from marina import paths
 from marina.errors import CallError
 from training import datasets
-from training.classifier_augmentation import augmentation
-from training.classifier_settings import Learning
-from training.networks import Classifier
+from training.classification.augmentation import augmentation
+from training.classification.networks import Classifier
+from training.classification.settings import Learning
 
 from bundle_images import ImageInput, open_image, prepare
 

@@ -19,11 +19,12 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from marina.errors import CallError
-from training import classifier_inputs, pretraining_report
-from training.contrastive import Contrastive, Pretraining
+from training.classification import inputs
+from training.classification.networks import Classifier
 from training.datasets import Example, image_folder
-from training.networks import Classifier
-from training.views import Views
+from training.self_supervision import drawing
+from training.self_supervision.contrastive import Contrastive, Pretraining
+from training.self_supervision.views import Views
 
 from bundle_images import ImageInput
 
@@ -56,7 +57,7 @@ def pretrain(
         raise CallError(
             f"pretraining has {len(pictures)} pictures and a batch of {settings.batch_size}; give more, or a smaller batch_size"
         )
-    dataset = TensorDataset(classifier_inputs.pixels(pictures, config).tensors[0])
+    dataset = TensorDataset(inputs.pixels(pictures, config).tensors[0])
     body = Body(model)
     with torch.no_grad():
         width = body.eval()(dataset.tensors[0][:2]).shape[1]
@@ -65,7 +66,7 @@ def pretrain(
     _fit(learner.train(), dataset, settings)  # Lightning leaves the mode as it is
     model.cpu().train()  # as one that was just built
     save_file({name: value.contiguous() for name, value in model.network.state_dict().items()}, report / BODY)
-    pretraining_report.draw(learner.history, views(dataset.tensors[0][:8]), dataset.tensors[0][:8], report / "pretraining.png")
+    drawing.draw(learner.history, views(dataset.tensors[0][:8]), dataset.tensors[0][:8], report / "pretraining.png")
     return {
         "pretraining_pictures": len(pictures),
         "pretraining_loss": learner.history[-1],

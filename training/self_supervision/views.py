@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from training.classifier_augmentation import vary_strokes
+from training.classification.augmentation import vary_strokes
 
 LEAST_SIDE_TO_BLUR = 96  # pixels; smaller pictures have no detail to lose
 WIPED = 0.4  # side of the piece, as a share of the picture's

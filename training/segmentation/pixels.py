@@ -12,7 +12,7 @@ from torch.nn import functional
 from marina.errors import CallError
 from training.datasets import Example
 from training.datasets.outlined_folder import IGNORED, label_map
-from training.detector_pixels import MAX_BYTES, open_example, view
+from training.detection.pixels import MAX_BYTES, open_example, view
 
 from bundle_images import ImageInput, prepare, view_of_size
 
@@ -77,7 +77,7 @@ class Batches:
 def augment(
     pixels: torch.Tensor, labels: torch.Tensor, light: bool, flip: bool, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures as `detector_pixels.augment` changes them, with the labels moved along; what comes from outside is IGNORED."""
+    """Pictures as `detection.pixels.augment` changes them, with the labels moved along; what comes from outside is IGNORED."""
     seen, _, _, grid = view(pixels, light, flip, generator)
     beside = labels[:, None].float() - IGNORED  # outside, grid_sample finds 0
     moved = functional.grid_sample(beside, grid, mode="nearest", align_corners=False)[:, 0] + IGNORED

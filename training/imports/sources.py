@@ -31,7 +31,7 @@ from torchvision.models import detection
 
 from marina.errors import CallError
 from marina.spec import Section
-from training.imported_files import (
+from training.imports.files import (
     State,
     aligned,
     called,

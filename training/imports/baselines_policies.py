@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from marina.errors import CallError
-from training.baselines_zip import SavedPolicy
-from training.policies import (
+from training.imports.baselines_zip import SavedPolicy
+from training.policies.graphs import (
     Bounds,
     CategoricalPolicy,
     ConstantDeviation,

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 
 from marina.errors import CallError
-from training.observations import ObservationEncoder
-from training.policies import Bounds, action_size
-from training.policy_training import Experience, LearningSettings
-from training.replay import Replay, Transitions
-from training.small_networks import Adam, Perceptrons, flatten
+from training.policies.graphs import Bounds, action_size
+from training.policies.learning import Experience, LearningSettings
+from training.policies.observations import ObservationEncoder
+from training.policies.replay import Replay, Transitions
+from training.policies.small_networks import Adam, Perceptrons, flatten
 
 
 class OffPolicySettings(LearningSettings):

@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import nn
 
 from marina.errors import CallError
-from training.observations import ObservationEncoder
-from training.policies import Bounds, CategoricalPolicy, ConstantDeviation, Features, GaussianPolicy, Policy, action_size
-from training.policy_training import Experience, LearningSettings
-from training.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
+from training.policies.graphs import Bounds, CategoricalPolicy, ConstantDeviation, Features, GaussianPolicy, Policy, action_size
+from training.policies.learning import Experience, LearningSettings
+from training.policies.observations import ObservationEncoder
+from training.policies.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
 
 LOG_SQRT_TAU = 0.5 * np.log(2 * np.pi)
 

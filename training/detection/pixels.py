@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from marina.errors import CallError
 from training.datasets import Example
-from training.detector_architectures import Targets
+from training.detection.architectures import Targets
 
 from bundle_images import ImageInput, boxes_to_input, open_image, prepare
 

@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from marina.spec import Section
-from training import rollout
-from training.policies import Policy, acting, example, golden
-from training.policy_report import History, draw, progress_bar
-from training.small_networks import small_network_arithmetic
+from training.policies import rollout
+from training.policies.drawing import History, draw, progress_bar
+from training.policies.graphs import Policy, acting, example, golden
+from training.policies.small_networks import small_network_arithmetic
 from training.trained import Trained
 
 SELECTION_SEED = rollout.EVALUATION_SEED // 2  # training starts below, the reported evaluation above

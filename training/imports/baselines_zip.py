@@ -26,7 +26,7 @@ import safetensors.numpy
 import torch
 
 from marina.errors import CallError
-from training.policies import ObservationStatistics
+from training.policies.graphs import ObservationStatistics
 
 KEYS = ("policy_class", "policy_kwargs", "observation_space", "action_space")  # without which no model can be built again
 FOUND_BY = {"q_net.q_net.": "dqn", "actor.latent_pi.": "sac", "actor.log_std": "sac", "actor.mu.": "td3", "action_net.": "ppo"}

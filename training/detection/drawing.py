@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from training.datasets import Example
-from training.detector_evaluation import Found, judge
-from training.detector_pixels import open_example
+from training.detection.evaluation import Found, judge
+from training.detection.pixels import open_example
 
 RIGHT, WRONG, MISSED = "#1a9850", "#d73027", "#fdae61"
 COLUMNS, ROWS, CELL, WORST = 4, 5, 340, 12

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from marina.errors import CallError
-from training.imported_files import aligned, existing, load_weights, read_state
-from training.imported_sources import fetched
+from training.imports.files import aligned, existing, load_weights, read_state
+from training.imports.sources import fetched
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, which torchvision's backbones learnt from
 BACKBONES = {  # of the architectures, and torchvision's name of their weights for ImageNet

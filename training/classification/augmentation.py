@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from training.classifier_settings import Learning
+from training.classification.settings import Learning
 
 from bundle_images import ImageInput
 from bundle_ink import CELLS

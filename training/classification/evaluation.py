@@ -71,13 +71,13 @@ def draw_mistakes(
     inputs: ImageInput, examples: Sequence[Example], logits: torch.Tensor, truth: torch.Tensor, names: list[str], report: Path
 ) -> None:
     """mistakes.png in `report`."""
-    from training import classifier_report
+    from training.classification import drawing
 
     wrong = (logits.argmax(1) != truth).nonzero().flatten()[:200]
     rows = wrong if len(wrong) else torch.arange(min(24, len(examples)))
     pixels = pixels_of(inputs, [examples[row] for row in rows.tolist()])
     found = logits[rows]
-    classifier_report.draw_mistakes(pixels.__getitem__, truth[rows], found.softmax(1), found.argmax(1), names, report / "mistakes.png")
+    drawing.draw_mistakes(pixels.__getitem__, truth[rows], found.softmax(1), found.argmax(1), names, report / "mistakes.png")
 
 
 def _slug(name: str) -> str:

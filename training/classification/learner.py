@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, TensorDataset, WeightedRandomSampler
 
-from training.classifier_augmentation import Augment, Mix
-from training.classifier_settings import Learning
-from training.networks import Stage
+from training.classification.augmentation import Augment, Mix
+from training.classification.networks import Stage
+from training.classification.settings import Learning
 
 EVALUATION_BATCH = 64
 

@@ -20,10 +20,10 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from marina.errors import CallError
-from training.detector_architectures import Candidates, Dense, candidates, fcos_small
-from training.imported_files import aligned, existing, load_weights, read_state
-from training.imported_sources import Source, fetched, origin
-from training.imported_sources import build as build_source
+from training.detection.architectures import Candidates, Dense, candidates, fcos_small
+from training.imports.files import aligned, existing, load_weights, read_state
+from training.imports.sources import Source, fetched, origin
+from training.imports.sources import build as build_source
 
 MAKES = {"ssd": SSD, "ret": RetinaNet, "fco": FCOS}  # by the first letters of a name
 BACKBONES = {  # and torchvision's name of its weights

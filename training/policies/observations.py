@@ -1,13 +1,13 @@
 """Observations as a network in training takes them: one-hot, or normalised by statistics that grow with the experience.
 
-`policies.Features` does the same inside the graph that is served.
+`graphs.Features` does the same inside the graph that is served.
 """
 
 from typing import Any
 
 import numpy as np
 
-from training.policies import ObservationStatistics
+from training.policies.graphs import ObservationStatistics
 
 CLIP = 10.0
 EPSILON = 1e-8

@@ -9,7 +9,7 @@ import torch
 import torchmetrics.functional.classification as measures
 from matplotlib.figure import Figure
 
-from training.classifier_calibration import BINS, calibration_error
+from training.classification.calibration import BINS, calibration_error
 
 from bundle_decision import Decision
 

@@ -1,6 +1,6 @@
 """Augmentation picture by picture, as SSD learns (Liu et al. 2016, section 2.2): zoomed out, cropped, mirrored, other colours.
 
-Crops are cut from the pictures themselves, not from what the graph sees of them, so that what is enlarged is sharp. `detector_pixels`
+Crops are cut from the pictures themselves, not from what the graph sees of them, so that what is enlarged is sharp. `pixels`
 has the lighter augmentation, in whole batches, which is several times as fast.
 """
 
@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 
 from marina.errors import CallError
 from training.datasets import Example
-from training.detector_architectures import Targets
-from training.detector_pixels import MAX_BYTES, open_example
+from training.detection.architectures import Targets
+from training.detection.pixels import MAX_BYTES, open_example
 
 from bundle_images import ImageInput
 

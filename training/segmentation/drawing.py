@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.datasets import ImageData
 from training.datasets.outlined_folder import IGNORED
-from training.detector_pixels import open_example
-from training.segmenter_evaluation import overlap
+from training.detection.pixels import open_example
+from training.segmentation.evaluation import overlap
 
 from bundle_masks import palette
 

@@ -1,0 +1,1 @@
+"""What the recipe `classifier` is made of."""

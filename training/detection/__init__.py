@@ -1,0 +1,1 @@
+"""What the recipe `detector` is made of."""

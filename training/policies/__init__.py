@@ -1,0 +1,1 @@
+"""What the recipes of policies share: experience, learning, networks, and the graphs that are served."""
