@@ -4,8 +4,17 @@ The graph gives every candidate; this keeps the good ones, for the server and fo
 torchvision's (`SSD.postprocess_detections`, `FCOS.postprocess_detections`), so the detections are too.
 """
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import torch
-from torchvision.ops import batched_nms
+
+if not hasattr(torch.ops.torchvision, "nms"):  # torchvision's operators without the rest of it, which takes a worker seconds to read
+    for package in getattr(find_spec("torchvision"), "submodule_search_locations", None) or []:
+        for library in sorted(Path(package).glob("_C*.so")):
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+
+FEW = 1000  # boxes: of more, one class after the other is faster than all in one pass
 
 
 def select(
@@ -34,5 +43,16 @@ def select(
         kept, best = kept.topk(candidates)
         places, labels = places[best], labels[best]
     found = boxes[places]
-    order = batched_nms(found, kept, labels, nms_threshold)[:detections_per_image]
+    order = _nms_by_class(found, kept, labels, nms_threshold)[:detections_per_image]
     return found[order], kept[order], labels[order]
+
+
+def _nms_by_class(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Indices of what stays, best first, int64: each class by itself, as its boxes are moved to where no other's are."""
+    if len(boxes) <= FEW:
+        apart = labels.to(boxes) * (boxes.max() + 1) if len(boxes) else scores
+        stays: torch.Tensor = torch.ops.torchvision.nms(boxes + apart[:, None], scores, threshold)
+        return stays
+    rows = [(labels == label).nonzero().flatten() for label in set(labels.tolist())]
+    kept = torch.cat([row[torch.ops.torchvision.nms(boxes[row], scores[row], threshold)] for row in rows])
+    return kept[scores[kept].argsort(descending=True)]

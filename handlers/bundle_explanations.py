@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import fx
-from torchvision.transforms.functional import gaussian_blur
 
 from bundle_errors import ModelFault, NotSupported, NotUnderstood
 from bundle_images import View
@@ -92,6 +91,8 @@ def _grad_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 
 def _saliency(gradient: torch.Tensor) -> torch.Tensor:
     """[C, H, W] -> [H, W]: Simonyan et al. 2013, section 3, blurred by a 56th of the longer side, as single pixels only flicker."""
+    from torchvision.transforms.functional import gaussian_blur  # seconds, for those who ask
+
     size = gradient.abs().amax(0, keepdim=True)
     deviation = max(size.shape) / 56
     reach = math.ceil(2 * deviation)

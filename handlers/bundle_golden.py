@@ -1,18 +1,28 @@
 """Golden samples: requests with the answers of the model that was trained, and the comparison of answers.
 
-samples/samples.json lists {"name", "file", "content_type", "expect", "answer"}; the files lie beside it.
+samples/samples.json lists {"name", "file", "content_type", "expect", "answer", "reduced"}; the files lie beside it. `reduced`
+says that a worker may compute in bfloat16, whose answers are compared with more patience.
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FOLDER = "samples"
 INDEX = "samples.json"
-TOLERANCE = 2e-3  # batch kernels differ in the last bits of float32; labels, order and counts must be equal
-PIXELS = 0.5  # and boxes, in pixels
-MASK_SHARE = 2e-3  # of a mask's pixels; on an outline two classes are equally likely
+
+
+class Patience(NamedTuple):
+    """What two right answers may differ by."""
+
+    number: float  # relative and absolute; labels, order and counts must be equal
+    pixels: float  # of a box's edges
+    mask: float  # share of a mask's pixels; on an outline two classes are equally likely
+
+
+EXACT = Patience(2e-3, 0.5, 2e-3)  # batch kernels differ in the last bits of float32
+REDUCED = Patience(0.05, 2.0, 2e-2)  # a bfloat16 has 8 bits
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -21,17 +31,32 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     return [{**sample, "body": (folder / FOLDER / sample["file"]).read_bytes()} for sample in samples]
 
 
-def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float = TOLERANCE) -> str:
-    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ by the tolerance, masks by some pixels."""
-    if where.endswith(".mask") and (found := _mask_difference(golden, answer, where)) is not None:
+def difference(golden: Any, answer: Any, where: str = "answer", reduced: bool = False) -> str:
+    """Where `answer` differs from `golden`, in words; empty when it does not. Numbers may differ a little, masks by some pixels.
+
+    Where one is `reduced` in precision they may differ more, and classes that are nearly as probable may have changed places
+    behind the first.
+    """
+    return _difference(golden, answer, where, REDUCED if reduced else EXACT)
+
+
+def _difference(golden: Any, answer: Any, where: str, patience: Patience) -> str:
+    if where.endswith(".mask") and (found := _mask_difference(golden, answer, where, patience.mask)) is not None:
         return found
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
-        close = isinstance(answer, int | float) and not isinstance(answer, bool) and _close(golden, answer, tolerance)
+        close = isinstance(answer, int | float) and not isinstance(answer, bool) and _close(golden, answer, patience, where)
         return "" if close else f"{where}: {answer!r} instead of {golden!r}"
     if type(golden) is not type(answer) or len(golden) != len(answer):
         return f"{where}: another form or length than the golden answer's"
+    if where.endswith(".predictions") and patience is REDUCED and isinstance(golden, list):
+        return _ranking_difference(golden, list(answer), where, patience.number)
+    return _difference_inside(golden, answer, where, patience)
+
+
+def _difference_inside(golden: Any, answer: Any, where: str, patience: Patience) -> str:
+    """Of two dicts, or of two lists of one length."""
     if isinstance(golden, dict):
         if set(golden) != set(answer):
             return f"{where}: the keys {sorted(answer)} instead of {sorted(golden)}"
@@ -40,18 +65,30 @@ def difference(golden: Any, answer: Any, where: str = "answer", tolerance: float
         pairs = {f"{where}[{index}]": pair for index, pair in enumerate(zip(golden, answer, strict=True))}
     if isinstance(golden, dict) and {"pixels", "share"} <= golden.keys():
         pairs.pop(f"{where}.pixels")  # its share says the same, and may differ a little
-    differences = (difference(*pair, place, PIXELS if place.endswith("bbox") else tolerance) for place, pair in pairs.items())
-    return next(filter(None, differences), "")
+    return next(filter(None, (_difference(*pair, place, patience) for place, pair in pairs.items())), "")
 
 
-def _close(left: float, right: float, tolerance: float) -> bool:
+def _close(left: float, right: float, patience: Patience, where: str) -> bool:
     if isinstance(left, int) and isinstance(right, int):
         return left == right
-    relative = 0.0 if tolerance == PIXELS else tolerance
-    return math.isclose(left, right, rel_tol=relative, abs_tol=tolerance)
+    if where.rpartition(".")[2].startswith("bbox["):
+        return abs(left - right) <= patience.pixels
+    return math.isclose(left, right, rel_tol=patience.number, abs_tol=patience.number)
 
 
-def _mask_difference(golden: Any, answer: Any, where: str) -> str | None:
+def _ranking_difference(golden: list[Any], answer: list[Any], where: str, tolerance: float) -> str:
+    """As `difference` for classes with their probabilities: the first must be the same, the others nearly as probable."""
+    if golden[0]["class"] != answer[0]["class"]:
+        return f"{where}[0].class: {answer[0]['class']!r} instead of {golden[0]['class']!r}"
+    one, other = ({entry["class"]: entry["probability"] for entry in ranking} for ranking in (golden, answer))
+    for name in {**one, **other}:  # one that is not listed is at most as probable as the last that is
+        left, right = one.get(name, min(one.values())), other.get(name, min(other.values()))
+        if abs(left - right) > tolerance:
+            return f"{where}: {name!r} has {right:.4g} instead of {left:.4g}"
+    return ""
+
+
+def _mask_difference(golden: Any, answer: Any, where: str, most: float) -> str | None:
     """As `difference` for two masks; None where `golden` is none."""
     from bundle_masks import read_mask  # it needs torch, which the tools that compare other answers start without
 
@@ -61,4 +98,4 @@ def _mask_difference(golden: Any, answer: Any, where: str) -> str | None:
     if other is None or one.shape != other.shape or type(golden) is not type(answer):
         return f"{where}: another form or size than the golden answer's"
     share = float((one != other).mean())
-    return f"{where}: {share:.2%} of its pixels differ" if share > MASK_SHARE else ""
+    return f"{where}: {share:.2%} of its pixels differ" if share > most else ""

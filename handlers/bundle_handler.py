@@ -9,7 +9,7 @@
 A bad request fails alone: it gets its 4xx, the others of its batch get the answers that they would get alone.
 A worker whose archive was changed, or which answers its golden samples differently, does not come up.
 
-What is not covered: compiled packages (only the portable `model.pt2` is loaded).
+What computes the graph is chosen by `bundle_runtimes`.
 """
 
 import json
@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
@@ -25,9 +26,8 @@ from typing import Any, ClassVar
 
 import psutil
 import torch
-from torch.export.passes import move_to_device_pass
-from ts.torch_handler.base_handler import BaseHandler
 
+from bundle_base import BaseHandler
 from bundle_checksums import NAME as CHECKSUMS
 from bundle_checksums import file_digest, verify_checksums
 from bundle_errors import BrokenArchive, ModelFault, NotSupported, NotUnderstood, Refusal, TooLarge
@@ -35,6 +35,7 @@ from bundle_golden import difference, read_samples
 from bundle_kserve import tensor_answer
 from bundle_options import Option
 from bundle_requests import MAX_INSTANCES, Instance, Request, read_request
+from bundle_runtimes import PROGRAM, TorchRuntime, usable
 from bundle_telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         super().__init__()
         self.device = torch.device("cpu")
         self.max_answer_bytes = MAX_ANSWER_BYTES
+        self.computing: dict[str, Any] = {}  # runtime, precision and threads, once they are chosen
         self.options: dict[str, Option] = {}  # that every request may set
         self.explain_options: dict[str, Option] = {}  # and further ones of an explanation
 
@@ -94,31 +96,48 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         files = verify_checksums(folder, ignored=("MAR-INF",))
         gpu = context.system_properties.get("gpu_id")
         self.device = torch.device(f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu")
-        self.load(folder)
         config = getattr(context, "model_yaml_config", None) or {}
         self.max_answer_bytes = (config.get("handler") or {}).get("max_answer_bytes") or MAX_ANSWER_BYTES
-        self.choose_threads(folder, config)
-        checked = self.check_golden(folder)
+        checked = self.load(folder, config)
         self.initialized = True
         process = psutil.Process()
         ready = {
             "files_verified": files,
             "golden_samples": checked,
             "device": str(self.device),
-            "threads": torch.get_num_threads(),
+            **self.computing,
             "initialize_seconds": round(time.monotonic() - started, 2),
             "seconds_since_process_start": round(time.time() - process.create_time(), 2),
             "memory_mib": round(process.memory_info().rss / 2**20),
         }
         self.telemetry.log("ready", ready)
 
-    def load(self, folder: Path) -> None:
-        """Read an export's configurations and its program onto `self.device`."""
+    def load(self, folder: Path, model_config: Mapping[str, Any]) -> int:
+        """Read an export's configurations and take the best runtime that this machine has and that answers the golden samples.
+
+        Returns the number of samples. Raises BrokenArchive when even the portable program answers one differently.
+        """
         self.read_configs(folder)
-        program = torch.export.load(folder / "model.pt2")
-        if self.device.type != "cpu":  # the graph itself names the device that it was exported on
-            program = move_to_device_pass(program, self.device)
-        self.model = program.module()
+        self.folder = folder
+        for runtime in usable(folder, self.device):
+            self.model = runtime
+            try:
+                threads = self.choose_threads(folder, model_config)
+                checked = self.check_golden(folder)
+            except BrokenArchive as error:
+                if isinstance(runtime, TorchRuntime):
+                    raise
+                logger.warning("the runtime %s is not taken, the next is: %s", runtime.name, error)
+                continue
+            self.computing = {"runtime": runtime.name, "precision": runtime.precision, "threads": threads}
+            return checked
+        raise BrokenArchive("there is no runtime for this model")
+
+    @cached_property
+    def graph(self) -> Any:
+        """The portable program's graph, which alone has gradients: read when it is first asked for, unless it serves."""
+        runtime = self.model if isinstance(self.model, TorchRuntime) else TorchRuntime(self.folder / PROGRAM, self.device)
+        return runtime.module
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export."""
@@ -131,13 +150,13 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         self.checksum = file_digest(checksums) if checksums.is_file() else None
         self.telemetry = Telemetry(self.metadata["name"], self.metadata["version"])
 
-    def choose_threads(self, folder: Path, model_config: Mapping[str, Any]) -> None:
-        """Set torch's threads: as many as the spec says, otherwise this worker's share of the cores, or one.
+    def choose_threads(self, folder: Path, model_config: Mapping[str, Any]) -> int:
+        """Set the runtime's threads, and return them: as many as the spec says, otherwise this worker's share of the cores, or one.
 
         A request that one core answers at once is not worth sharing: its threads would only wait for each other, and where
         the other core is busy they wait long (a small CNN on two cores, one of them busy: 1.4 ms with one thread, 211 with two).
         """
-        torch.set_num_threads(1)
+        torch.set_num_threads(1)  # outside the graph there is little to share
         row: Row = ({"body": read_samples(folder)[0]["body"]}, {})
         seconds = []
         for _ in range(4):
@@ -146,7 +165,10 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             seconds.append(time.perf_counter() - started)
         share = len(os.sched_getaffinity(0)) // max(1, int(model_config.get("maxWorkers") or 1))
         wanted = (model_config.get("handler") or {}).get("threads")
-        torch.set_num_threads(wanted or (1 if min(seconds) < WORTH_SHARING_SECONDS else max(1, share)))
+        threads: int = wanted or (1 if min(seconds) < WORTH_SHARING_SECONDS else max(1, share))
+        if threads > 1:
+            self.model.set_threads(threads)
+        return threads
 
     def check_golden(self, folder: Path) -> int:
         """Answer every golden sample, first alone and then all in one batch; returns their number. Raises BrokenArchive."""
@@ -157,7 +179,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         for sample, answer in zip([*samples, *samples], answers, strict=True):
             if isinstance(answer, Exception):
                 raise BrokenArchive(f"golden sample {sample['name']!r} was refused: {answer}") from answer
-            found = difference(sample["answer"], answer)
+            found = difference(sample["answer"], answer, reduced=self.model.precision != "fp32")
             if found:
                 raise BrokenArchive(f"golden sample {sample['name']!r} is answered differently: {found}")
         return len(samples)
@@ -216,6 +238,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         return {
             **self.metadata,
             "checksum": self.checksum,
+            "computing": self.computing,
             "labels": self.classes,
             "preprocess": self.preprocess_config,
             "postprocess": self.postprocess_config,

@@ -35,7 +35,7 @@ class ClassifierHandler(ImageHandler):
     @cached_property
     def grad_cam(self) -> GradCam:
         """Made at the first explanation; most workers never explain anything."""
-        return GradCam(self.model)
+        return GradCam(self.graph)
 
     def postprocess(self, outputs: torch.Tensor, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""

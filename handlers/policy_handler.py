@@ -72,7 +72,7 @@ class PolicyHandler(BundleHandler):
 
     def explanation(self, item: torch.Tensor, prepared: Prepared) -> Any:
         """Saliency over the observation: what it is in it that makes this action lead."""
-        why = policy_saliency(self.model, tuple(one[None].to(self.device) for one in prepared.tensors))
+        why = policy_saliency(self.graph, tuple(one[None].to(self.device) for one in prepared.tensors))
         return {
             "action": why.action,
             "method": "gradient",

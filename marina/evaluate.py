@@ -37,8 +37,7 @@ def in_process(spec: Spec) -> Answer:
     from training.export import handler_of
 
     handler = handler_of(spec.kind)
-    handler.load(spec.export_dir)
-    handler.choose_threads(spec.export_dir, spec.serving.model_config_yaml())
+    handler.load(spec.export_dir, spec.serving.model_config_yaml())
 
     def answer(rows: Rows, headers: dict[str, str]) -> list[Any]:
         answers = handler.answer_rows([({"body": body}, headers) for body, _ in rows])

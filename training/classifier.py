@@ -27,7 +27,7 @@ from training.classification.augmentation import augmentation, mix
 from training.classification.learner import Learner, balanced_weights, fit, logits_of, torch_threads
 from training.classification.settings import Learning
 from training.self_supervision.pretraining import pretrain
-from training.trained import Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained
 
 from bundle_decision import Decision, ranked
 from bundle_images import ImageInput
@@ -129,6 +129,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         kind="classifier",
         module=model.eval().requires_grad_(False),
         example=(torch.stack([inputs.picture(example, config) for example in data.train[:8]]),),
+        validation=(torch.stack([inputs.picture(example, config) for example in data.validation[:HELD_OUT]]),),
         metrics=metrics,
         preprocess=config.as_config(),
         postprocess={

@@ -26,7 +26,7 @@ from training.detection.pixels import Batches, Prepared
 from training.detection.views import Views
 from training.detection.weights import build, freeze, is_factory
 from training.fitting import fit, follow, one_cycle, reduced
-from training.trained import Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained
 
 from bundle_images import ImageInput
 
@@ -116,6 +116,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         kind="detector",
         module=detector,
         example=(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),),
+        validation=(learner.validation.pixels[:HELD_OUT],),
         metrics={**measured.summary, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},

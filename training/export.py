@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 import marina
 from marina import paths
 from marina.errors import BelowFloor, CallError, ParityError, WorkError
 from marina.samples import mismatch
 from marina.spec import Spec
+from training import runtimes
 from training.trained import Sample, Trained
 
 from bundle_checksums import write_checksums
 from bundle_golden import FOLDER, INDEX
 from bundle_handler import BundleHandler
+from bundle_runtimes import flat
 
 SUFFIXES = {f"image/{kind}": f".{kind}" for kind in ("png", "webp", "bmp", "gif", "tiff")}
 SUFFIXES |= {"image/jpeg": ".jpg", "application/json": ".json"}
@@ -46,7 +49,10 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
     handler.read_configs(folder)
     handler.model = trained.module  # type: ignore[assignment]  # where a loaded program stands later, the model itself
     write_samples(spec, trained, handler, folder)
-    save_program(spec, trained, folder / "model.pt2")
+    program = save_program(spec, trained, folder / "model.pt2")
+    chosen = runtimes.choose(spec, trained, handler, program, folder)
+    if any(one["precision"] != "fp32" for one in chosen["serve"]):
+        _accept_reduced(folder)
     write_checksums(folder)
     return _move(folder, spec.export_dir)
 
@@ -89,7 +95,7 @@ def metadata(spec: Spec, trained: Trained) -> dict[str, Any]:
     }
 
 
-def save_program(spec: Spec, trained: Trained, path: Path) -> None:
+def save_program(spec: Spec, trained: Trained, path: Path) -> ExportedProgram:
     """torch.export with a dynamic batch of 1..max_batch, saved, loaded again and compared with the trained model."""
     batch = torch.export.Dim("batch", min=1, max=spec.export.max_batch)
     shapes = tuple({0: batch} for _ in trained.example)
@@ -104,21 +110,16 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> None:
         inputs = [part[rows] for part in trained.example]
         with torch.inference_mode():
             expected, found = trained.module(*inputs), loaded(*inputs)
-        worst = max(_distances(expected, found))
+        worst = max(runtimes.distance(*pair) for pair in zip(flat(expected), flat(found), strict=True))
         if not worst <= spec.export.parity:
             raise ParityError(f"{spec.name}: at batch {size} the exported graph is off by {worst:.3g}, allowed {spec.export.parity:g}")
+    return program
 
 
-def _distances(expected: Any, found: Any) -> list[float]:
-    """Largest difference of each tensor, relative to its own largest value where that is above 1."""
-    if isinstance(expected, dict):
-        return [distance for key in expected for distance in _distances(expected[key], found[key])]
-    if isinstance(expected, tuple | list):
-        return [distance for pair in zip(expected, found, strict=True) for distance in _distances(*pair)]
-    if expected.shape != found.shape:
-        return [float("inf")]
-    scale = max(1.0, float(expected.double().abs().max()))
-    return [float((expected.double() - found.double()).abs().max()) / scale]
+def _accept_reduced(folder: Path) -> None:
+    """Mark the golden samples: a worker may answer them in reduced precision."""
+    index = folder / FOLDER / INDEX
+    _write_json(index, [{**sample, "reduced": True} for sample in json.loads(index.read_text(encoding="utf-8"))])
 
 
 def write_samples(spec: Spec, trained: Trained, handler: BundleHandler, folder: Path) -> None:

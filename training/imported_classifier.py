@@ -20,11 +20,11 @@ from torchvision.models import list_models
 
 from marina.errors import CallError
 from training import datasets
-from training.classification.evaluation import draw_mistakes, logits_of, right_answers, steadiness, truth_of
+from training.classification.evaluation import draw_mistakes, logits_of, pixels_of, right_answers, steadiness, truth_of
 from training.classification.networks import Classifier, Preset, preset_of
 from training.imports.files import called, existing, read_program
 from training.imports.sources import Source, build, class_names, fingerprints, made_pictures, origin, own_names
-from training.trained import Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained
 
 from bundle_images import ImageInput, open_image, prepare
 
@@ -78,6 +78,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         kind="classifier",
         module=brought.graph,
         example=(_noise(brought.inputs),),
+        validation=(pixels_of(brought.inputs, data.test[:HELD_OUT]),) if data else (),
         metrics=metrics,
         preprocess=brought.inputs.as_config(),
         postprocess={"type": "classification", "top_k": min(5, len(names))},

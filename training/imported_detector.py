@@ -31,13 +31,14 @@ from torchvision.ops import clip_boxes_to_image
 
 from marina.errors import CallError, WorkError
 from training import datasets
+from training.classification.evaluation import pixels_of
 from training.datasets import Example, ImageData
 from training.detection.architectures import Candidates, Dense
 from training.detection.evaluation import BATCH, LEAST, Found, best_threshold, detect, precision_recall
 from training.detection.pixels import open_example
 from training.imports.files import called
 from training.imports.sources import Source, build, class_names, fingerprints, made_pictures, own_names
-from training.trained import Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained
 
 from bundle_detections import select
 from bundle_images import ImageInput, open_image, prepare
@@ -100,6 +101,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         kind="detector",
         module=graph,
         example=(torch.stack([prepare(open_image(file), inputs) for file in made_pictures()[:2]]),),
+        validation=(pixels_of(inputs, data.test[:HELD_OUT]),) if data else (),
         metrics=metrics,
         preprocess=inputs.as_config(),
         postprocess=postprocess,

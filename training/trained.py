@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+HELD_OUT = 256
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -55,4 +57,5 @@ class Trained:
     samples: list[Sample]  # held-out examples that the model answers rightly, spread over the classes
     data: dict[str, Any]  # name, source, licence, fingerprint and counts of the training data
     classes: list[str] | None = None  # index -> class name
+    validation: tuple[torch.Tensor, ...] = ()  # held-out inputs like `example`, HELD_OUT at most, to check a runtime with
     training: dict[str, Any] = field(default_factory=dict)  # epochs or steps done, seconds, what else is worth keeping

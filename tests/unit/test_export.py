@@ -22,7 +22,7 @@ def test_an_export_is_complete_checksummed_and_without_pickles(exported: Callabl
 
     assert {"model.pt2", "model_metadata.json", "preprocess_config.json", "postprocess_config.json", "SHA256SUMS"} <= names
     assert {"samples/samples.json", "samples/step-0.json"} <= names
-    assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth", ".bin"))]
+    assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth"))]
     assert verify_checksums(folder) == len(names) - 1
 
 

@@ -337,17 +337,24 @@ def test_a_worker_that_would_answer_differently_does_not_come_up(exported: Calla
 def threads_of(one: Spec, config: dict, monkeypatch: pytest.MonkeyPatch, seconds: float) -> int:
     """The threads that a worker chooses on a machine of eight cores, for a model that takes `seconds` per request."""
     handler = PolicyHandler()
-    handler.load(one.export_dir)
-    model = handler.model
+    handler.load(one.export_dir, {})
+    told = [1]
 
-    def slow(batch: torch.Tensor) -> Any:
-        time.sleep(seconds)
-        return model(batch)
+    class Slow:
+        def __init__(self, model: Any) -> None:
+            self.model = model
 
-    monkeypatch.setattr(handler, "model", slow)
+        def __call__(self, batch: torch.Tensor) -> Any:
+            time.sleep(seconds)
+            return self.model(batch)
+
+        def set_threads(self, threads: int) -> None:
+            told.append(threads)
+
+    monkeypatch.setattr(handler, "model", Slow(handler.model))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    handler.choose_threads(one.export_dir, config)
-    return torch.get_num_threads()
+    assert handler.choose_threads(one.export_dir, config) == told[-1]
+    return told[-1]
 
 
 @pytest.mark.parametrize(
