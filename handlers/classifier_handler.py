@@ -51,7 +51,7 @@ class ClassifierHandler(ImageHandler):
 
     def explanation(self, item: Image.Image, prepared: Prepared) -> Any:
         """Grad-CAM of one class: the heat on a grid over the picture that was sent, or laid over that picture as PNG."""
-        image = prepared.tensors[0][None].to(self.device)
+        image = torch.as_tensor(prepared.tensors[0])[None].to(self.device)
         chosen = prepared.options.get("class_index")
         if chosen is None and self.decision:
             with torch.inference_mode():

@@ -36,6 +36,7 @@ class PolicyHandler(BundleHandler):
         self.dtype: torch.dtype = getattr(torch, self.preprocess_config["dtype"])
         self.action_space: dict[str, Any] = self.postprocess_config["action_space"]
         self.actions = int(self.action_space["n"]) if self.action_space["type"] == "discrete" else 0
+        self.all_allowed = np.ones(self.actions, bool)
         self.deterministic = bool(self.postprocess_config.get("deterministic", True))
         self.random = np.random.default_rng()
         self.options = {"deterministic": Flag(f"false samples the action; by default {str(self.deterministic).lower()}")}
@@ -44,7 +45,7 @@ class PolicyHandler(BundleHandler):
         if "action_mask" in self.inputs:
             self.options["action_mask"] = Mask(self.actions, "actions that are allowed, in their order")
 
-    def decode(self, instance: Instance) -> torch.Tensor:
+    def decode(self, instance: Instance) -> np.ndarray:
         """{"observation": nested list of the space's shape}, the list alone, or the row of a tensor."""
         if isinstance(instance.payload, bytes):
             raise NotUnderstood('send JSON like {"observation": [...]}')
@@ -52,12 +53,12 @@ class PolicyHandler(BundleHandler):
         if self.dtype == torch.int64:
             self._check_states(numbers)
         with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused
-            tensor = torch.from_numpy(np.ascontiguousarray(numbers, self.preprocess_config["dtype"]))
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            observation: np.ndarray = numbers.astype(self.preprocess_config["dtype"])
+        if observation.dtype.kind == "f" and not np.isfinite(observation).all():
             raise NotUnderstood(f"observation must fit into {self.preprocess_config['dtype']}")
-        return tensor
+        return observation
 
-    def preprocess(self, item: torch.Tensor, instance: Instance) -> Prepared:
+    def preprocess(self, item: np.ndarray, instance: Instance) -> Prepared:
         """The graph's inputs in their order. Raises NotSupported when a policy without a distribution is to sample."""
         parts = {"observation": lambda: item, "action_mask": lambda: self._mask(instance), "noise": lambda: self._noise(instance)}
         if not instance.options.get("deterministic", self.deterministic) and "noise" not in self.inputs:
@@ -70,9 +71,9 @@ class PolicyHandler(BundleHandler):
         columns = [outputs[name].tolist() for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def explanation(self, item: torch.Tensor, prepared: Prepared) -> Any:
+    def explanation(self, item: np.ndarray, prepared: Prepared) -> Any:
         """Saliency over the observation: what it is in it that makes this action lead."""
-        why = policy_saliency(self.graph, tuple(one[None].to(self.device) for one in prepared.tensors))
+        why = policy_saliency(self.graph, tuple(torch.as_tensor(one)[None].to(self.device) for one in prepared.tensors))
         return {
             "action": why.action,
             "method": "gradient",
@@ -103,18 +104,19 @@ class PolicyHandler(BundleHandler):
         properties = {"action": self._action(), "method": method, "gradient": gradient, "saliency": saliency, "names": names}
         return {"type": "object", "properties": properties, "required": ["action", "method", "gradient", "saliency"]}
 
-    def _mask(self, instance: Instance) -> torch.Tensor:
-        return torch.tensor(instance.options.get("action_mask", (True,) * self.actions))
+    def _mask(self, instance: Instance) -> np.ndarray:
+        mask = instance.options.get("action_mask")
+        return self.all_allowed if mask is None else np.array(mask)
 
-    def _noise(self, instance: Instance) -> torch.Tensor:
+    def _noise(self, instance: Instance) -> np.ndarray:
         """float32 [actions of all branches, or components], drawn from (seed, position in the request) or from our own generator."""
         size = self.actions or sum(self.action_space.get("nvec", ())) or int(np.prod(self.action_space["shape"]))
         if instance.options.get("deterministic", self.deterministic):
-            return torch.zeros(size)
+            return np.zeros(size, np.float32)
         seed = instance.options.get("seed")
         random = self.random if seed is None else np.random.default_rng([seed, instance.position])
         draw = random.gumbel if self.postprocess_config["noise"] == "gumbel" else random.standard_normal
-        return torch.from_numpy(draw(size=size).astype(np.float32))
+        return np.asarray(draw(size=size), np.float32)
 
     def _check_states(self, numbers: np.ndarray) -> None:
         """Discrete observations, and tuples of them, are whole numbers within their bounds."""
