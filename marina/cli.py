@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from marina.commands import build, release, serve, use, whole_way
+from marina.commands import bench, build, release, serve, use, whole_way
 
 app = typer.Typer(
     help="Carries a PyTorch model from its data to a released endpoint on TorchServe. `marina up` goes the whole way.",
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (whole_way, build, serve, use, release):
+for part in (whole_way, build, serve, use, bench, release):
     app.add_typer(part.app)
 
 

@@ -1,0 +1,41 @@
+"""The command `bench`: the benchmarks of benchmarks/, by what they measure. Their own options follow."""
+
+import subprocess
+import sys
+
+import typer
+
+from marina import paths
+from marina.command import guarded
+from marina.errors import CallError, WorkError
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app = typer.Typer()
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure: a served request (serve), policies' training (rl). `--help` behind it lists its options."
+)
+app.add_typer(bench, name="bench", rich_help_panel="Look")
+
+
+@bench.command(context_settings=PASSED_ON)
+@guarded
+def serve(context: typer.Context) -> None:
+    """What a served request costs: rate, latencies, processor time and stages, beside the bare loop."""
+    _run("serving", context.args)
+
+
+@bench.command(context_settings=PASSED_ON)
+@guarded
+def rl(context: typer.Context) -> None:
+    """How fast a policy reaches its return, beside stable-baselines3."""
+    _run("policies", context.args)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    file = paths.SOURCE / "benchmarks" / f"{name}.py"
+    if not file.is_file():
+        raise CallError(f"no {file}; benchmarks come with the repository, not with the installed package")
+    code = subprocess.run([sys.executable, str(file), *arguments], check=False).returncode
+    if code != 0:
+        raise WorkError(f"the benchmark ended with exit code {code}")
