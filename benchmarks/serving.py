@@ -205,9 +205,8 @@ def measure(name: str, arguments: argparse.Namespace, home: Path) -> list[dict[s
     runtime = " ".join(chosen["serve"][0][key] for key in ("runtime", "precision")) if chosen["serve"] else "torch fp32"
     rows = [{"load": f"bare, batch {size}", "cpu": bare(one, body, size, arguments.seconds / 2)} for size in (1, one.serving.batch_size)]
     port = server.free_port_base()
-    with up.serving([one], port, Output(as_json=True)) as _, Client(port) as client:
-        headers |= _token(port)
-        content = request(port, f"/predictions/{name}", body, headers)
+    with up.serving([one], port, Output(as_json=True)):
+        content = request(port, f"/predictions/{name}", body, {"Content-Type": content_type, **_token(port)})
         closed(port, content, 8, arguments.warm_up)
         log = Path(os.environ["MARINA_HOME"]) / "run" / str(port) / "logs" / "models.log"
         best = 0.0
