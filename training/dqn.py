@@ -100,7 +100,7 @@ class Learner:
         epsilon, loss = self.epsilon(), float("nan")
         for _ in range(self.settings.phase_steps):
             self.explore(epsilon)
-        if self.experience.transitions < self.settings.warmup_steps or not self.replay.ready:
+        if len(self.replay) < self.settings.warmup_steps or not self.replay.ready:
             return loss, epsilon
         if self.phases % self.settings.target_phases == 0:
             self.flat_target.data.copy_(self.flat.data)
@@ -120,6 +120,9 @@ class Learner:
     def explore(self, epsilon: float) -> None:
         """One step of every copy, by the noise or epsilon-greedily."""
         experience, observations = self.experience, self.experience.observations
+        if experience.interrupted:
+            self.replay.break_off()
+            experience.interrupted = False
         self.policy.train()
         self.policy.draw()
         random = experience.random.random(len(observations)) < epsilon

@@ -1,7 +1,8 @@
 """How a policy learns, whatever the algorithm: phases of experience and learning, looks at the policy between them, the report.
 
 A look plays a few episodes without exploration. The best policy of all looks is kept, and learning ends as soon as a long look
-confirms the target return. Ctrl-C ends it too: then the best so far is measured and handed over, if there is one.
+confirms the target return. Ctrl-C ends it too: then the best so far is measured and handed over, if there is one. The next training of
+the same model goes on from there.
 """
 
 import copy
@@ -17,7 +18,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from marina.spec import Section
-from training.policies import rollout
+from training.policies import checkpoints, rollout
+from training.policies.checkpoints import Checkpoint
 from training.policies.drawing import History, draw, progress_bar
 from training.policies.graphs import GreedyPolicy, Policy, acting, answered, example, golden
 from training.policies.small_networks import small_network_arithmetic
@@ -99,12 +101,19 @@ class Experience:
         self.resetting = np.zeros(copies, bool)  # copies whose next row only resets them: the action is ignored, nothing is earned
         self.returns = np.zeros(copies)
         self.transitions, self.episodes, self.last_return = 0, 0, 0.0
+        self.interrupted = False  # since a replay asked
         self.digest = hashlib.sha256()
 
     def restart(self) -> None:
         """Begin a new episode in every copy, whether the last one has ended or not."""
         self.observations, _ = self.vector.reset()
         self.resetting[:], self.returns[:] = False, 0
+
+    def go_on(self) -> None:
+        """After a stop: new episodes from starts that are drawn anew, since nobody knows where the copies stood."""
+        self.vector.reset(seed=int(self.random.integers(SELECTION_SEED // 2)))
+        self.restart()
+        self.interrupted = True
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """One step of every copy: (rewards, terminated, ended, whether the row is a real transition), [copies] each."""
@@ -151,25 +160,38 @@ class Selection(Generic[Snapshot]):
 
 
 def improve(learner: Learner, selection: Selection[LearningPolicy], settings: LearningSettings) -> History:
-    """Phase after phase until `selection` confirms the policy, the steps are used up, or Ctrl-C with a policy to go on with."""
+    """Phase after phase until `selection` confirms the policy, the steps are used up, or Ctrl-C with a policy to go on with.
+
+    Goes on where a training of the same settings was stopped, if its state was kept.
+    """
     history, experience = History(), learner.experience
-    next_look, confirmed = settings.screening_every, False
-    bar = progress_bar(settings.environment, settings.steps, learner.exploration)
+    checkpoint, confirmed = Checkpoint(learner=learner, selection=selection, history=history), False
+    if checkpoint.load():
+        history.go_on(experience.transitions)
+        experience.go_on()
+    bar, saved = progress_bar(settings.environment, settings.steps, learner.exploration), time.monotonic()
     with closing(experience.vector), bar as show:
         try:
             while experience.transitions < settings.steps and not confirmed:
                 loss, exploration = learner.phase()
                 show(experience.transitions, exploration, experience.last_return)
                 history.learned.append((experience.transitions, exploration, loss))
-                if experience.transitions >= min(next_look, settings.steps):
-                    next_look = experience.transitions + settings.screening_every
+                if experience.transitions >= min(history.next_look(settings.screening_every), settings.steps):
                     mean, confirmed = selection.confirms(learner.policy)
                     history.screened.append((experience.transitions, mean))
+                if time.monotonic() - saved > checkpoints.EVERY_SECONDS:
+                    history.tick()
+                    checkpoint.save()
+                    saved = time.monotonic()
         except KeyboardInterrupt:
+            history.tick()
+            checkpoint.save()
             if not history.screened:
                 raise
             history.interrupted = True
     history.episodes = experience.episodes
+    if not history.interrupted:
+        checkpoint.forget()
     return history
 
 
@@ -178,7 +200,6 @@ def train(settings: LearningSettings, seed: int, report: Path, make_learner: Mak
 
     The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces don't fit.
     """
-    started, cpu = time.perf_counter(), time.process_time()
     environment, options = settings.environment, settings.made_with
     observation, action = rollout.observation_config(environment, options=options), rollout.action_config(environment, options)
     with small_network_arithmetic(seed):
@@ -192,7 +213,8 @@ def train(settings: LearningSettings, seed: int, report: Path, make_learner: Mak
         observations = rollout.episode_observations(act, environment, rollout.EVALUATION_SEED, options)
         actions, samples = golden(policy, inputs, observations, action)
         values = answered(policy, inputs, observations, "q_values") if isinstance(policy, GreedyPolicy) else None
-    spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    history.tick()
+    spent = {"seconds": history.seconds, "cpu_seconds": history.cpu_seconds, "resumed_at": history.resumed}
     traced, trace = ("action", actions.reshape(len(actions), -1)) if values is None else ("Q-value of action", values)
     draw(history, trace, selection.wanted, report, learner.loss, learner.exploration, traced)
     experience, noise = learner.experience, {"noise": "normal" if action["type"] == "box" else "gumbel"}

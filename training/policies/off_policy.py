@@ -103,7 +103,7 @@ class ReplayedExperience:
     @property
     def warm(self) -> bool:
         """Whether there is enough to learn from."""
-        return self.experience.transitions >= self.settings.warmup_steps
+        return self.replay.added >= self.settings.warmup_steps
 
     def collect(self, explore: Any) -> None:
         """`phase_steps` steps by `explore`, features [copies, w] to actions [copies, n]; at random until it is warm.

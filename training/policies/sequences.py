@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from training.policies.checkpoints import MOST_BYTES
 from training.policies.priorities import Priorities
 
 
@@ -53,6 +54,15 @@ class SequenceReplay:
         self.age = np.zeros(copies, np.int64)  # steps since the episode's first observation
         self.added = 0  # rows of all copies
         self.priorities = None if alpha is None else Priorities(self.times * copies, alpha)
+
+    def __len__(self) -> int:
+        """Steps that are remembered, of all copies together."""
+        return min(self.added, self.times) * len(self.age)
+
+    @property
+    def too_large_to_keep(self) -> bool:
+        """Whether a checkpoint leaves it out."""
+        return self.frames.nbytes > MOST_BYTES
 
     @property
     def first(self) -> int:
