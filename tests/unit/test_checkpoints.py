@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 
 from marina import paths, spec
 from training import a2c, dqn, ppo, reinforce, sac, td3
-from training.policies import checkpoints, learning, rollout
+from training.policies import rollout
 from training.policies.checkpoints import Checkpoint, kept
 from training.policies.learning import Selection
 from training.policies.small_networks import small_network_arithmetic
@@ -154,6 +153,7 @@ train(spec.load(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_training_goes_on_with_the_steps_and_reaches_its_target(home: Path) -> None:
     one = written(home, "ppo", "steps: 200000, evaluation_episodes: 20, target_return: 475, screening_every: 8192")
     process = subprocess.Popen([sys.executable, "-c", KILLED, one.name], env={**os.environ, "MARINA_HOME": str(home)})
