@@ -34,6 +34,18 @@ def falling(first: float) -> Callable[[float], float]:
 
 
 CARTPOLE_PPO = {"n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0}
+CARTPOLE_DQN = {
+    "learning_rate": 2.3e-3,
+    "batch_size": 64,
+    "buffer_size": 100_000,
+    "learning_starts": 1000,
+    "target_update_interval": 10,
+    "train_freq": 256,
+    "gradient_steps": 128,
+    "exploration_fraction": 0.16,
+    "exploration_final_eps": 0.04,
+    "policy_kwargs": {"net_arch": [256, 256]},
+}
 PENDULUM_PPO = {
     "n_steps": 1024,
     "gae_lambda": 0.95,
@@ -47,6 +59,7 @@ NOISE = stable_baselines3.common.noise.NormalActionNoise(np.zeros(1), np.full(1,
 PENDULUM_TD3 = {"gamma": 0.98, "buffer_size": 200_000, "learning_starts": 10_000, "action_noise": NOISE, "learning_rate": 1e-3}
 ZOO: dict[tuple[str, str], tuple[int, int, dict[str, Any]]] = {  # environments that step together, steps in all, arguments
     ("ppo", "CartPole-v1"): (8, 100_000, {**CARTPOLE_PPO, "learning_rate": falling(1e-3), "clip_range": falling(0.2)}),
+    ("dqn", "CartPole-v1"): (1, 50_000, CARTPOLE_DQN),
     ("a2c", "CartPole-v1"): (8, 500_000, {"ent_coef": 0.0}),
     ("ppo", "Pendulum-v1"): (4, 100_000, {**PENDULUM_PPO, "use_sde": True, "sde_sample_freq": 4}),
     ("sac", "Pendulum-v1"): (1, 20_000, {"learning_rate": 1e-3}),
@@ -107,7 +120,8 @@ def ours(arguments: argparse.Namespace, seed: int) -> Run:
     recipe = importlib.import_module(f"training.{arguments.algorithm}")
     chosen = {key: yaml.safe_load(value) for key, value in (pair.split("=") for pair in arguments.set)}
     settings = recipe.Settings(environment=arguments.environment, screening_every=arguments.every, **chosen)
-    spaces = rollout.observation_config(arguments.environment), rollout.action_config(arguments.environment)
+    environment, options = arguments.environment, settings.made_with
+    spaces = rollout.observation_config(environment, options=options), rollout.action_config(environment, options)
     with small_network_arithmetic(seed):
         watch = Watch(arguments, seed)
         learner = recipe.Learner(settings, *spaces, seed)
@@ -139,7 +153,7 @@ def tell(name: str, runs: list[Run]) -> float:
 def main() -> None:
     """Read the arguments, learn in turns, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("algorithm", choices=("ppo", "sac", "a2c", "reinforce", "td3"))
+    parser.add_argument("algorithm", choices=("dqn", "ppo", "sac", "a2c", "reinforce", "td3"))
     parser.add_argument("environment")
     parser.add_argument("--threshold", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=5)

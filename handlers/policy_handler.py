@@ -50,8 +50,8 @@ class PolicyHandler(BundleHandler):
         if isinstance(instance.payload, bytes):
             raise NotUnderstood('send JSON like {"observation": [...]}')
         numbers = numbers_of(only_key(instance.payload, *KEYS), self.shape, "observation")
-        if self.dtype == torch.int64:
-            self._check_states(numbers)
+        if not self.dtype.is_floating_point:
+            self._check_whole(numbers)
         with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused
             observation: np.ndarray = numbers.astype(self.preprocess_config["dtype"])
         if observation.dtype.kind == "f" and not np.isfinite(observation).all():
@@ -118,8 +118,8 @@ class PolicyHandler(BundleHandler):
         draw = random.gumbel if self.postprocess_config["noise"] == "gumbel" else random.standard_normal
         return np.asarray(draw(size=size), np.float32)
 
-    def _check_states(self, numbers: np.ndarray) -> None:
-        """Discrete observations, and tuples of them, are whole numbers within their bounds."""
+    def _check_whole(self, numbers: np.ndarray) -> None:
+        """Discrete observations, tuples of them, and pictures are whole numbers within their bounds."""
         low, high = self.preprocess_config["low"], self.preprocess_config["high"]
         if numbers.dtype.kind not in "iu" or bool((numbers < low).any()) or bool((numbers > high).any()):
             raise NotUnderstood(f"observation must be {'whole numbers' if self.shape else 'a whole number'} from {low} to {high}")
@@ -133,7 +133,7 @@ class PolicyHandler(BundleHandler):
         return _nested(tuple(self.action_space["shape"]), {"type": "number"})
 
     def _number(self) -> dict[str, Any]:
-        if self.dtype != torch.int64:
+        if self.dtype.is_floating_point:
             return {"type": "number"}
         low, high = self.preprocess_config["low"], self.preprocess_config["high"]
         return {"type": "integer", "minimum": int(np.min(low)), "maximum": int(np.max(high))}

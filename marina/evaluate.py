@@ -126,6 +126,7 @@ def trained_on(spec: Spec) -> str:
 
 
 def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
+    from training.policies.environments import made_with
     from training.policies.rollout import EVALUATION_SEED, episode_returns
 
     config = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))
@@ -135,7 +136,7 @@ def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
         (found,) = answer([(body, "application/json")], {})
         return np.array([one["action"] for one in found["predictions"]])
 
-    returns = episode_returns(act, config["environment"], episodes, EVALUATION_SEED, options=config.get("environment_options"))
+    returns = episode_returns(act, config["environment"], episodes, EVALUATION_SEED, options=made_with(config))
     return {
         "mean_return": float(returns.mean()),
         "std_return": float(returns.std(ddof=1)) if episodes > 1 else 0.0,

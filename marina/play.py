@@ -23,7 +23,7 @@ INK, PALE, CHOSEN = (40, 40, 40), (225, 225, 225), (214, 95, 14)
 
 def play(act: Act, environment: str, episodes: int, seed: int, gif: Path | None, options: Mapping[str, Any] | None = None) -> list[float]:
     """The returns of `episodes` episodes, of which number i starts from `reset(seed=seed + i)`; `gif`, if given, shows number 0.
-    `options` are the environment's own.
+    `options` are what it is made with besides (`training.policies.environments.make`).
 
     `act` takes observations [1, ...] and gives the action with the endpoint's answer, like {"action": 1, "q_values": [0.2, 0.9]};
     lists under "q_values" or "probabilities" become bars. Frames are left out so that the film runs at the environment's own
@@ -46,16 +46,14 @@ def opened(environment: str, drawn: bool, options: Mapping[str, Any] | None = No
     """The environment, closed afterwards; drawing needs no screen."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame would look for a display
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    import gymnasium
+    from training.policies.environments import make
 
-    mode, own = "rgb_array" if drawn else None, options or {}
-    try:
-        env = gymnasium.make(environment, disable_env_checker=True, **own)
-        if mode not in (None, *env.metadata.get("render_modes", [])):
+    env = make(environment, **(options or {}))
+    if drawn:
+        env.close()
+        if "rgb_array" not in env.metadata.get("render_modes", []):
             raise CallError(f"environment {environment!r} can't be drawn; play it without a GIF")
-        env = gymnasium.make(environment, disable_env_checker=True, render_mode=mode, **own)
-    except gymnasium.error.Error as error:
-        raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
+        env = make(environment, **{**(options or {}), "render_mode": "rgb_array"})
     try:
         yield env
     finally:

@@ -11,6 +11,7 @@ from marina import paths
 from marina.errors import CallError
 from marina.spec import Section, Spec, validated
 from training.export import export
+from training.policies.checkpoints import kept
 
 
 def train(spec: Spec) -> Path:
@@ -24,7 +25,8 @@ def train(spec: Spec) -> Path:
     folder.chmod(0o755)  # mkdtemp keeps it private, an export is for everybody who may read the tree
     try:
         (folder / "report").mkdir()
-        trained = recipe(spec).train(settings, spec.training.seed, folder / "report")
+        with kept(spec, settings):
+            trained = recipe(spec).train(settings, spec.training.seed, folder / "report")
         trained.training = {**settings.model_dump(mode="json"), **trained.training}
         return export(spec, trained, folder)
     finally:

@@ -108,6 +108,7 @@ def play(
 ) -> None:
     """Let a served policy act in its environment, and record it."""
     from marina.play import play as run
+    from training.policies.environments import made_with
 
     output, chosen = Output(as_json), spec.load(name)
     if chosen.kind != "policy":
@@ -121,7 +122,7 @@ def play(
             answer = client.predict(name, {"observation": observation[0].tolist()}, chosen.version)
             return answer["action"], answer
 
-        returns = run(act, environment, episodes, seed, gif, config.get("environment_options"))
+        returns = run(act, environment, episodes, seed, gif, made_with(config))
     output.table(f"{name} in {environment}", ("episode", "return"), list(enumerate(returns, 1)))
     if gif:
         output.say(f"recorded to {gif}")

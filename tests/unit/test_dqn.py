@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from marina.errors import CallError
-from training import dqn
-from training.dqn import Experience, GreedyPolicy, QNetwork, Replay, Settings, Transitions, td_targets, train
+from training.dqn import Learner, Settings, train
 from training.policies import rollout
+from training.policies.q_network import NoisyLinear, QNetwork, projected
+from training.policies.sequences import Batch, SequenceReplay
+from training.policies.small_networks import small_network_arithmetic
 from training.trained import Trained
 
 
@@ -36,70 +38,108 @@ class TwoStates(gymnasium.Env[int, int]):
         return self.state, reward, ended, False, {}
 
 
+CARTPOLE = {"shape": [4], "dtype": "float32"}
+
+
 @pytest.fixture(autouse=True)
 def _two_states(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = gymnasium.envs.registration.EnvSpec("TwoStates-v0", entry_point=TwoStates, max_episode_steps=20)
     monkeypatch.setitem(gymnasium.registry, "TwoStates-v0", spec)
 
 
-def rows(count: int, start: int = 0) -> Transitions:
-    """Transitions that are told apart by their reward: start, start + 1, ..."""
-    numbers = torch.arange(start, start + count, dtype=torch.float32).reshape(-1, 1)
-    return Transitions(torch.randn(count, 4), torch.randn(count, 4), numbers % 2, numbers, (numbers % 3 == 0).float())
+def batch_of(count: int) -> Batch:
+    """Made-up draws, some of which terminate."""
+    random = np.random.default_rng(0)
+    observations, following = random.normal(size=(2, count, 4)).astype(np.float32)
+    returns, discounts = random.normal(size=count).astype(np.float32), np.where(np.arange(count) % 3 == 0, 0, 0.9).astype(np.float32)
+    rows = np.arange(count)
+    return Batch(observations, following, random.integers(2, size=count), returns, discounts, np.ones(count, np.float32), rows)
 
 
-def test_the_replay_overwrites_the_oldest() -> None:
-    replay = Replay(capacity=5, width=4)
-
-    for start, count in ((0, 3), (3, 4), (7, 2)):
-        replay.add(rows(count, start))
-
-    drawn = replay.sample(500, torch.Generator().manual_seed(0)).rewards
-    assert len(replay) == 5
-    assert sorted(set(drawn.flatten().tolist())) == [4, 5, 6, 7, 8]
-
-
-def test_the_replay_keeps_the_newest_of_more_than_it_holds_and_the_parts_of_a_row_together() -> None:
-    replay, given = Replay(capacity=4, width=4), rows(11)
-
-    replay.add(given)
-
-    drawn = replay.sample(200, torch.Generator().manual_seed(0))
-    numbers = drawn.rewards.flatten().long()
-    assert sorted(set(numbers.tolist())) == [7, 8, 9, 10]
-    for part, whole in zip(drawn, given, strict=True):
-        assert torch.equal(part, whole[numbers])
-
-
-def test_an_unfilled_replay_never_gives_rows_that_were_not_added() -> None:
-    replay = Replay(capacity=1000, width=4)
-    replay.add(rows(3, start=5))
-
-    assert set(replay.sample(100, torch.Generator().manual_seed(1)).rewards.flatten().tolist()) == {5, 6, 7}
+def learner_of(environment: str = "CartPole-v1", **options: Any) -> Learner:
+    """An untrained one, with a target network of its own."""
+    settings = Settings(environment=environment, **{"hidden": (16,), **options})
+    with small_network_arithmetic(0):
+        learner = Learner(settings, rollout.observation_config(environment), rollout.action_config(environment), 0)
+        learner.flat_target.data.normal_()
+    return learner
 
 
 @pytest.mark.parametrize("double", [False, True])
 def test_targets_equal_the_textbooks_loop(double: bool) -> None:
-    torch.manual_seed(0)
-    online, target, batch = QNetwork(4, 3, (16,)), QNetwork(4, 3, (16,)), rows(40)
-    expected = []
+    learner, batch, expected = learner_of(double=double), batch_of(40), []
     for row in range(40):
-        following = batch.next_observations[row : row + 1]
-        values = target(following)[0].tolist()
-        chosen = int(np.argmax(online(following)[0].tolist())) if double else int(np.argmax(values))
-        bootstrap = 0.0 if batch.terminated[row].item() == 1 else 0.9 * values[chosen]
-        expected.append(batch.rewards[row].item() + bootstrap)
+        following = torch.from_numpy(batch.following[row : row + 1])
+        values = learner.target(following)[0].tolist()
+        chosen = int(np.argmax(learner.policy(following)[0].tolist())) if double else int(np.argmax(values))
+        expected.append(batch.returns[row] + (0.0 if row % 3 == 0 else 0.9 * values[chosen]))
 
-    targets = td_targets(batch, online, target, 0.9, double)
+    wanted = learner.wanted(batch, learner.target.answers(torch.from_numpy(batch.following)))
 
-    assert targets.shape == (40, 1)
-    assert targets.flatten().tolist() == pytest.approx(expected, rel=1e-5)
-    assert not targets.requires_grad
+    assert wanted.tolist() == pytest.approx(expected, rel=1e-5)
+    assert not wanted.requires_grad
 
 
-def test_the_dueling_advantages_have_mean_zero_so_that_the_mean_q_value_is_the_state_value() -> None:
-    torch.manual_seed(0)
-    network, observations = QNetwork(4, 5, (16, 8), dueling=True), torch.randn(10, 4)
+def slow_projection(probabilities: list[float], reward: float, discount: float, support: list[float]) -> list[float]:
+    """Bellemare et al. 2017, Algorithm 1, atom by atom."""
+    found, width = [0.0] * len(support), support[1] - support[0]
+    for probability, atom in zip(probabilities, support, strict=True):
+        moved = min(max(reward + discount * atom, support[0]), support[-1])
+        place = (moved - support[0]) / width
+        below, above = int(np.floor(place)), int(np.ceil(place))
+        if below == above:
+            found[below] += probability
+        else:
+            found[below] += probability * (above - place)
+            found[above] += probability * (place - below)
+    return found
+
+
+def test_the_projection_equals_the_papers_loop_and_keeps_mass_and_where_nothing_is_cut_off_the_mean() -> None:
+    support = torch.linspace(-3, 5, 9, dtype=torch.float64)
+    probabilities = torch.rand(200, 9, dtype=torch.float64).softmax(1)
+    returns, discounts = torch.randn(200, dtype=torch.float64) * 4, torch.rand(200, dtype=torch.float64)
+    returns[:3], discounts[:3] = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 0.0, 1.0])  # exactly on atoms
+
+    found = projected(probabilities, returns, discounts, support)
+
+    for row in range(200):
+        expected = slow_projection(probabilities[row].tolist(), returns[row].item(), discounts[row].item(), support.tolist())
+        assert found[row].tolist() == pytest.approx(expected, abs=1e-9)
+    torch.testing.assert_close(found.sum(1), torch.ones(200, dtype=torch.float64))
+    inside = (returns + discounts * -3 >= -3) & (returns + discounts * 5 <= 5)
+    assert inside.sum() > 20
+    torch.testing.assert_close((found @ support)[inside], (returns + discounts * (probabilities @ support))[inside])
+
+
+@pytest.mark.parametrize("atoms", [1, 7])
+def test_the_gradient_is_that_of_the_weighted_loss_and_priorities_are_how_far_each_answer_was_off(atoms: int) -> None:
+    learner, batch = learner_of(prioritised=True, atoms=atoms, support=(-3, 3)), batch_of(20)
+    batch = batch._replace(weights=np.linspace(0.1, 1, 20, dtype=np.float32))
+    assert learner.replay.priorities is not None
+    learner.replay.priorities.put(batch.rows, 1.0)
+    following = learner.target.answers(torch.from_numpy(batch.following))
+    wanted, answers = learner.wanted(batch, following), learner.policy.answers(torch.from_numpy(batch.observations))
+    losses, off = [], []
+    for row in range(20):
+        chosen = answers[row, batch.actions[row]]
+        losses.append(-(wanted[row] * chosen).sum() if atoms > 1 else nn.functional.smooth_l1_loss(chosen, wanted[row]))
+        divergence = (torch.xlogy(wanted[row], wanted[row]) - wanted[row] * chosen).sum()
+        off.append(divergence.item() if atoms > 1 else abs((chosen - wanted[row]).item()))
+    loss = sum(weight * one for weight, one in zip(batch.weights.tolist(), losses, strict=True)) / 20
+    expected = torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(learner.policy.parameters()))])
+
+    found = learner.step(batch, following)
+
+    assert found == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(learner.flat.grad, expected, rtol=1e-4, atol=1e-6)
+    raised = learner.replay.priorities.raised.reshape(-1)[:20]
+    np.testing.assert_allclose(raised, (np.array(off) + 1e-6) ** 0.6, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("atoms", [1, 5])
+def test_the_dueling_advantages_have_mean_zero_so_that_the_mean_q_value_is_the_state_value(atoms: int) -> None:
+    network, observations = QNetwork(CARTPOLE, 5, (16, 8), dueling=True), torch.randn(10, 4)
     assert network.value is not None
 
     value = network.value(network.body(observations))
@@ -107,52 +147,85 @@ def test_the_dueling_advantages_have_mean_zero_so_that_the_mean_q_value_is_the_s
     torch.testing.assert_close(network(observations).mean(1, keepdim=True), value)
 
 
-def constant_policy(action: int, inputs: int = 4, states: int = 0) -> GreedyPolicy:
-    """Always the same action."""
-    network = QNetwork(inputs, 2, (), states=states)
-    nn.init.zeros_(network.advantage.weight)
+def test_noise_is_the_papers_new_with_every_draw_and_absent_from_what_is_served() -> None:
+    layer, rows = NoisyLinear(200, 100), torch.randn(50, 200)
+    layer.draw()
+    signs = lambda noise: noise.sign() * noise.abs().sqrt()  # noqa: E731
+    spread = torch.cat([signs(torch.randn(10**6))]).std()
+    weight = layer.weight + layer.weight_deviation * layer.output_noise[:, None] * layer.input_noise
+    network, observations = QNetwork(CARTPOLE, 3, (16,), noisy=True, dueling=True, atoms=5), torch.randn(10, 4)
+    values = []
+    for _ in range(2):
+        network.draw()
+        values.append(network(observations))
+
+    torch.testing.assert_close(layer(rows), rows @ weight.T + layer.bias + layer.bias_deviation * layer.output_noise)
+    torch.testing.assert_close(layer.eval()(rows), nn.functional.linear(rows, layer.weight, layer.bias))
+    assert layer.weight_deviation[0, 0].item() == pytest.approx(0.5 / 200**0.5)
+    assert torch.cat([layer.input_noise, layer.output_noise]).std().item() == pytest.approx(spread.item(), rel=0.15)
+    assert not torch.equal(*values)
+    served = network.served()
+    torch.testing.assert_close(served(observations, torch.ones(10, 3, dtype=torch.bool))["q_values"], network.eval()(observations))
+    assert not [name for name, _ in served.named_parameters() if "deviation" in name]
+
+
+def constant(learner: Learner, action: int) -> None:
+    """Let the network prefer one action everywhere."""
     with torch.no_grad():
-        network.advantage.bias.copy_(torch.eye(2)[action])
-    return GreedyPolicy(network)
+        learner.policy.advantage.weight.zero_()
+        learner.policy.advantage.bias.copy_(torch.eye(2)[action])
+
+
+def collect(learner: Learner, steps: int, epsilon: float) -> SequenceReplay:
+    """Some steps of every copy."""
+    for _ in range(steps):
+        learner.explore(epsilon)
+    return learner.replay
 
 
 @pytest.mark.parametrize("vector", ["own", "sync"])
-def test_rows_that_only_reset_are_left_out(vector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_only_reset_are_never_drawn(vector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if vector == "sync":
-        sync = lambda name, copies: gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(name)] * copies)  # noqa: E731
+        sync = lambda name, copies, options: gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(name)] * copies)  # noqa: E731
         monkeypatch.setattr(rollout, "make_vector", sync)
-    experience = Experience("CartPole-v1", copies=3, seed=0)
+    learner = learner_of(copies=3)
+    constant(learner, 0)
 
-    collected = experience.collect(constant_policy(0), steps=40, epsilon=0.0)
+    drawn = collect(learner, 40, 0.0).draw(3000, np.random.default_rng(0))
 
-    starts = (collected.observations.abs() <= 0.05).all(1)
-    assert experience.episodes == int(collected.terminated.sum()) >= 9
-    assert len(collected.rewards) == 120 - experience.episodes + experience.resetting.sum()
-    assert (collected.rewards == 1).all()
-    assert int(starts.sum()) >= experience.episodes
+    assert learner.experience.episodes >= 9
+    assert (drawn.returns == 1).all()
     # a fallen pole is the end of its row and the beginning of none
-    fallen = collected.observations[:, 2].abs() > 0.2095
-    assert not fallen.any()
-    assert (collected.next_observations[:, 2].abs() > 0.2095).float().tolist() == collected.terminated.flatten().tolist()
+    assert not (np.abs(drawn.observations[:, 2]) > 0.2095).any()
+    np.testing.assert_array_equal(np.abs(drawn.following[:, 2]) > 0.2095, drawn.discounts == 0)
 
 
 def test_a_cut_episode_is_not_an_ended_one_and_its_row_keeps_the_true_last_observation() -> None:
-    experience = Experience("TwoStates-v0", copies=1, seed=0)
+    learner = learner_of("TwoStates-v0", copies=1, n_steps=3)
+    constant(learner, 0)  # stays in state 0 until it is cut
 
-    collected = experience.collect(constant_policy(0, 1, states=2), steps=50, epsilon=0.0)  # stays in state 0 until it is cut
+    drawn = collect(learner, 50, 0.0).draw(500, np.random.default_rng(0))
 
-    assert experience.episodes == 2
-    assert experience.last_return == 10
-    assert len(collected.rewards) == 48
-    assert not collected.terminated.any()
+    assert learner.experience.episodes == 2
+    assert learner.experience.last_return == 10
+    assert learner.experience.transitions == 48
+    assert {(row, round(float(discount), 6)) for row, discount in zip(drawn.rows, drawn.discounts, strict=True)} >= {
+        (17, round(0.99**3, 6)),
+        (18, round(0.99**2, 6)),
+        (19, 0.99),
+        (21, round(0.99**3, 6)),
+    }
+    assert 20 not in drawn.rows
+    assert (drawn.discounts > 0).all()
 
 
 def test_epsilon_is_the_share_of_random_actions() -> None:
-    experience = Experience("CartPole-v1", copies=50, seed=0)
+    learner = learner_of(copies=50)
+    constant(learner, 1)
 
-    collected = experience.collect(constant_policy(1), steps=100, epsilon=0.4)
+    actions = collect(learner, 100, 0.4).actions[:100]
 
-    assert float((collected.actions == 0).float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert float((actions == 0).mean()) == pytest.approx(0.2, abs=0.02)
 
 
 SMALL: dict[str, Any] = {
@@ -165,7 +238,29 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"double": True, "dueling": True, "target_phases": 2}])
+RAINBOW: dict[str, Any] = {
+    "double": True,
+    "dueling": True,
+    "prioritised": True,
+    "n_steps": 3,
+    "noisy": True,
+    "atoms": 51,
+    "support": (0, 15),
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"double": True, "dueling": True, "target_phases": 2},
+        pytest.param({"prioritised": True}, marks=pytest.mark.slow),
+        pytest.param({"noisy": True, "warmup_steps": 2000}, marks=pytest.mark.slow),
+        pytest.param({"atoms": 51, "support": (0, 15)}, marks=pytest.mark.slow),
+        pytest.param(RAINBOW | {"n_steps": 1, "warmup_steps": 2000}, marks=pytest.mark.slow),
+    ],
+    ids=lambda options: "+".join(options) or "plain",
+)
 def test_q_values_converge_to_the_exact_ones_of_a_two_state_process(options: dict[str, Any], tmp_path: Path) -> None:
     exact, moves = np.zeros((2, 2)), TwoStates.moves
     for _ in range(500):
@@ -220,9 +315,10 @@ def test_samples_take_turns_among_the_actions_and_are_answered_so_after_json(qui
         assert values.diff().abs().item() > 9e-4 * values.abs().max().item()
 
 
-@pytest.mark.parametrize(("dueling", "states"), [(False, 0), (True, 0), (False, 16)])
-def test_an_exported_policy_equals_the_trained_one_for_any_batch(dueling: bool, states: int, tmp_path: Path) -> None:
-    policy = GreedyPolicy(QNetwork(4, 3, (16, 16), dueling, states)).eval()
+@pytest.mark.parametrize(("dueling", "states", "atoms"), [(False, 0, 1), (True, 0, 51), (False, 16, 1)])
+def test_an_exported_policy_equals_the_trained_one_for_any_batch(dueling: bool, states: int, atoms: int, tmp_path: Path) -> None:
+    observation = {"shape": [], "dtype": "int64", "high": 15} if states else CARTPOLE
+    policy = QNetwork(observation, 3, (16, 16), dueling=dueling, atoms=atoms, noisy=atoms > 1).served()
     make = (lambda batch: torch.randint(states, (batch,))) if states else (lambda batch: torch.randn(batch, 4))
     batches = {0: torch.export.Dim("batch", min=1, max=256)}
     program = torch.export.export(policy, (make(2), torch.ones(2, 3, dtype=torch.bool)), dynamic_shapes=(batches, batches), strict=False)
@@ -254,11 +350,22 @@ def test_the_same_seed_learns_the_same_policy_and_another_seed_another(tmp_path:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_an_interrupted_training_raises_and_leaves_arithmetic_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> float:
-        raise KeyboardInterrupt
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C in phase number `after`."""
+    phase, calls = Learner.phase, iter(range(10**6))
 
-    monkeypatch.setattr(dqn, "learn", interrupted)
+    def interrupted(learner: Learner) -> tuple[float, float]:
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return phase(learner)
+
+    monkeypatch.setattr(Learner, "phase", interrupted)
+
+
+def test_a_training_that_is_interrupted_before_it_has_a_policy_raises_and_leaves_arithmetic_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, 0)
     torch.set_num_threads(2)
 
     with pytest.raises(KeyboardInterrupt):
@@ -267,6 +374,15 @@ def test_an_interrupted_training_raises_and_leaves_arithmetic_as_it_was(tmp_path
     assert torch.get_num_threads() == 2
     assert (torch.full((1,), 1e-40) * 1).item() > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_is_interrupted_later_hands_over_the_best_policy_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, 12)
+
+    trained = train(QUICK, 0, tmp_path)
+
+    assert trained.training["interrupted"] is True
+    assert 1000 < trained.metrics["steps"] < 2000
 
 
 def test_training_draws_what_happened(quick: Trained, tmp_path: Path) -> None:

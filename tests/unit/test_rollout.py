@@ -230,11 +230,6 @@ def test_samples_of_several_numbers_per_action_lie_spread_over_the_episode_and_k
         assert np.array_equal(sample.expect["action"], actions[step])
 
 
-def test_continuous_actions_are_refused_by_recipes_for_discrete_ones() -> None:
-    with pytest.raises(CallError, match="takes Discrete actions"):
-        rollout.discrete_actions("Pendulum-v1")
-
-
 def test_any_beginning_of_a_spread_order_covers_the_whole() -> None:
     order = rollout.spread(np.arange(100))
 

@@ -20,6 +20,26 @@ class History:
     screened: list[tuple[int, float]] = field(default_factory=list)  # environment steps, mean return
     episodes: int = 0  # begun and ended while learning
     interrupted: bool = False  # by Ctrl-C
+    resumed: list[int] = field(default_factory=list)  # environment steps at which a stopped training was gone on with
+    seconds: float = 0.0  # spent learning, before a stop and after it
+    cpu_seconds: float = 0.0
+    clock: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
+
+    def next_look(self, every: int) -> int:
+        """Environment steps at which the policy is looked at next."""
+        return (self.screened[-1][0] if self.screened else 0) + every
+
+    def tick(self) -> None:
+        """Count the time since the last call."""
+        now = time.perf_counter(), time.process_time()
+        self.seconds, self.cpu_seconds = self.seconds + now[0] - self.clock[0], self.cpu_seconds + now[1] - self.clock[1]
+        self.clock = now
+
+    def go_on(self, steps: int) -> None:
+        """After a stop: what was before the stop is another clock's."""
+        self.clock = time.perf_counter(), time.process_time()
+        self.interrupted = False
+        self.resumed.append(steps)
 
 
 @contextmanager
@@ -29,10 +49,12 @@ def progress_bar(environment: str, steps: int, exploration: str = "epsilon") -> 
     columns = (TextColumn(environment), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn(text))
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         task = progress.add_task("", total=steps, rate=0.0, explored=1.0, last=0.0)
-        started = time.perf_counter()
+        started, first = time.perf_counter(), -1
 
         def show(done: int, explored: float, last: float) -> None:
-            rate = done / (time.perf_counter() - started)
+            nonlocal first
+            first = done if first < 0 else first  # a training that goes on doesn't begin at 0
+            rate = (done - first) / (time.perf_counter() - started)
             progress.update(task, completed=done, explored=explored, last=last, rate=rate)
 
         yield show

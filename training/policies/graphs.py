@@ -241,14 +241,17 @@ def example(policy: Policy, observation: dict[str, Any], action: dict[str, Any])
 
 def acting(policy: Policy, inputs: tuple[torch.Tensor, ...]) -> Callable[[np.ndarray], np.ndarray]:
     """Deterministic actions of observations [n, ...], as `rollout` asks for them."""
+    return lambda observations: answered(policy, inputs, observations, "action")
 
-    @torch.no_grad()
-    def act(observations: np.ndarray) -> np.ndarray:
-        rest = (part[:1].expand(len(observations), -1) for part in inputs[1:])
-        actions: np.ndarray = policy(torch.from_numpy(observations).to(inputs[0].dtype), *rest)["action"].numpy()
-        return actions
 
-    return act
+@torch.no_grad()
+def answered(policy: Policy, inputs: tuple[torch.Tensor, ...], observations: np.ndarray, name: str) -> np.ndarray:
+    """What the policy answers under `name` at observations [n, ...], some at a time: an episode of pictures would fill the memory."""
+    found = []
+    for rows in torch.split(torch.from_numpy(observations), 256):
+        rest = (part[:1].expand(len(rows), -1) for part in inputs[1:])
+        found.append(policy(rows.to(inputs[0].dtype), *rest)[name].numpy())
+    return np.concatenate(found)
 
 
 def golden(
@@ -260,8 +263,9 @@ def golden(
     if branches is None:
         return actions, rollout.golden_samples(observations, actions, np.ones(len(actions), bool))
     with torch.no_grad():
-        scores = policy.scores(torch.from_numpy(observations).to(inputs[0].dtype))  # type: ignore[operator,union-attr]
-    best = [functional.pad(part, (0, 1), value=-torch.inf).topk(2).values for part in scores.split(branches, 1)]
+        parts = torch.split(torch.from_numpy(observations).to(inputs[0].dtype), 256)
+        scores = torch.cat([policy.scores(part) for part in parts])  # type: ignore[operator,union-attr]
+    best = [functional.pad(part, (0, 1), value=-torch.inf).topk(2).values for part in torch.split(scores, branches, 1)]
     leads = torch.stack([part[:, 0] - part[:, 1] for part in best]).amin(0)
     clear = leads >= torch.maximum(leads.median(), 1e-3 * scores.abs().max())  # other arithmetic can't turn these
     return actions, rollout.golden_samples(observations, actions, clear.numpy())

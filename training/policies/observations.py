@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from marina.errors import CallError
 from training.policies.graphs import ObservationStatistics
+from training.policies.pixels import is_picture
 
 CLIP = 10.0
 EPSILON = 1e-8
@@ -30,9 +32,11 @@ class RunningStatistics:
 
 
 class ObservationEncoder:
-    """Observations [B, ...] of an environment to float32 [B, width]."""
+    """Observations [B, ...] of an environment to float32 [B, width]. Raises CallError for pictures."""
 
     def __init__(self, observation: dict[str, Any], normalise: bool) -> None:
+        if is_picture(observation):
+            raise CallError(f"{observation['environment']} observes pictures; this recipe takes numbers and states; dqn takes pictures")
         self.states = observation["high"] + 1 if observation["dtype"] == "int64" else 0
         self.width = self.states or int(np.prod(observation["shape"]))
         self.running = RunningStatistics(self.width) if normalise and not self.states else None

@@ -95,7 +95,7 @@ class ReplayedExperience:
 
     def __init__(self, actor: BoundedActor, settings: OffPolicySettings, seed: int) -> None:
         self.actor, self.settings = actor, settings
-        self.experience = Experience(settings.environment, settings.copies, seed)
+        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
         self.replay = Replay(settings.replay, actor.encoder.width, actor.size)
         self.generator = torch.Generator().manual_seed(seed)
         self.owed = 0.0  # gradient steps
@@ -103,7 +103,7 @@ class ReplayedExperience:
     @property
     def warm(self) -> bool:
         """Whether there is enough to learn from."""
-        return self.experience.transitions >= self.settings.warmup_steps
+        return self.replay.added >= self.settings.warmup_steps
 
     def collect(self, explore: Any) -> None:
         """`phase_steps` steps by `explore`, features [copies, w] to actions [copies, n]; at random until it is warm.

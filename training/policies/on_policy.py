@@ -219,7 +219,7 @@ class Rollouts:
 
     def __init__(self, agent: ActorCritic, settings: OnPolicySettings, seed: int, whole_episodes: bool = False) -> None:
         self.agent, self.settings, self.whole_episodes = agent, settings, whole_episodes
-        self.experience = Experience(settings.environment, settings.copies, seed)
+        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
         shape, steps = self.experience.observations.shape, settings.horizon
         self.observations = np.zeros((steps + 1, *shape), self.experience.observations.dtype)
         self.features = np.zeros((steps + 1, shape[0], agent.encoder.width), np.float32)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from training.policies.checkpoints import MOST_BYTES
+
 
 class Transitions(NamedTuple):
     """N steps, float32: observations and next_observations [N, w], actions [N, a], rewards and terminated (0 or 1) [N, 1]."""
@@ -27,6 +29,11 @@ class Replay:
 
     def __len__(self) -> int:
         return min(self.added, len(self.rows))
+
+    @property
+    def too_large_to_keep(self) -> bool:
+        """Whether a checkpoint leaves it out."""
+        return self.rows.nbytes > MOST_BYTES
 
     def add(self, transitions: Transitions) -> None:
         """Append, overwriting the oldest."""

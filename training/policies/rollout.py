@@ -13,7 +13,10 @@ import numpy as np
 from gymnasium import spaces
 
 from marina.errors import CallError
+from training.policies import environments
 from training.trained import Sample
+
+make, make_vector = environments.make, environments.make_vector
 
 Act = Callable[[np.ndarray], Any]
 Finished = Callable[[int, float], None]
@@ -29,33 +32,6 @@ OBSERVATION_NAMES = {
     "MountainCar": ["car position", "car velocity"],
     "Acrobot": ["cos theta1", "sin theta1", "cos theta2", "sin theta2", "theta1 angular velocity", "theta2 angular velocity"],
 }
-
-
-def make(environment: str, **options: Any) -> gymnasium.Env[Any, Any]:
-    """One environment by its id, with options of its own. Raises CallError for an id that is unknown or lacks its packages, and
-    for options that it doesn't take.
-    """
-    try:
-        return gymnasium.make(environment, disable_env_checker=True, **options)
-    except gymnasium.error.Error as error:
-        raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
-    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
-        if not options:
-            raise
-        problem = f"environment_options: {environment!r} can't be made with {options}: {error}"
-        raise CallError(f"{problem}. Leave out what it doesn't take") from error
-
-
-def make_vector(environment: str, copies: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """`copies` of an environment in this process that reset on the next step: its own vector form, else one by one."""
-    make(environment).close()  # its errors are ours
-    own = gymnasium.spec(environment).vector_entry_point is not None
-    if own:
-        vector = gymnasium.make_vec(environment, copies, vectorization_mode="vector_entry_point")
-        if vector.metadata.get("autoreset_mode") == gymnasium.vector.AutoresetMode.NEXT_STEP:
-            return vector
-        vector.close()
-    return gymnasium.vector.SyncVectorEnv([lambda: make(environment) for _ in range(copies)])
 
 
 def episode_returns(
@@ -104,13 +80,13 @@ def plain_action(env: gymnasium.Env[Any, Any], action: Any) -> Any:
     return int(action) if isinstance(env.action_space, spaces.Discrete) else np.asarray(action, env.action_space.dtype)
 
 
-def quick_returns(act: Act, environment: str, episodes: int, seed: int) -> np.ndarray:
+def quick_returns(act: Act, environment: str, episodes: int, seed: int, options: Mapping[str, Any] | None = None) -> np.ndarray:
     """Returns, float64 [episodes], of the first episode in each of `episodes` copies of the vector environment.
 
     Several times faster than `episode_returns` where the environment has a vector form of its own; that one draws all starts
     from one generator, so they depend on `episodes` too. For choosing among candidates while training.
     """
-    vector = make_vector(environment, episodes)
+    vector = make_vector(environment, episodes, options)
     returns, running = np.zeros(episodes), np.ones(episodes, bool)
     observations, _ = vector.reset(seed=seed)
     while running.any():
@@ -121,33 +97,43 @@ def quick_returns(act: Act, environment: str, episodes: int, seed: int) -> np.nd
     return returns
 
 
-def observation_config(environment: str, any_box: bool = False) -> dict[str, Any]:
-    """preprocess_config.json of a policy: shape, dtype and bounds (null where infinite) of one observation.
+def observation_config(environment: str, any_box: bool = False, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """preprocess_config.json of a policy: shape, dtype and bounds (null where infinite) of one observation, and what it is made with.
 
-    Takes Box observations with one axis (served as float32) and Discrete ones from 0 (int64, shape []); with `any_box` Box of
-    any shape, where float64 is served as such. Raises CallError for others.
+    Takes Box observations with one axis (served as float32) or stacks of such, pictures (Box of uint8 from 0 to 255 with two or three
+    axes, or stacks of them: served as uint8) and Discrete ones from 0 (int64, shape []); with `any_box` Box of any shape, where
+    float64 is served as such. Raises CallError for others.
     """
-    space = observation_space(environment)
-    if isinstance(space, spaces.Box) and (any_box or len(space.shape) == 1):
+    space, made_with = observation_space(environment, options), dict(options or {})
+    wrappers = made_with.pop("wrappers", {})
+    axes = len(space.shape or ()) - bool(wrappers.get("frame_stack"))
+    if isinstance(space, spaces.Box) and not any_box and axes in (2, 3) and _holds_pixels(space):
+        config: dict[str, Any] = {"shape": [*space.shape], "dtype": "uint8", "low": 0, "high": 255}
+    elif isinstance(space, spaces.Box) and (any_box or axes == 1):
         dtype = "float64" if any_box and space.dtype == np.float64 else "float32"
-        config: dict[str, Any] = {"shape": [*space.shape], "dtype": dtype, "low": _bounds(space.low), "high": _bounds(space.high)}
+        config = {"shape": [*space.shape], "dtype": dtype, "low": _bounds(space.low), "high": _bounds(space.high)}
     elif isinstance(space, spaces.Discrete) and space.start == 0:
         config = {"shape": [], "dtype": "int64", "low": 0, "high": int(space.n) - 1}
     else:
-        taken = "Box" if any_box else "Box with one axis"
+        taken = "Box" if any_box else "Box with one axis, pictures of uint8"
         raise CallError(f"{environment} observes {space}; taken are {taken}, and Discrete that starts at 0")
-    names = OBSERVATION_NAMES.get(environment.rpartition("/")[2].rpartition("-v")[0])
+    names = OBSERVATION_NAMES.get(environment.rpartition("/")[2].rpartition("-v")[0]) if not wrappers else None
+    more = {"names": names, "environment_options": made_with, "wrappers": wrappers}
     origin = {"environment": environment, "environment_version": gymnasium.__version__}
-    return {"input": "observation", **config, **({"names": names} if names else {}), **origin}
+    return {"input": "observation", **config, **origin, **{key: value for key, value in more.items() if value}}
 
 
-def action_config(environment: str) -> dict[str, Any]:
+def _holds_pixels(space: spaces.Box) -> bool:
+    return space.dtype == np.uint8 and not space.low.any() and bool((space.high == 255).all())
+
+
+def action_config(environment: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The action space as postprocess_config.json describes it; bounds are null where infinite.
 
     {"type": "discrete", "n"}, {"type": "box", "shape", "low", "high"} or {"type": "multi_discrete", "nvec"}. Raises CallError
     for other spaces, for a Box of whole numbers, and where the first action is not 0.
     """
-    space = action_space(environment)
+    space = action_space(environment, options)
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return {"type": "discrete", "n": int(space.n)}
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
@@ -157,16 +143,16 @@ def action_config(environment: str) -> dict[str, Any]:
     raise CallError(f"{environment} acts by {space}; taken are Box of real numbers, and Discrete and MultiDiscrete that start at 0")
 
 
-def observation_space(environment: str) -> spaces.Space[Any]:
+def observation_space(environment: str, options: Mapping[str, Any] | None = None) -> spaces.Space[Any]:
     """What an environment observes."""
-    env = make(environment)
+    env = make(environment, **(options or {}))
     env.close()
     return env.observation_space
 
 
-def action_space(environment: str) -> spaces.Space[Any]:
+def action_space(environment: str, options: Mapping[str, Any] | None = None) -> spaces.Space[Any]:
     """What an environment takes."""
-    env = make(environment)
+    env = make(environment, **(options or {}))
     env.close()
     return env.action_space
 
@@ -176,14 +162,6 @@ def _bounds(bounds: np.ndarray) -> Any:
     plain = bounds.astype(object)
     plain[~np.isfinite(bounds)] = None
     return plain.tolist()
-
-
-def discrete_actions(environment: str) -> int:
-    """How many actions an environment takes. Raises CallError unless they are Discrete and start at 0."""
-    space = action_space(environment)
-    if not isinstance(space, spaces.Discrete) or space.start != 0:
-        raise CallError(f"{environment} acts by {space}; this recipe takes Discrete actions that start at 0")
-    return int(space.n)
 
 
 def episode_observations(act: Act, environment: str, seed: int, options: Mapping[str, Any] | None = None) -> np.ndarray:

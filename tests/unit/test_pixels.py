@@ -1,0 +1,251 @@
+"""Policies that see pictures: what is observed, learned from, served and played, and what is refused."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from marina.errors import CallError
+from marina.evaluate import in_process, measure
+from marina.play import play
+from marina.spec import Spec
+from training import dqn, ppo
+from training.policies import rollout
+from training.policies.environments import made_with
+from training.policies.pixels import Convolutions, Picture
+from training.policies.q_network import QNetwork
+from training.policies.small_networks import small_network_arithmetic
+from training.trained import Trained
+
+from policy_handler import PolicyHandler
+
+SIDE = 12
+
+
+class Catch(gymnasium.Env[np.ndarray, int]):
+    """A ball falls aslant and comes back from the walls; a racket of three pixels gets 1 for catching it, -1 for missing it."""
+
+    observation_space: spaces.Space[Any] = spaces.Box(0, 255, (SIDE, SIDE), np.uint8)
+    action_space: spaces.Space[Any] = spaces.Discrete(3)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.row, self.racket = 0, SIDE // 2
+        self.column, self.aslant = int(self.np_random.integers(SIDE)), int(self.np_random.integers(-1, 2))
+        return self.picture(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.racket = min(max(self.racket + int(action) - 1, 1), SIDE - 2)
+        if not 0 <= self.column + self.aslant < SIDE:
+            self.aslant = -self.aslant
+        self.row, self.column = self.row + 1, self.column + self.aslant
+        over = self.row == SIDE - 1
+        caught = abs(self.column - self.racket) <= 1
+        return self.picture(), (1.0 if caught else -1.0) * over, over, False, {}
+
+    def picture(self) -> np.ndarray:
+        """What is seen."""
+        seen = np.zeros((SIDE, SIDE), np.uint8)
+        seen[self.row, self.column] = 255
+        seen[SIDE - 1, self.racket - 1 : self.racket + 2] = 255
+        return seen
+
+    def render(self) -> np.ndarray:
+        """The same in colours."""
+        return np.repeat(self.picture()[..., None], 3, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _catch() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        spec = gymnasium.envs.registration.EnvSpec("Catch-v0", entry_point=Catch)
+        patch.setitem(gymnasium.registry, spec.id, spec)
+        yield
+
+
+STACKED = {"wrappers": {"frame_stack": 2}}
+SETTINGS: dict[str, Any] = {
+    "environment": "Catch-v0",
+    "frame_stack": 2,
+    "hidden": (64,),
+    "learning_rate": 1e-3,
+    "gamma": 0.95,
+    "batch_size": 32,
+    "gradient_steps": 16,
+    "phase_steps": 4,
+    "target_phases": 8,
+    "epsilon_steps": 6000,
+    "epsilon_end": 0.05,
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "stack", "channels"),
+    [((12, 14), 0, 1), ((12, 14, 3), 0, 3), ((4, 12, 14), 4, 4), ((2, 12, 14, 3), 2, 6), ((4, 84, 90), 4, 4)],
+)
+def test_pictures_become_channels_first_with_every_pixel_in_its_place(shape: tuple[int, ...], stack: int, channels: int) -> None:
+    observation = {"shape": shape, "dtype": "uint8", "wrappers": {"frame_stack": stack}}
+    pictures = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    height, width = shape[1:3] if stack else shape[:2]
+
+    found = Picture(observation)(pictures)
+
+    assert found.shape == (5, channels, height, width)
+    assert found.dtype == torch.float32
+    for channel in range(channels):
+        if stack and len(shape) == 4:
+            expected = pictures[:, channel // 3, :, :, channel % 3]
+        elif stack:
+            expected = pictures[:, channel]
+        else:
+            expected = pictures.reshape(5, height, width, -1)[..., channel]
+        torch.testing.assert_close(found[:, channel], expected / 255)
+    encoder = Convolutions(observation)
+    assert encoder(pictures).shape == (5, encoder.width)
+
+
+def test_the_encoder_of_84_pixels_is_natures() -> None:
+    network = QNetwork({"shape": [4, 84, 84], "dtype": "uint8", "wrappers": {"frame_stack": 4}}, 6, (512,))
+
+    # Mnih et al. 2015: 8x8x4x32 + 4x4x32x64 + 3x3x64x64 weights with biases, 3136 features, 512 units
+    assert sum(parameter.numel() for parameter in network.parameters()) == 8224 + 32832 + 36928 + 3136 * 512 + 512 + 512 * 6 + 6
+
+
+def test_a_stack_is_described_and_kept_with_what_makes_it() -> None:
+    config = rollout.observation_config("Catch-v0", options=STACKED)
+
+    assert (config["shape"], config["dtype"], config["low"], config["high"]) == ([2, SIDE, SIDE], "uint8", 0, 255)
+    assert made_with(json.loads(json.dumps(config))) == STACKED
+    env = rollout.make("Catch-v0", **made_with(config))
+    first, _ = env.reset(seed=3)
+    second, *_ = env.step(0)
+    np.testing.assert_array_equal(first[0], first[1])
+    np.testing.assert_array_equal(second[0], first[1])
+    assert (second[1] != second[0]).any()
+
+
+def test_what_is_drawn_from_the_replay_is_what_the_environment_showed() -> None:
+    settings = dqn.Settings(**{**SETTINGS, "n_steps": 2, "copies": 3})
+    options = settings.made_with
+    with small_network_arithmetic(0):
+        learner = dqn.Learner(settings, rollout.observation_config("Catch-v0", options=options), rollout.action_config("Catch-v0"), 0)
+        shown = []
+        for _ in range(60):
+            shown.append(learner.experience.observations)
+            learner.explore(1.0)
+
+    drawn = learner.replay.draw(300, np.random.default_rng(0))
+
+    assert learner.replay.frames.shape[1:] == (3, SIDE, SIDE)
+    for observation, following, row in zip(drawn.observations, drawn.following, drawn.rows, strict=True):
+        time, copy = divmod(int(row), 3)
+        np.testing.assert_array_equal(observation, shown[time][copy])
+        assert any(np.array_equal(following, shown[time + later][copy]) for later in (1, 2) if time + later < 60)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A very short training."""
+    settings = dqn.Settings(**SETTINGS, steps=1200, evaluation_episodes=4, screening_episodes=2)
+    return dqn.train(settings, 0, tmp_path_factory.mktemp("report"))
+
+
+def above_the_floor(trained: Trained) -> Trained:
+    """The same policy, with a metric that the toys' spec lets pass."""
+    return dataclasses.replace(trained, metrics={"mean_return": 50.0})
+
+
+def test_a_policy_of_pictures_is_exported_refuses_what_is_none_and_plays_with_its_wrappers(
+    quick: Trained, exported: Callable[..., Spec], tmp_path: Path
+) -> None:
+    one = exported("catch", trained=above_the_floor(quick))
+    handler = PolicyHandler()
+    handler.load(one.export_dir)
+    handler.choose_threads(one.export_dir, one.serving.model_config_yaml())
+    config = json.loads((one.export_dir / "preprocess_config.json").read_text())
+    picture = np.zeros((2, SIDE, SIDE), int)
+    bodies = [picture.tolist(), (picture + 256).tolist(), (picture - 1).tolist(), (picture + 0.5).tolist(), picture[0].tolist()]
+
+    answers = handler.answer_rows([({"body": json.dumps({"observation": body}).encode()}, {}) for body in bodies])
+
+    assert answers[0]["action"] in (0, 1, 2)
+    assert [str(answer) for answer in answers[1:4]] == ["observation must be whole numbers from 0 to 255"] * 3
+    assert "shape [2, 12, 12]" in str(answers[4])
+    acted: list[Any] = []
+
+    def act(observations: np.ndarray) -> tuple[int, dict[str, Any]]:
+        (answer,) = handler.answer_rows([({"body": json.dumps({"observation": observations[0].tolist()}).encode()}, {})])
+        values = quick.module(torch.from_numpy(observations), torch.ones(1, 3, dtype=torch.bool))["q_values"][0]
+        assert answer["q_values"] == pytest.approx(values.tolist(), abs=1e-5)
+        acted.append(answer)
+        return answer["action"], answer
+
+    returns = play(act, config["environment"], 4, rollout.EVALUATION_SEED, tmp_path / "film.gif", made_with(config))
+
+    assert np.mean(returns) == quick.metrics["mean_return"]
+    assert len(acted) == 4 * (SIDE - 1)
+    assert measure(one, in_process(one), None, 4, list)["mean_return"] == quick.metrics["mean_return"]
+
+
+def test_recipes_that_take_no_pictures_say_which_does(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match="dqn takes pictures"):
+        ppo.train(ppo.Settings(environment="Catch-v0"), 0, tmp_path)
+
+
+def test_what_is_no_game_can_not_be_preprocessed_as_one(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=r"frameskip|no game of the Arcade"):
+        dqn.train(dqn.Settings(environment="CartPole-v1", atari=True), 0, tmp_path)
+
+
+def test_options_that_are_set_elsewhere_are_refused() -> None:
+    with pytest.raises(ValueError, match="render_mode can't be set here"):
+        dqn.Settings(environment_options={"render_mode": "human"})
+
+
+def test_options_reach_the_environment_and_the_export(tmp_path: Path) -> None:
+    settings = dqn.Settings(environment_options={"max_episode_steps": 5}, steps=300, evaluation_episodes=2, screening_episodes=2)
+
+    trained = dqn.train(settings, 0, tmp_path)
+
+    assert trained.metrics["mean_return"] == 5
+    assert made_with(trained.preprocess) == {"max_episode_steps": 5}
+
+
+@pytest.mark.slow
+def test_a_game_is_learned_from_its_pictures(tmp_path: Path) -> None:
+    settings = dqn.Settings(**SETTINGS, steps=40_000, target_return=0.9, screening_every=2000, screening_episodes=50)
+
+    trained = dqn.train(settings, 0, tmp_path)
+
+    assert trained.metrics["mean_return"] >= 0.9  # at random -0.5; without moving -0.5
+
+
+@pytest.mark.slow
+def test_pong_is_learned_from_a_little_and_served_as_it_was_evaluated(exported: Callable[..., Spec], tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    options: dict[str, Any] = {"copies": 2, "phase_steps": 8, "gradient_steps": 2, "batch_size": 32, "hidden": (64,), "warmup_steps": 64}
+    options |= {
+        "evaluation_episodes": 2,
+        "screening_episodes": 2,
+        "screening_every": 10**6,
+        "environment_options": {"max_episode_steps": 200},
+    }
+    settings = dqn.Settings(environment="ALE/Pong-v5", atari=True, frame_stack=4, clip_rewards=True, steps=400, **options)
+
+    trained = dqn.train(settings, 0, tmp_path)
+
+    assert trained.preprocess["shape"] == [4, 84, 84]
+    assert trained.metrics["steps"] >= 400
+    one = exported("pong", trained=above_the_floor(trained))
+    assert measure(one, in_process(one), None, 2, list)["mean_return"] == trained.metrics["mean_return"]

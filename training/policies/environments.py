@@ -1,0 +1,79 @@
+"""Environments by their id: made with options of their own, wrapped in what turns a game's pictures into observations.
+
+What an environment is made with travels as one mapping, also in preprocess_config.json ("environment_options" and "wrappers"), so
+that whoever plays it later meets what training met.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from marina.errors import CallError
+
+ATARI = "ALE/"
+
+
+def make(environment: str, wrappers: Mapping[str, Any] | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
+    """One environment by its id, with options of its own.
+
+    `wrappers` may hold {"atari_preprocessing": true} (Machado et al. 2018, section 3: up to 30 idle steps at the start, 4 frames per
+    step, of which the last two are merged, 84 x 84 in grey) and {"frame_stack": n} (the last n observations, oldest first; the first
+    of an episode stands for those before it). Raises CallError for an id that is unknown or lacks its packages, and for
+    options and wrappers that it doesn't take.
+    """
+    wrappers, own = wrappers or {}, dict(options)
+    if environment.startswith(ATARI):
+        _need("ale_py", environment)
+    if wrappers.get("atari_preprocessing"):
+        _need("cv2", environment)
+        own.setdefault("frameskip", 1)  # the wrapper skips
+    try:
+        env = gymnasium.make(environment, disable_env_checker=True, **own)
+    except gymnasium.error.Error as error:
+        raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        if not own:
+            raise
+        problem = f"environment_options: {environment!r} can't be made with {own}: {error}"
+        raise CallError(f"{problem}. Leave out what it doesn't take") from error
+    if wrappers.get("atari_preprocessing"):
+        env = _atari(env, environment)
+    if wrappers.get("frame_stack"):
+        env = gymnasium.wrappers.FrameStackObservation(env, int(wrappers["frame_stack"]))
+    return env
+
+
+def make_vector(environment: str, copies: int, options: Mapping[str, Any] | None = None) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """`copies` of an environment in this process that reset on the next step: its own vector form, else one by one."""
+    made_with = options or {}
+    make(environment, **made_with).close()  # its errors are ours
+    own = not made_with and gymnasium.spec(environment).vector_entry_point is not None
+    if own:
+        vector = gymnasium.make_vec(environment, copies, vectorization_mode="vector_entry_point")
+        if vector.metadata.get("autoreset_mode") == gymnasium.vector.AutoresetMode.NEXT_STEP:
+            return vector
+        vector.close()
+    return gymnasium.vector.SyncVectorEnv([lambda: make(environment, **made_with) for _ in range(copies)])
+
+
+def made_with(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `make` besides the id, from a policy's preprocess_config.json."""
+    wrappers = {"wrappers": config["wrappers"]} if config.get("wrappers") else {}
+    return {**config.get("environment_options", {}), **wrappers}
+
+
+def _atari(env: gymnasium.Env[Any, Any], environment: str) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.wrappers.AtariPreprocessing(env)
+    except (AttributeError, ValueError, AssertionError) as error:
+        env.close()
+        raise CallError(f"atari: {environment!r} is no game of the Arcade Learning Environment ({error}); leave it out") from error
+
+
+def _need(module: str, environment: str) -> None:
+    """Games register themselves when their package is imported."""
+    if importlib.util.find_spec(module) is None:
+        raise CallError(f"environment {environment!r} needs packages that are missing; run: pip install 'marina[atari]'")
+    importlib.import_module(module)
