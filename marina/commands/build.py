@@ -24,15 +24,23 @@ def train(
     names: Annotated[list[str], typer.Argument(help="Models to train; what was exported before is replaced.")],
     data: Annotated[str | None, typer.Option(help="A folder of your own: ImageFolder, Pascal VOC or COCO json.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrule the spec: training.epochs=1")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew where a training was cut off, instead of going on.")] = False,
+    devices: Annotated[int, typer.Option(min=1, max=64, help="GPUs, or processes of a CPU, that learn together.")] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Machines of so many devices each; MASTER_ADDR, MASTER_PORT and NODE_RANK say which is which."),
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train models and export those that reach their floor."""
+    """Train models and export those that reach their floor; a training that was cut off goes on where it stood."""
     output, changes = Output(as_json), overrides(setting or [])
+    if devices * nodes > 1 and len(names) > 1:
+        raise CallError("several devices train one model at a time; name one")
     if data is not None:
         changes["training.data"] = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
     chosen = [spec.load(name, changes) for name in names]
     for one in chosen:
-        up.train(one, output)
+        up.train(one, output, fresh, devices, nodes)
     output.result({"ok": True, "exports": {one.name: str(one.export_dir) for one in chosen}})
 
 
