@@ -69,6 +69,7 @@ def carry(
     Where the run keeps checkpoints and the data has a `fingerprint`, it goes on where the last one was cut off. `frozen` says that
     not everything learns all the time. In the processes that only help, this call is the last: it ends them.
     """
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     run = current()
     keeper = Keeper(run, fingerprint, batches) if run.folder and fingerprint else None
     trainer = lightning.Trainer(

@@ -15,8 +15,8 @@ class Batches(ABC, Generic[Batch]):
     """A loader that can tell its place exactly, and go on there; `checkpoints` keeps it.
 
     A subclass says which rows each step of an epoch takes and makes a batch of them; it draws from torch's random numbers or from
-    its own `generator`. With several processes all draw the same order, each takes its part of every step's rows, and draws its noise
-    from a seed of its own.
+    its own `generator`. With several processes each takes its part of every step's rows, in the order that one alone
+    would draw, and draws its noise from a seed of its own.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -41,12 +41,27 @@ class Batches(ABC, Generic[Batch]):
         if place:
             self._set_random(place["begun"])
         begun = self._random()
-        order = shared_order(self)
+        order = self._own_order()
         if place:
             self._set_random(place["random"])
         for step in range(place.get("step", 0), len(order)):
             self._place = {"step": step, "begun": begun, "random": self._random()}
             yield self.batch(order[step])
+
+    def _own_order(self) -> Sequence[Sequence[int]]:
+        """The order of an epoch; with several processes the one that the first would draw alone, and of it this one's part."""
+        if not _together():
+            return self.order()
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        state = [self._random()]
+        torch.distributed.broadcast_object_list(state)
+        self._set_random(state[0])
+        order = [list(rows)[rank::world] for rows in self.order()]
+        if rank:
+            seed = int(torch.empty((), dtype=torch.int64).random_()) % (1 << 62) + rank
+            torch.manual_seed(seed)
+            self.generator.manual_seed(seed)
+        return order
 
     def place(self) -> dict[str, Any]:
         """Where the step stands that was handed out last, before it was made. With several processes all must call it."""
@@ -86,24 +101,6 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Sequence[Sequ
     order = torch.randperm(count, generator=generator)
     steps: list[list[int]] = order[: count // size * size].reshape(-1, size).tolist()
     return steps
-
-
-def shared_order(batches: Batches[Any]) -> Sequence[Sequence[int]]:
-    """The order of an epoch: with several processes that of the first one, and of it this one's part."""
-    if not _together():
-        return batches.order()
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    seed = [int(torch.empty((), dtype=torch.int64).random_())]
-    torch.distributed.broadcast_object_list(seed)
-    _seed(batches, seed[0])
-    order = [list(rows)[rank::world] for rows in batches.order()]
-    _seed(batches, seed[0] + 1 + rank)
-    return order
-
-
-def _seed(batches: Batches[Any], seed: int) -> None:
-    torch.manual_seed(seed % (1 << 62))
-    batches.generator.manual_seed(seed % (1 << 62))
 
 
 def _together() -> bool:
