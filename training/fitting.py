@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from training.running.batches import Batches
 from training.running.checkpoints import Keeper
+from training.running.logs import Logs
 from training.running.run import Run, current, is_helper
 
 
@@ -80,7 +81,7 @@ def carry(
         strategy=_strategy(run, frozen),
         sync_batchnorm=run.processes > 1 and torch.cuda.is_available(),  # torch has it for GPUs alone
         use_distributed_sampler=False,
-        callbacks=[*callbacks, *([keeper] if keeper else [])],
+        callbacks=[*callbacks, *([Logs(run.report)] if run.report else []), *([keeper] if keeper else [])],
         logger=False,
         enable_checkpointing=keeper is not None,
         enable_progress_bar=False,

@@ -11,6 +11,7 @@ from marina import paths
 from marina.errors import CallError
 from marina.spec import Section, Spec, validated
 from training.export import export
+from training.running.environment import write_down
 from training.running.run import begun
 
 TOGETHER = ("classifier", "detector", "segmenter")  # recipes that learn on several devices
@@ -29,9 +30,10 @@ def train(spec: Spec, fresh: bool = False, devices: int = 1, nodes: int = 1) -> 
     folder.chmod(0o755)  # mkdtemp keeps it private, an export is for everybody who may read the tree
     try:
         (folder / "report").mkdir()
-        with begun(spec, settings.model_dump(mode="json"), fresh, devices, nodes):
+        with begun(spec, settings.model_dump(mode="json"), fresh, devices, nodes, folder / "report"):
             trained = recipe(spec).train(settings, spec.training.seed, folder / "report")
             trained.training = {**settings.model_dump(mode="json"), **trained.training}
+            write_down(spec, folder / "report")
             return export(spec, trained, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import typer
 from marina import spec, up
 from marina.command import (
     Json,
+    Name,
     Names,
     guarded,
     overrides,
@@ -73,6 +74,26 @@ def import_(
         path = importing.write(one)
         output.say(f"{name}: written to {path}; the next import or training of {name} takes it from there")
     output.result({"ok": True, "export": str(one.export_dir), "spec": one.as_yaml(), "metrics": up.export_metrics(one)})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def report(
+    name: Name,
+    version: Annotated[str | None, typer.Option(help="Another version than the spec's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it; NAME-VERSION.html here when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page on an export: metrics, curves, pictures, what it answers, the spec, the machine, the files."""
+    from marina import report as reports
+
+    one = spec.load(name, {"version": version} if version else None)
+    path = (out or Path(f"{one.name}-{one.version}.html")).expanduser()
+    content = reports.page(one)
+    path.write_text(content, encoding="utf-8")
+    output = Output(as_json)
+    output.say(f"{one.name}: {path} ({len(content.encode()) / 1e6:.1f} MB)")
+    output.result({"ok": True, "report": str(path.resolve())})
 
 
 @app.command(rich_help_panel="Step by step")

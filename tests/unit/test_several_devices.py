@@ -43,7 +43,10 @@ def environment() -> dict[str, str]:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """Within 1e-4: a mean of two halves' means rounds otherwise than the mean of the whole, and Adam divides by small numbers."""
+    """The weights within 1e-5: a mean of two halves' means rounds otherwise than the mean of the whole, and Adam divides by small numbers.
+
+    The validation's loss is a weighted mean by batches, which other batches change a little.
+    """
     script = tmp_path / "learns.py"
     script.write_text(LEARNS)
     for devices in ("1", "2"):
@@ -52,9 +55,10 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 
     assert len(one["history"]) == len(two["history"])
     for ours, theirs in zip(one["history"], two["history"], strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
+        assert ours.pop("validation_loss") == pytest.approx(theirs.pop("validation_loss"), rel=0.01)
+        assert ours == pytest.approx(theirs, abs=1e-5)
     for name, value in one["best"].items():
-        torch.testing.assert_close(two["best"][name], value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(two["best"][name], value, rtol=0, atol=1e-5)
 
 
 SPEC = "# Reads digits.\nkind: classifier\ntraining: {recipe: classifier, epochs: %d}\nfloor: {accuracy: 0.5}\n"

@@ -31,11 +31,12 @@ log = logging.getLogger("marina")
 
 @dataclass(frozen=True)
 class Run:
-    """What a training is told beside its settings. `folder` is where it keeps its checkpoint, None for nowhere."""
+    """What a training is told beside its settings. `folder` is where it keeps its checkpoint, `report` its logs; None for nowhere."""
 
     folder: Path | None = None
     devices: int = 1  # on each of the nodes
     nodes: int = 1
+    report: Path | None = None
     seconds_between: float = 20.0  # two checkpoints, at least
 
     @property
@@ -68,18 +69,20 @@ def using(run: Run) -> Iterator[Run]:
 
 
 @contextmanager
-def begun(spec: Spec, settings: dict[str, Any], fresh: bool = False, devices: int = 1, nodes: int = 1) -> Iterator[Run]:
+def begun(
+    spec: Spec, settings: dict[str, Any], fresh: bool = False, devices: int = 1, nodes: int = 1, report: Path | None = None
+) -> Iterator[Run]:
     """A run of `spec` with these settings, which goes on where the last one with the same was cut off, unless `fresh`.
 
     Its folder is cache/runs/<name>-<version>-<key>, with a key of the settings, the seed, the number of processes and the versions;
     it goes when the block ends well. After a failure it stays: a missed floor can be lowered without a second training. Only one
     run at a time has it; a second one beside it keeps nothing.
     """
+    folder = _folder(spec, settings, devices * nodes)
     if is_helper():  # another device of a run that has the folder already
-        with using(Run(_folder(spec, settings, devices * nodes), devices, nodes)) as run:
+        with using(Run(folder, devices, nodes)) as run:
             yield run
         return
-    folder = _folder(spec, settings, devices * nodes)
     _forget(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -89,14 +92,14 @@ def begun(spec: Spec, settings: dict[str, Any], fresh: bool = False, devices: in
             if devices * nodes > 1:
                 raise CallError(f"{spec.name} is being trained with the same settings already; wait for it, or stop it") from None
             log.warning("%s is being trained with the same settings already; this run can't be gone on with after a kill", spec.name)
-            with using(Run()) as run:
+            with using(Run(report=report)) as run:
                 yield run
             return
         if fresh:
             for left in folder.glob("*.ckpt"):
                 left.unlink()
         os.utime(folder)
-        with using(Run(folder, devices, nodes)) as run:
+        with using(Run(folder, devices, nodes, report)) as run:
             yield run
         shutil.rmtree(folder, ignore_errors=True)
 
