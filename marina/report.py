@@ -61,7 +61,7 @@ def page(spec: Spec) -> str:
         _section("By class", _classes(folder / "report" / "classes.json", by_class)),
         _section("What it answers", _samples(folder / "samples")),
         _pair(_section("Data", _facts(said["data"])), _section("Environment", _facts(_environment(folder, said)))),
-        _section("Training", _facts({**training, "parameters": said["parameters"]})),
+        _section("Training", _halves({"parameters": said["parameters"], **training})),
         _section("The spec as it was used", _spec(folder / "report" / "spec.yaml", spec)),
         _section("Files", _files(folder)),
     ]
@@ -173,6 +173,13 @@ def _facts(said: Mapping[str, Any]) -> str:
     return f'<div class="card"><table class="facts"><tbody>{rows}</tbody></table></div>' if rows else ""
 
 
+def _halves(said: Mapping[str, Any]) -> str:
+    """`_facts` in two tables, beside each other where there is room."""
+    rows = [(name, value) for name, value in _flat(said) if value is not None]
+    middle = (len(rows) + 1) // 2
+    return _pair(_facts(dict(rows[:middle])), _facts(dict(rows[middle:])))
+
+
 def _flat(said: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for name, value in said.items():
         if isinstance(value, dict):
@@ -195,8 +202,10 @@ def _is_number(value: Any) -> bool:
 def _cell(value: Any, number: bool = False, mono: bool = False) -> str:
     if isinstance(value, bool):
         text = "yes" if value else "no"
-    elif isinstance(value, int | float):
-        text = _number(value)
+    elif isinstance(value, float):
+        text = f"{value:.3f}" if number and abs(value) <= 1 else _number(value) if number else f"{value:.6g}"
+    elif isinstance(value, int):
+        text = f"{value:,}"
     else:
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     kind = "number" if number else "mono" if mono or (len(text) == 64 and text.isalnum()) else ""
