@@ -18,6 +18,7 @@ from marina.errors import CallError
 from training.classification.augmentation import Augment, Mix
 from training.classification.networks import Stage
 from training.classification.settings import Learning
+from training.classification.ways import way_of
 from training.fitting import carry
 from training.running.batches import Batches
 from training.running.checkpoints import Remembering
@@ -207,10 +208,10 @@ def fit(
     settings, processes = learner.settings, current().processes
     if settings.batch_size % processes:
         raise CallError(f"batch_size {settings.batch_size} has no equal parts for {processes} processes; take a multiple of {processes}")
-    reduced = settings.precision == "bfloat16" or (
-        settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
     with torch_threads(threads):
+        way = way_of(learner.model, train_set, settings)
+        for network in (learner.model, learner.average):
+            network.to(memory_format=torch.channels_last if way.channels_last else torch.preserve_format)  # type: ignore[call-overload]
         carry(
             learner,
             Shuffled(train_set, settings.batch_size, balanced=settings.balance == "sampling"),
@@ -219,10 +220,11 @@ def fit(
             callbacks=[_Bar()],
             fingerprint=fingerprint,
             frozen=settings.freeze,
-            precision="bf16-mixed" if reduced else "32-true",
+            precision="bf16-mixed" if way.bfloat16 else "32-true",
             num_sanity_val_steps=0,
         )
     learner.model.load_state_dict(learner.best_state)
+    learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     learner.model.cpu().eval().requires_grad_(False)
 
 
