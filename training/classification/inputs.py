@@ -150,7 +150,7 @@ def _kept(file: Path) -> torch.Tensor | None:
 
 
 def _digest(table: torch.Tensor) -> str:
-    return hashlib.sha256(table.numpy()).hexdigest()
+    return hashlib.sha256(table.numpy().data).hexdigest()
 
 
 def _keep(file: Path, table: torch.Tensor) -> None:

@@ -210,8 +210,8 @@ def fit(
         raise CallError(f"batch_size {settings.batch_size} has no equal parts for {processes} processes; take a multiple of {processes}")
     with torch_threads(threads):
         way = way_of(learner.model, train_set, settings)
-        for network in (learner.model, learner.average):
-            network.to(memory_format=torch.channels_last if way.channels_last else torch.preserve_format)  # type: ignore[call-overload]
+        for network in (learner.model, learner.average) if way.channels_last else ():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         carry(
             learner,
             Shuffled(train_set, settings.batch_size, balanced=settings.balance == "sampling"),

@@ -1,13 +1,15 @@
 """Pictures per second that a classifier learns from, beside the usual loop of torchvision's training script, in one run.
 
-    .venv/bin/python benchmarks/training.py ~/pictures/pizza_steak_sushi --architecture resnet18 --rounds 3
+    .venv/bin/python benchmarks/training_speed.py ~/pictures/pizza_steak_sushi --architecture resnet18 --size 128
 
 The usual loop reads an ImageFolder through Pillow in as many worker processes as there are cores, crops at random, mirrors, and
-takes steps of SGD in float32 with its tensors as they come. Ours is the recipe `classifier` as `marina train` runs it: the pictures are prepared once (that is told apart)
-and varied in memory, AdamW with a running mean of the weights. All ways take turns; printed are the medians over the rounds.
+takes steps of SGD in float32 with its tensors as they come. Ours is the recipe `classifier` as `marina train` runs it: the
+pictures are prepared once (that is told apart) and varied in memory, AdamW with a running mean of the weights. All ways take
+turns; printed are the medians over the rounds.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -118,16 +120,12 @@ def main() -> None:
     ways |= {f"classifier, {precision}": own(precision) for precision in ("float32", "bfloat16", "fastest")}
     found: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as home:
-        import os
-
         os.environ["MARINA_HOME"] = home  # a cache that is empty at first
         for _ in range(chosen.rounds):
             for name, way in ways.items():
                 found[name].append(way())
     base = statistics.median(found["usual loop"])
-    print(
-        f"{chosen.architecture}, {chosen.size} pixels, batches of {chosen.batch}, {torch.get_num_threads()} threads; {len(data.train)} pictures"
-    )
+    print(f"{chosen.architecture}, {chosen.size} pixels, batches of {chosen.batch}, {torch.get_num_threads()} threads")
     for name, speeds in found.items():
         middle = statistics.median(speeds)
         print(f"  {name:22} {middle:7.1f} pictures/s  {middle / base:5.2f} times  (rounds: {', '.join(f'{one:.1f}' for one in speeds)})")
