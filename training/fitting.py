@@ -122,8 +122,14 @@ def one_cycle(learner: lightning.LightningModule, parameters: Iterable[Any], rat
     """AdamW under a one-cycle learning rate (Smith and Topin 2018) of the peak `rate`."""
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)
     steps = int(learner.trainer.estimated_stepping_batches)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps), pct_start=0.2)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle(optimizer, [rate], max(2, steps), 0.2), "interval": "step"}}
+
+
+def cycle(optimizer: torch.optim.Optimizer, rates: list[float], steps: int, rise: float) -> torch.optim.lr_scheduler.OneCycleLR:
+    """One cycle of `steps` up to `rates`, one for each group of the optimizer; they rise for the share `rise` of it."""
+    if rise * steps == 1:  # torch divides by the length of the rise less one
+        steps += 1
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates if len(rates) > 1 else rates[0], total_steps=steps, pct_start=rise)
 
 
 def reduced(precision: str) -> bool:

@@ -137,7 +137,7 @@ def _file(folder: str, said: list[Any]) -> Path:
 def _kept(file: Path) -> torch.Tensor | None:
     try:
         with safe_open(file, "pt") as opened:
-            found: torch.Tensor = opened.get_tensor("table")
+            found: torch.Tensor = opened.get_tensor("table").clone()  # of its own: the file may go
             if opened.metadata()["sha256"] != _digest(found):
                 raise ValueError("its checksum is another")
         os.utime(file)  # used now

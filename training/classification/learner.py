@@ -19,7 +19,7 @@ from training.classification.augmentation import Augment, Mix
 from training.classification.networks import Stage
 from training.classification.settings import Learning
 from training.classification.ways import way_of
-from training.fitting import carry
+from training.fitting import carry, cycle
 from training.running.batches import Batches
 from training.running.checkpoints import Remembering
 from training.running.run import current, is_helper
@@ -160,7 +160,7 @@ class Learner(Remembering):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule: Any
         if settings.schedule == "one_cycle":  # Smith and Topin 2019
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(groups), total_steps=steps + 1, pct_start=settings.warm_up)
+            schedule = cycle(optimizer, list(groups), steps + 1, settings.warm_up)
         elif settings.schedule == "plateau":
             schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=1 / 3, patience=2)
             schedule.load_state_dict(self.plateau)
