@@ -26,13 +26,15 @@ def prepare(chosen: list[Spec], output: Output) -> None:
         pack(one, output)
 
 
-def train(one: Spec, output: Output) -> None:
-    """Train and export one model, and say what it reached."""
+def train(one: Spec, output: Output, fresh: bool = False, devices: int = 1, nodes: int = 1) -> None:
+    """Train and export one model, and say what it reached; the options are those of `training.train`."""
+    from training.running.run import is_helper
     from training.train import train as run
 
     started = monotonic()
-    output.say(f"{one.name}: training ({one.training.recipe})")
-    folder = run(one)
+    if not is_helper():
+        output.say(f"{one.name}: training ({one.training.recipe})")
+    folder = run(one, fresh, devices, nodes)
     reached = ", ".join(f"{name} {value:.4g}" for name, value in export_metrics(one).items())
     output.say(f"{one.name}: {reached} after {monotonic() - started:.0f} s; exported to {folder}")
 

@@ -101,7 +101,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         balanced_weights(material.train.tensors[1], len(classes)) if settings.balance == "weights" else None,
     )
     tiny = settings.head_alone or settings.architecture == networks.SMALL_CNN
-    fit(learner, material.train, material.validation, threads=1 if tiny else 0)
+    about = data.about()
+    fit(learner, material.train, material.validation, threads=1 if tiny else 0, fingerprint=about["fingerprint"])
 
     validation, logits = (logits_of(material.model, part) for part in (material.validation, material.test))
     expected, labels = material.validation.tensors[1], material.test.tensors[1]
@@ -138,7 +139,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
             **({"decision": {"class_index": decision.class_index, "threshold": decision.threshold}} if decision else {}),
         },
         samples=_samples(data, probabilities, answers, labels, decision),
-        data=data.about(),
+        data=about,
         classes=classes,
         training={
             "epochs": settings.epochs,

@@ -26,6 +26,7 @@ from training.detection.pixels import Batches, Prepared
 from training.detection.views import Views
 from training.detection.weights import build, freeze, is_factory
 from training.fitting import fit, follow, one_cycle, reduced
+from training.running.checkpoints import Remembering
 from training.trained import HELD_OUT, Sample, Trained
 
 from bundle_images import ImageInput
@@ -98,8 +99,10 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     inputs = ImageInput(*settings.size, fit=settings.fit)
     learner = Learner(settings, data, inputs)
     pictures = batches(settings, data, inputs, seed)
-    fit(learner, pictures, len(pictures), settings.epochs, lambda row: f"AP50 {row['ap50']:.3f}")
-    detector = learner.best.cpu().eval()
+    about = data.about()
+    fit(learner, pictures, settings.epochs, lambda row: f"AP50 {row['ap50']:.3f}", about["fingerprint"])
+    detector = learner.average.cpu().eval()
+    detector.load_state_dict(learner.best)
 
     threshold = settings.score_threshold
     if threshold is None:
@@ -121,7 +124,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},
         samples=samples(found, data, threshold),
-        data=data.about(),
+        data=about,
         classes=list(data.classes),
         training={
             "epochs": settings.epochs,
@@ -143,8 +146,10 @@ def batches(settings: Settings, data: ImageData, inputs: ImageInput, seed: int) 
     return Batches(pictures, settings.batch_size, settings.augmentation == "light", settings.flip, seed)
 
 
-class Learner(lightning.LightningModule):
+class Learner(Remembering):
     """The detector with its optimiser; after each epoch it measures itself on the validation pictures and keeps the best."""
+
+    remembered = ("losses", "history", "best", "best_epoch")
 
     def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
         super().__init__()
@@ -164,7 +169,8 @@ class Learner(lightning.LightningModule):
         self.losses: list[float] = []
         self.history: list[dict[str, float]] = []
         self.average = copy.deepcopy(self.detector).eval() if settings.averaging else self.detector
-        self.best, self.best_epoch = self.detector, -1
+        self.best: dict[str, torch.Tensor] = {}  # weights of the average
+        self.best_epoch = -1
         self.detector.train()
 
     def training_step(self, batch: tuple[torch.Tensor, Targets]) -> torch.Tensor:
@@ -190,7 +196,7 @@ class Learner(lightning.LightningModule):
         self.history.append({"loss": float(np.mean(self.losses)), **summary})
         self.losses.clear()
         if self.best_epoch < 0 or _rank(summary) > _rank(self.history[self.best_epoch]):
-            self.best, self.best_epoch = copy.deepcopy(self.average), len(self.history) - 1
+            self.best, self.best_epoch = copy.deepcopy(self.average.state_dict()), len(self.history) - 1
         return self.history[-1]
 
     def configure_optimizers(self) -> Any:

@@ -21,6 +21,7 @@ from training import datasets
 from training.datasets import ImageData
 from training.datasets.outlined_folder import IGNORED
 from training.fitting import fit, follow, one_cycle, reduced
+from training.running.checkpoints import Remembering
 from training.segmentation import drawing
 from training.segmentation.architectures import build
 from training.segmentation.evaluation import by_class, overlap, pairs, segment
@@ -72,8 +73,10 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     pictures = Prepared.of(data.train, inputs, "training pictures")
     light = settings.augmentation == "light"
     batches = Batches(pictures.pixels, pictures.labels(inputs), settings.batch_size, light, settings.flip, seed)
-    fit(learner, batches, len(batches), settings.epochs, lambda row: f"mean IoU {row['mean_iou']:.3f}")
-    segmenter = learner.best.cpu().eval()
+    about = data.about()
+    fit(learner, batches, settings.epochs, lambda row: f"mean IoU {row['mean_iou']:.3f}", about["fingerprint"])
+    segmenter = learner.average.cpu().eval()
+    segmenter.load_state_dict(learner.best)
 
     test = Prepared.of(data.test, inputs, "test pictures")
     found = segment(segmenter, test.pixels, test.truth, inputs)
@@ -89,7 +92,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         preprocess=inputs.as_config(),
         postprocess={"type": "segmentation"},
         samples=samples(found, test.truth, data),
-        data=data.about(),
+        data=about,
         classes=list(data.classes),
         training={
             "epochs": settings.epochs,
@@ -102,8 +105,10 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     )
 
 
-class Learner(lightning.LightningModule):
+class Learner(Remembering):
     """The network with its optimiser; after each epoch it measures itself on the validation pictures and keeps the best."""
+
+    remembered = ("losses", "history", "best", "best_epoch")
 
     def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
         super().__init__()
@@ -114,7 +119,8 @@ class Learner(lightning.LightningModule):
         self.losses: list[float] = []
         self.history: list[dict[str, float]] = []
         self.average = copy.deepcopy(self.segmenter).eval() if settings.averaging else self.segmenter
-        self.best, self.best_epoch = self.segmenter, -1
+        self.best: dict[str, torch.Tensor] = {}  # weights of the average
+        self.best_epoch = -1
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """One step on pictures of 0..255."""
@@ -139,7 +145,7 @@ class Learner(lightning.LightningModule):
         self.history.append({"loss": float(np.mean(self.losses)), **overlap(np.sum(counts, axis=0))})
         self.losses.clear()
         if self.best_epoch < 0 or self.history[-1]["mean_iou"] > self.history[self.best_epoch]["mean_iou"]:
-            self.best, self.best_epoch = copy.deepcopy(self.average), len(self.history) - 1
+            self.best, self.best_epoch = copy.deepcopy(self.average.state_dict()), len(self.history) - 1
         return self.history[-1]
 
     def configure_optimizers(self) -> Any:

@@ -11,24 +11,30 @@ from marina import paths
 from marina.errors import CallError
 from marina.spec import Section, Spec, validated
 from training.export import export
-from training.policies.checkpoints import kept
+from training.running.environment import write_down
+from training.running.run import begun
+
+TOGETHER = ("classifier", "detector", "segmenter")  # recipes that learn on several devices
 
 
-def train(spec: Spec) -> Path:
-    """Train the model of `spec` and return its export's folder.
+def train(spec: Spec, fresh: bool = False, devices: int = 1, nodes: int = 1) -> Path:
+    """Train the model of `spec` and return its export's folder; what was cut off goes on where it stood, unless `fresh`.
 
     Raises CallError for settings or data that can't be used and BelowFloor when the model is not good enough.
     """
     settings = settings_of(spec)
+    if devices * nodes > 1 and spec.training.recipe not in TOGETHER:
+        raise CallError(f"{spec.training.recipe} learns on one device; {' and '.join(TOGETHER)} learn on several")
     spec.export_dir.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{spec.version}-", dir=spec.export_dir.parent))
     folder.chmod(0o755)  # mkdtemp keeps it private, an export is for everybody who may read the tree
     try:
         (folder / "report").mkdir()
-        with kept(spec, settings):
+        with begun(spec, settings.model_dump(mode="json"), fresh, devices, nodes, folder / "report"):
             trained = recipe(spec).train(settings, spec.training.seed, folder / "report")
-        trained.training = {**settings.model_dump(mode="json"), **trained.training}
-        return export(spec, trained, folder)
+            trained.training = {**settings.model_dump(mode="json"), **trained.training}
+            write_down(spec, folder / "report")
+            return export(spec, trained, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import typer
 from marina import spec, up
 from marina.command import (
     Json,
+    Name,
     Names,
     guarded,
     overrides,
@@ -24,15 +25,23 @@ def train(
     names: Annotated[list[str], typer.Argument(help="Models to train; what was exported before is replaced.")],
     data: Annotated[str | None, typer.Option(help="A folder of your own: ImageFolder, Pascal VOC or COCO json.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrule the spec: training.epochs=1")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew where a training was cut off, instead of going on.")] = False,
+    devices: Annotated[int, typer.Option(min=1, max=64, help="GPUs, or processes of a CPU, that learn together.")] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Machines of so many devices each; MASTER_ADDR, MASTER_PORT and NODE_RANK say which is which."),
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train models and export those that reach their floor."""
+    """Train models and export those that reach their floor; a training that was cut off goes on where it stood."""
     output, changes = Output(as_json), overrides(setting or [])
+    if devices * nodes > 1 and len(names) > 1:
+        raise CallError("several devices train one model at a time; name one")
     if data is not None:
         changes["training.data"] = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
     chosen = [spec.load(name, changes) for name in names]
     for one in chosen:
-        up.train(one, output)
+        up.train(one, output, fresh, devices, nodes)
     output.result({"ok": True, "exports": {one.name: str(one.export_dir) for one in chosen}})
 
 
@@ -65,6 +74,26 @@ def import_(
         path = importing.write(one)
         output.say(f"{name}: written to {path}; the next import or training of {name} takes it from there")
     output.result({"ok": True, "export": str(one.export_dir), "spec": one.as_yaml(), "metrics": up.export_metrics(one)})
+
+
+@app.command(rich_help_panel="Step by step")
+@guarded
+def report(
+    name: Name,
+    version: Annotated[str | None, typer.Option(help="Another version than the spec's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it; NAME-VERSION.html here when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page on an export: metrics, curves, pictures, what it answers, the spec, the machine, the files."""
+    from marina import report as reports
+
+    one = spec.load(name, {"version": version} if version else None)
+    path = (out or Path(f"{one.name}-{one.version}.html")).expanduser()
+    content = reports.page(one)
+    path.write_text(content, encoding="utf-8")
+    output = Output(as_json)
+    output.say(f"{one.name}: {path} ({len(content.encode()) / 1e6:.1f} MB)")
+    output.result({"ok": True, "report": str(path.resolve())})
 
 
 @app.command(rich_help_panel="Step by step")

@@ -17,9 +17,10 @@ import torch
 from marina import paths, spec
 from training import a2c, dqn, ppo, reinforce, sac, td3
 from training.policies import rollout
-from training.policies.checkpoints import Checkpoint, kept
+from training.policies.checkpoints import Checkpoint
 from training.policies.learning import Selection
 from training.policies.small_networks import small_network_arithmetic
+from training.running.run import begun
 from training.train import settings_of
 from training.train import train as train_model
 
@@ -55,7 +56,7 @@ def learner_of(one: spec.Spec, seed: int) -> Any:
 def test_a_new_learner_that_gets_the_state_of_an_old_one_learns_the_same_from_then_on(recipe: str, home: Path) -> None:
     one = written(home, recipe)
     settings = settings_of(one)
-    with kept(one, settings), small_network_arithmetic(0):
+    with begun(one, settings.model_dump()), small_network_arithmetic(0):
         old = learner_of(one, 0)
         selection = Selection(settings, old.policy)
         for _ in range(3):
@@ -84,7 +85,7 @@ def test_a_file_that_is_broken_or_of_another_learner_lets_learning_begin_anew(
     harm: str, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = written(home, "ppo")
-    with kept(one, settings_of(one)), small_network_arithmetic(0):
+    with begun(one, settings_of(one).model_dump()), small_network_arithmetic(0):
         learner = learner_of(one, 0)
         checkpoint = Checkpoint(learner=learner)
         checkpoint.save()
@@ -105,7 +106,7 @@ def test_other_settings_another_seed_and_another_model_are_another_training(home
     places = set()
     for recipe, more in (("ppo", ""), ("ppo", "gamma: 0.5"), ("ppo", "seed: 1"), ("a2c", "")):
         one = written(home, recipe, more)
-        with kept(one, settings_of(one)):
+        with begun(one, settings_of(one).model_dump()):
             places.add(Checkpoint().path)
 
     assert len(places) == 4

@@ -15,7 +15,7 @@ from marina.spec import validated
 from training import classifier, datasets
 from training.classification import inputs, networks
 from training.classification.augmentation import augmentation, disturb_spectrum, mix
-from training.classification.learner import Learner, balanced_weights, batches, fit, rate_share
+from training.classification.learner import Learner, Shuffled, balanced_weights, fit, rate_share
 from training.classification.settings import Learning
 from training.train import settings_of
 from training.trained import Trained
@@ -175,7 +175,7 @@ def test_rare_classes_weigh_as_much_as_common_ones_and_are_drawn_as_often() -> N
     labels = torch.tensor([0] * 90 + [1] * 10)
     weights = balanced_weights(labels, 2)
     torch.manual_seed(0)
-    drawn = torch.cat([rows for _, rows in batches(TensorDataset(labels, labels), 100, shuffle=True, balanced=True)])
+    drawn = torch.cat([rows for _, rows in Shuffled(TensorDataset(labels, labels), 100, balanced=True)])
 
     assert float(weights[0]) * 90 == pytest.approx(float(weights[1]) * 10)
     assert 30 < int(drawn.sum()) < 70

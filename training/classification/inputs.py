@@ -2,8 +2,8 @@
 
 Pictures are brought to the graph's input once, by the transform that serves (`bundle_images.prepare`), and lie in memory as
 one uint8 tensor of pictures x channels x height x width bytes: 1.5 GB for ten thousand RGB pictures of 224. Above
-MAX_BYTES the call is refused. Features are kept in cache/features/ under a key of all that they depend on; when the folder
-outgrows MAX_CACHE_BYTES, what was not used for longest goes.
+MAX_BYTES the call is refused. Prepared pictures from files are kept in cache/pictures/ and features in cache/features/, under a key
+of all that they depend on and with a checksum; when a folder outgrows MAX_CACHE_BYTES, what was not used for longest goes.
 """
 
 import hashlib
@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 import torchvision
 from PIL import Image
 from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch.utils.data import TensorDataset
 
 from marina import paths
@@ -36,7 +37,7 @@ from bundle_images import ImageInput, open_image, prepare
 MAX_BYTES = 4 << 30
 MAX_CACHE_BYTES = 4 << 30
 BATCH = 32
-FORMAT = 1  # of the kept features; a change of the augmentation or of this module asks for the next number
+FORMAT = 2  # of what is kept; a change of the augmentation, of `prepare` or of this module asks for the next number
 
 log = logging.getLogger("marina")
 
@@ -49,12 +50,22 @@ def picture(example: datasets.Example, config: ImageInput) -> torch.Tensor:
 
 
 def pixels(examples: Sequence[datasets.Example], config: ImageInput) -> TensorDataset:
-    """All pictures, uint8 [N, C, H, W], and their labels, int64 [N]. Raises CallError when they don't fit into MAX_BYTES."""
+    """All pictures, uint8 [N, C, H, W], and their labels, int64 [N]: from the cache, or prepared and, where they are files, kept there.
+
+    Raises CallError when they don't fit into MAX_BYTES.
+    """
     channels = 1 if config.mode == "L" else 3
     _check_size(len(examples) * channels * config.height * config.width, "pictures", "set a smaller image_size or take fewer")
-    images = torch.empty((len(examples), channels, config.height, config.width), dtype=torch.uint8)
-    for row, image in enumerate(_pictures(examples, config, "preparing pictures")):
-        images[row] = image
+    from_files = any(isinstance(example.image, Path) for example in examples)
+    said = [FORMAT, datasets.fingerprint(examples), config.as_config(), PIL.__version__] if from_files else []
+    file = _file("pictures", said)
+    images = _kept(file) if from_files else None
+    if images is None:
+        images = torch.empty((len(examples), channels, config.height, config.width), dtype=torch.uint8)
+        for row, image in enumerate(_pictures(examples, config, "preparing pictures")):
+            images[row] = image
+        if from_files:
+            _keep(file, images)
     return TensorDataset(images, _labels(examples))
 
 
@@ -66,8 +77,7 @@ def features(
     The first view of a picture is the picture itself, the others are varied by the settings' augmentation, drawn from `seed`.
     The random numbers of the caller are left as they are. Raises CallError when the features don't fit into MAX_BYTES.
     """
-    state = hashlib.sha256(json.dumps([FORMAT, _relevant(model, examples, config, settings, views, seed)], sort_keys=True).encode())
-    file = paths.cache() / "features" / f"{state.hexdigest()}.safetensors"
+    file = _file("features", [FORMAT, _relevant(model, examples, config, settings, views, seed)])
     found = _kept(file)
     if found is None:
         found = _computed(model, examples, config, settings, views, seed)
@@ -119,31 +129,43 @@ def _computed(
     return table.flatten(0, 1)
 
 
+def _file(folder: str, said: list[Any]) -> Path:
+    """Where something lies that depends on what is `said`."""
+    return paths.cache() / folder / f"{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}.safetensors"
+
+
 def _kept(file: Path) -> torch.Tensor | None:
     try:
-        found = load_file(file)["features"]
+        with safe_open(file, "pt") as opened:
+            found: torch.Tensor = opened.get_tensor("table").clone()  # of its own: the file may go
+            if opened.metadata()["sha256"] != _digest(found):
+                raise ValueError("its checksum is another")
         os.utime(file)  # used now
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, KeyError) as error:
-        log.warning("%s can't be read (%s); its features are computed again", file, error)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s can't be read (%s); what it held is computed again", file, error)
         return None
     return found
 
 
+def _digest(table: torch.Tensor) -> str:
+    return hashlib.sha256(table.numpy().data).hexdigest()
+
+
 def _keep(file: Path, table: torch.Tensor) -> None:
     """Write through a file beside it, so that nobody reads half of one; a full or read-only disk only costs the next run time."""
-    if 4 * table.numel() > MAX_CACHE_BYTES:
+    if table.nbytes > MAX_CACHE_BYTES:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-            temporary.write(save({"features": table.contiguous()}))
+            temporary.write(save({"table": table.contiguous()}, {"sha256": _digest(table.contiguous())}))
         Path(temporary.name).chmod(0o644)  # tempfile keeps it private
         Path(temporary.name).replace(file)
         _bound(file.parent)
     except OSError as error:
-        log.warning("features were not kept in %s: %s", file.parent, error)
+        log.warning("what was computed was not kept in %s: %s", file.parent, error)
 
 
 def _bound(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,14 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, TensorDataset, WeightedRandomSampler
 
+from marina.errors import CallError
 from training.classification.augmentation import Augment, Mix
 from training.classification.networks import Stage
 from training.classification.settings import Learning
+from training.classification.ways import way_of
+from training.fitting import carry, cycle
+from training.running.batches import Batches
+from training.running.checkpoints import Remembering
+from training.running.run import current, is_helper
 
 EVALUATION_BATCH = 64
 
 
-class Learner(lightning.LightningModule):
+class Learner(Remembering):
     """AdamW (Loshchilov and Hutter 2019) on `model`, inputs -> logits [B, classes]; remembers the best epoch.
 
     Validated and kept is the running average of the weights (Polyak and Juditsky 1992), which doesn't jump from epoch to epoch:
@@ -30,6 +35,8 @@ class Learner(lightning.LightningModule):
     head, empty where the model is a head alone; frozen ones are opened from the last one on (gradual unfreezing) and learn the slower
     the further they are from the head (both Howard and Ruder 2018, sections 3.2 and 3.3).
     """
+
+    remembered = ("history", "best_epoch", "best_state", "plateau", "_sums")
 
     def __init__(
         self,
@@ -48,7 +55,12 @@ class Learner(lightning.LightningModule):
         self.best_epoch, self.best_state = 0, copy.deepcopy(model.state_dict())
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", class_weights)
+        self.plateau: dict[str, Any] = {}  # state of that schedule, which Lightning would not step in an epoch that was gone on with
         self._sums: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self) -> None:
+        """In an epoch that is gone on with, nothing else opens the stages."""
+        self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
         """Open the stages whose turn it is."""
@@ -104,6 +116,10 @@ class Learner(lightning.LightningModule):
     def _step(self, split: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss; labels are int64 [B], or shares [B, classes] after mixing, where the largest share counts as the truth."""
         loss = F.cross_entropy(logits.float(), labels, weight=self.class_weights, label_smoothing=self.settings.label_smoothing)
+        if split == "train" and self.class_weights is not None and labels.ndim == 1 and self.trainer.world_size > 1:
+            # a mean by weights over all parts is not the mean of the parts' means
+            weight = self.class_weights[labels].sum()
+            loss = loss * weight / self.trainer.strategy.reduce(weight.clone(), reduce_op="mean")
         truth = labels if labels.ndim == 1 else labels.argmax(1)
         right = (logits.argmax(1) == truth).sum()
         sums = torch.stack([loss.detach() * len(labels), right, torch.tensor(len(labels), device=loss.device)])
@@ -113,11 +129,14 @@ class Learner(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Ends the epoch: its training steps are done by then."""
         row: dict[str, float] = {}
-        for split, (loss, right, count) in self._sums.items():
+        for split, sums in self._sums.items():
+            loss, right, count = self.trainer.strategy.reduce(sums, reduce_op="sum")  # over the processes
             row |= {f"{split}_loss": float(loss / count), f"{split}_accuracy": float(right / count)}
         self._sums = {}
         self.history.append(row)
-        self.log("validation_loss", row["validation_loss"])  # for the plateau
+        if self.settings.schedule == "plateau":
+            self._on_plateau.step(row["validation_loss"])
+            self.plateau = self._on_plateau.state_dict()
         if not self.best_epoch or self._merit(row) > self._merit(self.history[self.best_epoch - 1]):
             self.best_epoch, self.best_state = len(self.history), copy.deepcopy(self.average.state_dict())
         if self.settings.patience and len(self.history) - self.best_epoch >= self.settings.patience:
@@ -141,10 +160,12 @@ class Learner(lightning.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule: Any
         if settings.schedule == "one_cycle":  # Smith and Topin 2019
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(groups), total_steps=steps + 1, pct_start=settings.warm_up)
+            schedule = cycle(optimizer, list(groups), steps + 1, settings.warm_up)
         elif settings.schedule == "plateau":
             schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=1 / 3, patience=2)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch", "monitor": "validation_loss"}}
+            schedule.load_state_dict(self.plateau)
+            self._on_plateau = schedule
+            return optimizer
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(settings, step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -175,46 +196,75 @@ def rate_share(settings: Learning, done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - settings.warm_up) / (1 - settings.warm_up))))
 
 
-def fit(learner: Learner, train_set: TensorDataset, validation_set: TensorDataset, threads: int = 0) -> None:
+def fit(
+    learner: Learner, train_set: TensorDataset, validation_set: TensorDataset, threads: int = 0, fingerprint: str | None = None
+) -> None:
     """Train, then put the best epoch's weights into the learner's model, on the CPU and in eval mode.
 
-    `threads` of torch while it learns; 0 leaves them.
+    `threads` of torch while it learns; 0 leaves them. `fingerprint` is the data's, for the checkpoints. With several processes
+    each takes its part of every batch and of the validation. Raises CallError for batches that have no equal parts.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints would tear the bar
-    settings = learner.settings
-    reduced = settings.precision == "bfloat16" or (
-        settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
-    with warnings.catch_warnings(), torch_threads(threads):
-        warnings.filterwarnings("ignore", message=".*does not have many workers")  # the pictures are in memory already
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # lightning 2.6 under torch 2.14
-        trainer = lightning.Trainer(
-            max_epochs=settings.epochs,
-            devices=1,
-            precision="bf16-mixed" if reduced else "32-true",
+    settings, processes = learner.settings, current().processes
+    if settings.batch_size % processes:
+        raise CallError(f"batch_size {settings.batch_size} has no equal parts for {processes} processes; take a multiple of {processes}")
+    with torch_threads(threads):
+        way = way_of(learner.model, train_set, settings)
+        for network in (learner.model, learner.average) if way.channels_last else ():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        carry(
+            learner,
+            Shuffled(train_set, settings.batch_size, balanced=settings.balance == "sampling"),
+            batches(part_of(validation_set), EVALUATION_BATCH),
+            epochs=settings.epochs,
             callbacks=[_Bar()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            fingerprint=fingerprint,
+            frozen=settings.freeze,
+            precision="bf16-mixed" if way.bfloat16 else "32-true",
             num_sanity_val_steps=0,
         )
-        shuffled = batches(train_set, settings.batch_size, shuffle=True, balanced=settings.balance == "sampling")
-        trainer.fit(learner, shuffled, batches(validation_set, EVALUATION_BATCH))
     learner.model.load_state_dict(learner.best_state)
+    learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     learner.model.cpu().eval().requires_grad_(False)
 
 
-def batches(dataset: TensorDataset, size: int, shuffle: bool = False, balanced: bool = False) -> DataLoader[Any]:
-    """Whole batches by index, all classes equally often where `balanced`.
+class Shuffled(Batches[Sequence[torch.Tensor]]):
+    """Whole batches of inputs and labels, all classes equally often where `balanced`.
 
-    A rest is dropped in training: one lone picture has no batch statistics.
+    A rest is dropped: one lone picture has no batch statistics.
     """
-    order: Sampler[int] = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-    if balanced:
-        labels = dataset.tensors[1]
-        order = WeightedRandomSampler((1 / labels.bincount())[labels].tolist(), len(dataset))
-    return DataLoader(dataset, sampler=BatchSampler(order, size, drop_last=shuffle and len(dataset) > size), batch_size=None)
+
+    def __init__(self, dataset: TensorDataset, size: int, balanced: bool = False) -> None:
+        super().__init__()
+        self.dataset = dataset
+        order: Sampler[int] = RandomSampler(dataset)
+        if balanced:
+            labels = dataset.tensors[1]
+            order = WeightedRandomSampler((1 / labels.bincount())[labels].tolist(), len(dataset))
+        self.sampler = BatchSampler(order, size, drop_last=len(dataset) > size)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def order(self) -> Sequence[Sequence[int]]:
+        """The sampler's batches."""
+        torch.empty((), dtype=torch.int64).random_()  # torch's own loader draws a seed too: what a seed gives stays what it was
+        return list(self.sampler)
+
+    def batch(self, rows: Sequence[int]) -> Sequence[torch.Tensor]:
+        """Inputs and labels."""
+        return [tensor[rows] for tensor in self.dataset.tensors]
+
+
+def batches(dataset: TensorDataset, size: int) -> DataLoader[Any]:
+    """Whole batches by index, in order."""
+    return DataLoader(dataset, sampler=BatchSampler(SequentialSampler(dataset), size, drop_last=False), batch_size=None)
+
+
+def part_of(dataset: TensorDataset) -> TensorDataset:
+    """The part of a data set that is this process's; all of it where one learns alone."""
+    run = current()
+    return TensorDataset(*(tensor[run.rank :: run.processes] for tensor in dataset.tensors)) if run.processes > 1 else dataset
 
 
 def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -234,7 +284,7 @@ class _Bar(lightning.Callback):
 
     def __init__(self) -> None:
         columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-        self.progress = Progress(*columns)
+        self.progress = Progress(*columns, disable=is_helper())
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.task = self.progress.add_task("epoch", total=trainer.max_epochs, text="")
@@ -244,7 +294,7 @@ class _Bar(lightning.Callback):
         assert isinstance(pl_module, Learner)
         row = pl_module.history[-1]
         text = f"loss {row['train_loss']:.3f}  validation accuracy {row['validation_accuracy']:.3f}"
-        self.progress.update(self.task, advance=1, text=text)
+        self.progress.update(self.task, completed=len(pl_module.history), text=text)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self.progress.stop()

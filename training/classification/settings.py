@@ -36,8 +36,8 @@ class Learning(Section):
     balance: Literal["none", "weights", "sampling"] = Field(
         default="none", description="rare classes count more in the loss, or are drawn more often"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the layers while training; auto: bfloat16 on a GPU that has it"
+    precision: Literal["auto", "float32", "bfloat16", "fastest"] = Field(
+        default="auto", description="of the layers while training; auto: bfloat16 on a GPU that has it; fastest: what a trial says"
     )
 
     augmentation: Literal["none", "light", "randaugment", "trivialaugment"] = Field(
@@ -66,7 +66,7 @@ class Learning(Section):
         if "views" in said and not self.head_alone:
             raise ValueError("views are for a body that stays frozen (freeze: true alone); one that learns sees new ones in every epoch")
         if self.head_alone:
-            if self.mix != "none" or self.layer_decay != 1 or self.precision == "bfloat16":
+            if self.mix != "none" or self.layer_decay != 1 or self.precision in ("bfloat16", "fastest"):
                 raise ValueError(
                     "a head alone learns from kept features: mix, layer_decay and precision have no meaning there; leave them out, "
                     "or say unfrozen_stages: 1"

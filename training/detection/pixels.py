@@ -1,6 +1,6 @@
 """Pictures and boxes for training a detector: prepared once by the transform that serves, augmented in whole batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch.nn import functional
 from marina.errors import CallError
 from training.datasets import Example
 from training.detection.architectures import Targets
+from training.running import batches
 
 from bundle_images import ImageInput, boxes_to_input, open_image, prepare
 
@@ -57,25 +58,28 @@ def open_example(example: Example) -> Image.Image:
     return Image.fromarray(example.image).convert("RGB")
 
 
-class Batches:
+class Batches(batches.Batches[tuple[torch.Tensor, Targets]]):
     """Shuffled, augmented batches: (float32 [B, 3, height, width] in 0..255, their objects). A short rest is left out."""
 
     def __init__(self, prepared: Prepared, batch_size: int, light: bool, flip: bool | str, seed: int) -> None:
+        super().__init__(seed)
         self.prepared, self.light, self.flip = prepared, light, flip
         self.size = min(batch_size, len(prepared.pixels))
-        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self.prepared.pixels) // self.size
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, Targets]]:
-        order = torch.randperm(len(self.prepared.pixels), generator=self.generator)
-        for rows in order[: len(self) * self.size].reshape(-1, self.size):
-            pixels = self.prepared.pixels[rows].float()
-            targets = [self.prepared.targets[k] for k in rows.tolist()]
-            if self.light or self.flip:
-                pixels, targets = augment(pixels, targets, self.light, self.flip, self.generator)
-            yield pixels, targets
+    def order(self) -> Sequence[Sequence[int]]:
+        """All pictures, shuffled."""
+        return batches.shuffled(len(self.prepared.pixels), self.size, self.generator)
+
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, Targets]:
+        """Pictures and objects, augmented."""
+        pixels = self.prepared.pixels[rows].float()
+        targets = [self.prepared.targets[k] for k in rows]
+        if self.light or self.flip:
+            pixels, targets = augment(pixels, targets, self.light, self.flip, self.generator)
+        return pixels, targets
 
 
 def augment(

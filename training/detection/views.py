@@ -4,7 +4,7 @@ Crops are cut from the pictures themselves, not from what the graph sees of them
 has the lighter augmentation, in whole batches, which is several times as fast.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from marina.errors import CallError
 from training.datasets import Example
 from training.detection.architectures import Targets
 from training.detection.pixels import MAX_BYTES, open_example
+from training.running import batches
 
 from bundle_images import ImageInput
 
@@ -24,7 +25,7 @@ GREY = 114  # what letterbox pads with
 LEAST_PIXELS = 2  # an object that is narrower in a view is none
 
 
-class Views:
+class Views(batches.Batches[tuple[torch.Tensor, Targets]]):
     """Shuffled batches of augmented pictures: (float32 [B, 3, height, width] in 0..255, their objects). A short rest is left out.
 
     The pictures lie in memory, at most twice as large as the input. Raises CallError for more than MAX_BYTES of them. The order
@@ -32,6 +33,7 @@ class Views:
     """
 
     def __init__(self, examples: Sequence[Example], inputs: ImageInput, batch_size: int, flips: tuple[str, ...], seed: int) -> None:
+        super().__init__(seed)
         self.pictures: list[torch.Tensor] = []
         self.targets: Targets = []
         used = 0
@@ -43,7 +45,6 @@ class Views:
             if used > MAX_BYTES:
                 raise CallError(f"{len(examples):,} training pictures need too much memory; set a smaller height and width, or take fewer")
         self.size = min(batch_size, len(self.pictures))
-        self.generator = torch.Generator().manual_seed(seed)
         self.view = v2.Compose(
             [
                 v2.RandomPhotometricDistort(p=0.5),
@@ -59,11 +60,14 @@ class Views:
     def __len__(self) -> int:
         return len(self.pictures) // self.size
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, Targets]]:
-        order = torch.randperm(len(self.pictures), generator=self.generator)
-        for rows in order[: len(self) * self.size].reshape(-1, self.size).tolist():
-            views = [self._seen(row) for row in rows]
-            yield torch.stack([pixels for pixels, _ in views]).float(), [target for _, target in views]
+    def order(self) -> Sequence[Sequence[int]]:
+        """All pictures, shuffled."""
+        return batches.shuffled(len(self.pictures), self.size, self.generator)
+
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, Targets]:
+        """A view of each picture, with the objects that are seen in it."""
+        views = [self._seen(row) for row in rows]
+        return torch.stack([pixels for pixels, _ in views]).float(), [target for _, target in views]
 
     def _seen(self, row: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         picture, target = self.pictures[row], self.targets[row]

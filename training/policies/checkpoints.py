@@ -4,8 +4,7 @@ A learner is walked from attribute to attribute, so that none can be forgotten: 
 counters, of itself and of the parts that it has. Two learners that were made alike have the same attributes in the same places.
 Where a copy of an environment stands can't be kept; after a stop all copies begin new episodes.
 
-The file is one dict of tensors and text (`torch.load` reads it with `weights_only`), replaced in one step. Only `marina train` keeps
-one; a recipe that is called from elsewhere leaves nothing behind.
+The file is one dict of tensors and text (`torch.load` reads it with `weights_only`), replaced in one step, in the folder of the run.
 """
 
 import functools
@@ -13,11 +12,8 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +23,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from marina import paths
-from marina.spec import Spec
+from training.running.run import current
 
 EVERY_SECONDS = 30.0
 MOST_BYTES = 64 << 20  # a larger replay is left out, and filled anew before learning goes on
@@ -38,20 +33,6 @@ MADE_ANEW = (*FUNCTIONS, BaseModel, gymnasium.Env, gymnasium.vector.VectorEnv, g
 
 LOG = logging.getLogger("marina")
 Put = Callable[[Any], Any]
-
-_kept: ContextVar[Path | None] = ContextVar("kept", default=None)
-
-
-@contextmanager
-def kept(spec: Spec, settings: BaseModel) -> Iterator[None]:
-    """While this lasts, trainings keep their state in cache/runs/, by the model, its settings and its seed."""
-    text = json.dumps([spec.training.recipe, settings.model_dump(mode="json"), spec.training.seed], sort_keys=True)
-    folder = paths.cache() / "runs" / f"{spec.name}-{spec.version}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    token = _kept.set(folder / "state.pt")
-    try:
-        yield
-    finally:
-        _kept.reset(token)
 
 
 @dataclass(frozen=True)
@@ -63,10 +44,11 @@ class Slot:
 
 
 class Checkpoint:
-    """The state of what is named in `holders`, in the file that `kept` names; without one nothing happens."""
+    """The state of what is named in `holders`, in the folder of the run that is going on; without one nothing happens."""
 
     def __init__(self, **holders: Any) -> None:
-        self.path, self.holders = _kept.get(), holders
+        folder = current().folder
+        self.path, self.holders = folder and folder / "state.pt", holders
 
     def save(self) -> None:
         """Replace the file."""
@@ -102,7 +84,7 @@ class Checkpoint:
     def forget(self) -> None:
         """Remove the file: the training has come to its end."""
         if self.path is not None:
-            shutil.rmtree(self.path.parent, ignore_errors=True)
+            self.path.unlink(missing_ok=True)
 
     def _slots(self) -> dict[str, Slot]:
         seen: set[int] = set()

@@ -1,6 +1,6 @@
 """Pictures and label maps for training a segmenter: prepared once by the transform that serves, augmented in whole batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from marina.errors import CallError
 from training.datasets import Example
 from training.datasets.outlined_folder import IGNORED, label_map
 from training.detection.pixels import MAX_BYTES, open_example, view
+from training.running import batches
 
 from bundle_images import ImageInput, prepare, view_of_size
 
@@ -54,24 +55,27 @@ def _fitted(labels: np.ndarray, inputs: ImageInput) -> np.ndarray:
     return fitted
 
 
-class Batches:
+class Batches(batches.Batches[tuple[torch.Tensor, torch.Tensor]]):
     """Shuffled, augmented batches: (float32 [B, 3, height, width] in 0..255, labels int64 [B, height, width]). A short rest is left out."""
 
     def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int, light: bool, flip: bool, seed: int) -> None:
+        super().__init__(seed)
         self.pixels, self.labels, self.light, self.flip = pixels, labels, light, flip
         self.size = min(batch_size, len(pixels))
-        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self.pixels) // self.size
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = torch.randperm(len(self.pixels), generator=self.generator)
-        for rows in order[: len(self) * self.size].reshape(-1, self.size):
-            pixels, labels = self.pixels[rows].float(), self.labels[rows]
-            if self.light or self.flip:
-                pixels, labels = augment(pixels, labels, self.light, self.flip, self.generator)
-            yield pixels, labels.long()
+    def order(self) -> Sequence[Sequence[int]]:
+        """All pictures, shuffled."""
+        return batches.shuffled(len(self.pixels), self.size, self.generator)
+
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures and labels, augmented."""
+        pixels, labels = self.pixels[rows].float(), self.labels[rows]
+        if self.light or self.flip:
+            pixels, labels = augment(pixels, labels, self.light, self.flip, self.generator)
+        return pixels, labels.long()
 
 
 def augment(

@@ -1,0 +1,42 @@
+"""A learner's history while it grows: report/history.json, and for TensorBoard in report/tensorboard/ where that is installed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from training.running.run import is_helper
+
+
+class Logs(Callback):
+    """Writes every row of `learner.history` once; after a training was gone on with, the earlier ones too."""
+
+    def __init__(self, report: Path) -> None:
+        self.report, self.written = report, 0
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # it comes with the extra `tensorboard`
+            self.board: Any = None
+        else:
+            self.board = None if is_helper() else SummaryWriter(report / "tensorboard")  # type: ignore[no-untyped-call]
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write what is new."""
+        history: Any = getattr(pl_module, "history", [])
+        if not trainer.is_global_zero:
+            return
+        (self.report / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+        for epoch, row in enumerate(history[self.written :] if self.board else [], start=self.written + 1):
+            for name, value in row.items():
+                split, _, measure = name.rpartition("_")
+                self.board.add_scalar(f"{measure}/{split}" if split in ("train", "validation") else name, value, epoch)
+        self.written = len(history)
+        if self.board:
+            self.board.flush()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Close the file."""
+        if self.board:
+            self.board.close()
