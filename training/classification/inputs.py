@@ -113,7 +113,7 @@ def _computed(
 ) -> torch.Tensor:
     """[views * N, …]: all pictures as they are, then all of them varied for the first time, and so on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    layout = torch.channels_last_3d if isinstance(config, ClipInput) else torch.channels_last
+    layout = torch.contiguous_format if isinstance(config, ClipInput) else torch.channels_last
     model.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
     vary = augmentation(settings, config)
     table = torch.empty(0)
