@@ -20,13 +20,18 @@ from tests.bad_inputs import BINARY, JSON, VIDEO, Bad, Part, Sent, base64_of, bo
 @cache
 def video(container: str = "mp4", codec: str = "libx264", count: int = 6, size: tuple[int, int] = (32, 16), **options: str) -> bytes:
     """A video file of a seven that turns."""
+    pictures = [drawn(*size).rotate(12 * index, fillcolor="white") for index in range(count)]
+    return video_of(np.stack([np.asarray(picture) for picture in pictures]), container, codec, **options)
+
+
+def video_of(frames: np.ndarray, container: str = "mp4", codec: str = "libx264", **options: str) -> bytes:
+    """A video file of frames uint8 [T, H, W] or [T, H, W, 3]."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, options=options) as file:
         stream: Any = file.add_stream(codec, rate=12)
-        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
-        for index in range(count):
-            picture = drawn(*size).rotate(12 * index, fillcolor="white")
-            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_image(Image.fromarray(frame).convert("RGB"))))
         file.mux(stream.encode())
     return buffer.getvalue()
 
