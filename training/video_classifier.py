@@ -127,12 +127,13 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
 def _network(settings: Settings, data: datasets.ImageData) -> tuple[video_networks.VideoClassifier, ClipInput]:
     """The network, not trained yet, and what its graph takes."""
-    if data.name == "motions" and settings.mirror and settings.augmentation != "none":
+    if data.name == "motions" and settings.mirror and (settings.augmentation != "none" or settings.average_mirrored):
         raise CallError("mirror: true makes left of right in 'motions'; say mirror: false")
     grey = all(isinstance(example.image, np.ndarray) and example.image.shape[-1] == 1 for example in data.train)
     mode = settings.mode or ("L" if grey else "RGB")
     preset = video_networks.preset_of(settings.architecture, settings.image_size)
     model = video_networks.build(settings.architecture, settings.weights, len(data.classes), 1 if mode == "L" else 3, preset)
+    model.both_ways = settings.average_mirrored
     resize = preset.resize if settings.fit == "crop" else 0
     image = ImageInput(preset.crop, preset.crop, mode=mode, fit=settings.fit, resize=resize)
     frames = settings.frames or (8 if settings.architecture == video_networks.SMALL_3D else 16)

@@ -226,7 +226,7 @@ def test_the_same_motions_come_every_time_and_a_clip_is_sent_without_loss() -> N
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mc3_18", "r2plus1d_18")]
 
 
-@pytest.mark.parametrize("architecture", ["small_3d", "r3d_18", *SLOW])
+@pytest.mark.parametrize("architecture", ["r3d_18", *SLOW])  # small_3d is exported below
 def test_the_exported_graph_equals_the_network_for_every_batch(architecture: str) -> None:
     preset = video_networks.preset_of(architecture, 32)
     network = video_networks.build(architecture, "none", 3, 1, preset).eval()

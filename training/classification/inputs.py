@@ -103,6 +103,7 @@ def _relevant(
         "pictures": datasets.fingerprint(examples),
         "input": config.as_config(),
         "views": views,
+        "both_ways": model.both_ways,
         "varied": varied,
         "versions": [torch.__version__, torchvision.__version__],
     }

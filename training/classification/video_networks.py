@@ -14,15 +14,11 @@ KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0
 
 
 class VideoClassifier(Classifier):
-    """What is served: uint8 [B, T, C, H, W] -> logits float32 [B, classes], normalisation inside the graph; else as `Classifier`."""
+    """A `Classifier` of clips: uint8 [B, T, C, H, W] -> logits float32 [B, classes]."""
 
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch."""
-        pixels = clips.float() / 255
-        if self.repeat:
-            pixels = pixels.expand(-1, -1, 3, -1, -1)
-        logits: torch.Tensor = self.network(((pixels - self.mean) / self.std).transpose(1, 2))
-        return logits if self.temperature == 1 else logits / self.temperature
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Of normalised clips, float32 [B, T, C, H, W]."""
+        return self.network(pixels.transpose(1, 2))  # type: ignore[no-any-return]
 
 
 class Small3D(nn.Sequential):
