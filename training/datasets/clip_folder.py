@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ TYPES = {
     **{".mkv": "video/x-matroska", ".webm": "video/webm"},
 }
 STILL = image_folder.SUFFIXES - {".gif", ".webp"}  # what frames may be; the others may be clips themselves
-ANY = ClipInput(2, ImageInput(8, 8), max_frames=100_000, max_bytes=2 << 30, max_pixels=1 << 50)  # one's own files are trusted
+ANY = ClipInput(2, ImageInput(8, 8))
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Clip(Example):
         return buffer.getvalue(), "image/apng"
 
     def chosen(self, config: ClipInput) -> list[Image.Image]:
-        """The frames that the graph gets, in its mode. Raises a Refusal for what is no clip."""
+        """The frames that the graph gets, in its mode, however long the clip is. Raises a Refusal for what is no clip."""
+        config = replace(config, max_frames=1_000_000, max_bytes=2 << 30, max_pixels=1 << 50)  # limits are the server's
         if frames := self.frames():
             return open_frames(frames, config)
         if isinstance(self.image, Path):
@@ -82,7 +83,7 @@ def _clips(folder: Path) -> list[Path]:
 
 def _frames(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if path.suffix.lower() in STILL and not path.name.startswith(".")]
-    return sorted(files, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
+    return sorted(files, key=lambda path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)])
 
 
 def _fault(path: Path) -> str:
