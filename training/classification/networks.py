@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         if self.repeat:
             pixels = pixels.expand(*(-1,) * (pixels.ndim - 3), 3, -1, -1)
         pixels = (pixels - self.mean) / self.std
-        both = self.both_ways and not self.training
+        both = self._goes_both_ways()
         logits = self.logits(torch.cat([pixels, pixels.flip(-1)]) if both else pixels)
         logits = logits.reshape(2, -1, logits.shape[1]).mean(0) if both else logits
         return logits if self.temperature == 1 else logits / self.temperature
@@ -91,7 +91,7 @@ class Classifier(nn.Module):
 
         With `both_ways` the mean of both, of which a linear head makes the mean of the logits. Raises CallError for another head.
         """
-        if self.both_ways and not isinstance(self.heads[0], nn.Linear):
+        if self._goes_both_ways() and not isinstance(self.heads[0], nn.Linear):
             raise CallError("average_mirrored needs a network that ends in a linear layer; leave it out, or say unfrozen_stages: 1")
         caught: list[torch.Tensor] = []
         hook = self.heads[0].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].clone()))
@@ -99,7 +99,10 @@ class Classifier(nn.Module):
             self(images)
         finally:
             hook.remove()
-        return caught[0].reshape(2, -1, caught[0].shape[1]).mean(0) if self.both_ways else caught[0]
+        return caught[0].reshape(2, -1, caught[0].shape[1]).mean(0) if self._goes_both_ways() else caught[0]
+
+    def _goes_both_ways(self) -> bool:
+        return self.both_ways and not self.training
 
     def stages(self) -> list["Stage"]:
         """The body without the head, in the order from the picture to the head: blocks where the network has them, else layers."""
