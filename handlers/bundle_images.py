@@ -79,10 +79,10 @@ def open_image(data: bytes, mode: str = "RGB", max_bytes: int = 10_000_000, max_
         raise TooLarge(f"the image has {len(data):,} bytes; send at most {max_bytes:,}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd tags, which harm nothing, and of many pixels, for which our own limit follows
-        image = _identified(data, max_pixels)
+        image = identified(data, max_pixels)
         try:
             image.load()
-            return _to_mode(_upright(image), mode)
+            return in_mode(image, mode)
         except Refusal:
             raise
         except Exception as error:  # what Pillow raises at damaged bytes is not documented and differs by version
@@ -90,22 +90,24 @@ def open_image(data: bytes, mode: str = "RGB", max_bytes: int = 10_000_000, max_
 
 
 class _Source(io.BytesIO):
-    """A file that is read MAX_READS times at most."""
+    """A file that is read `most` times at most."""
 
-    reads = 0
+    def __init__(self, data: bytes, most: int) -> None:
+        super().__init__(data)
+        self.left = self.most = most
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next bytes. Raises TooLarge."""
-        self.reads += 1
-        if self.reads > MAX_READS:
-            raise TooLarge(f"the image's file is made of more than {MAX_READS:,} pieces; save it again with any program, and send that")
+        self.left -= 1
+        if self.left < 0:
+            raise TooLarge(f"the image's file is made of more than {self.most:,} pieces; save it again with any program, and send that")
         return super().read(size)
 
 
-def _identified(data: bytes, max_pixels: int) -> Image.Image:
-    """The image, not decoded yet: its header is within the limits."""
+def identified(data: bytes, max_pixels: int, max_reads: int = MAX_READS) -> Image.Image:
+    """The image, not decoded yet: its header is within the limits. Raises NotUnderstood and TooLarge, also later while it is read."""
     try:
-        image = Image.open(_Source(data), formats=FORMATS)
+        image = Image.open(_Source(data, max_reads), formats=FORMATS)
     except Image.DecompressionBombError:
         raise TooLarge(f"the image declares too many pixels; send at most {max_pixels:,}") from None
     except Refusal:
@@ -136,7 +138,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """A decoded image upright and in `mode`, "RGB" or "L"; itself where it is so already."""
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.array(image, dtype=np.float32)
         if not np.isfinite(values).all():

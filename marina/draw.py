@@ -1,6 +1,10 @@
-"""Draws an answer on the picture that was sent: boxes of a detector, masks of a segmenter, the best classes of a classifier."""
+"""Draws an answer on the picture that was sent: boxes of a detector, masks of a segmenter, the best classes of a classifier.
+
+Of a clip some frames stand side by side.
+"""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +12,12 @@ from marina.errors import CallError
 
 # Okabe and Ito's colours (2008), which people with any kind of colour vision can tell apart
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+FRAMES = 6  # of a clip
 LEAST_SIDE = 480  # small pictures are enlarged to it, so that the writing can be read
 
 
-def draw(body: bytes, answer: dict[str, Any], target: Path) -> None:
-    """Write `body` (an image) with `answer` on it to `target`, whose suffix decides the format.
+def draw(body: bytes, answer: dict[str, Any], target: Path, clip: bool = False) -> None:
+    """Write `body` (an image, or a `clip`) with `answer` on it to `target`, whose suffix decides the format.
 
     Raises CallError for an answer that is not about an image and for a suffix that Pillow doesn't write.
     """
@@ -20,7 +25,7 @@ def draw(body: bytes, answer: dict[str, Any], target: Path) -> None:
 
     if not answer.keys() & {"detections", "predictions", "areas"}:
         raise CallError("only answers about images can be drawn; for a policy see: marina play NAME --gif FILE")
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGB")
+    image = _strip(body) if clip else ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGB")
     scale = max(1.0, LEAST_SIDE / max(image.size))
     sharp = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
     image = image.resize((round(image.width * scale), round(image.height * scale)), sharp)
@@ -33,6 +38,32 @@ def draw(body: bytes, answer: dict[str, Any], target: Path) -> None:
         drawn.save(target)
     except ValueError as error:
         raise CallError(f"can't write {target}: {error}; use a name like answer.png") from error
+
+
+def _strip(body: bytes) -> Any:
+    """FRAMES frames of a clip side by side."""
+    from PIL import Image
+
+    from bundle_clips import ClipInput, open_clip, open_frames
+    from bundle_errors import Refusal
+    from bundle_images import ImageInput
+    from bundle_payloads import bytes_of
+
+    config = ClipInput(FRAMES, ImageInput(8, 8))
+    try:
+        if body.lstrip()[:1] in (b"{", b"["):
+            said = json.loads(body)
+            listed = next((value for value in said.values() if isinstance(value, list)), []) if isinstance(said, dict) else said
+            frames = open_frames([bytes_of(frame) for frame in listed], config)
+        else:
+            frames = open_clip(body, config)
+    except Refusal as refusal:
+        raise CallError(f"only a clip in a file, or a list of frames, can be drawn: {refusal}") from refusal
+    width, height = frames[0].size
+    strip = Image.new("RGB", (FRAMES * (width + 1) - 1, height), "white")
+    for index, frame in enumerate(frames):
+        strip.paste(frame, (index * (width + 1), 0))
+    return strip
 
 
 def _boxes(image: Any, detections: list[dict[str, Any]], scale: float) -> Any:

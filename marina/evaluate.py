@@ -1,6 +1,6 @@
 """Measures a model through its endpoint, beside the same measurement in this process.
 
-Both send the same requests - files as they are, pictures as PNG, observations of a real environment - and both answers are
+Both send the same requests - files as they are, pictures and clips as PNG, observations of a real environment - and both answers are
 measured by the same code. In process means the export's own program behind the serving code, without a server.
 """
 
@@ -73,7 +73,7 @@ def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Pr
     if spec.kind == "policy":
         return _policy(spec, answer, episodes)
     rows = [example.encoded() for example in images.test]
-    if spec.kind == "classifier":
+    if spec.kind in ("classifier", "video_classifier"):
         answers = _in_parts(rows, answer, {"top_k": "1"}, progress)
         return _accuracy(answers, [images.classes[example.label] for example in images.test])
     if spec.kind == "segmenter":

@@ -11,6 +11,7 @@ from marina.spec import Spec
 
 Schema = dict[str, Any]
 IMAGE_TYPES = ("application/octet-stream", "image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff")
+CLIP_TYPES = ("application/octet-stream", "image/gif", "image/webp", "image/apng", "video/mp4", "video/x-msvideo", "video/webm")
 FAILURES = {
     "400": "the request can't be read as what this model takes; the message says what to send instead",
     "404": "no such model or version is registered",
@@ -84,10 +85,11 @@ def _operation(identifier: str, summary: str, bodies: dict[str, Any], headers: l
 
 def _bodies(described: dict[str, Any]) -> dict[str, Any]:
     """The content types of a request's body."""
-    if described["preprocess"]["input"] != "image":
+    files = {"image": IMAGE_TYPES, "clip": CLIP_TYPES}.get(described["preprocess"]["input"])
+    if files is None:
         return _json("Instance")
     form = {"type": "object", "properties": {"data": {}, **described["options"]}, "required": ["data"]}
-    return {**{kind: {"schema": {}} for kind in IMAGE_TYPES}, "multipart/form-data": {"schema": form}, **_json("Instance")}
+    return {**{kind: {"schema": {}} for kind in files}, "multipart/form-data": {"schema": form}, **_json("Instance")}
 
 
 def _headers(options: dict[str, Schema]) -> list[Schema]:

@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 VERSION = re.compile(r"[0-9]+(\.[0-9]+){0,3}")
 
 Model = TypeVar("Model", bound=BaseModel)
-Kind = Literal["classifier", "detector", "segmenter", "policy"]
+Kind = Literal["classifier", "detector", "segmenter", "policy", "video_classifier"]
 
 
 class Section(BaseModel):

@@ -19,8 +19,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 from PIL import Image, ImageDraw
 
-ALL = frozenset({"classifier", "detector", "segmenter", "policy"})
+ALL = frozenset({"classifier", "detector", "segmenter", "policy", "video_classifier"})
 CLASSIFIER, DETECTOR, SEGMENTER, POLICY = (frozenset({kind}) for kind in ("classifier", "detector", "segmenter", "policy"))
+VIDEO = frozenset({"video_classifier"})
 IMAGES = CLASSIFIER | DETECTOR | SEGMENTER
 
 JSON = ("Content-Type", "application/json")
@@ -130,6 +131,12 @@ def encoded(image: Image.Image, form: str, **more: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **more)
     return buffer.getvalue()
+
+
+def clip(form: str = "GIF", count: int = 6, **more: Any) -> bytes:
+    """An animated picture of a seven that turns."""
+    first, *others = [drawn(20, 16).rotate(12 * index, fillcolor="white") for index in range(count)]
+    return encoded(first, form, save_all=True, append_images=others, **more)
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -335,6 +342,7 @@ def _pictures() -> Iterator[Bad]:
     for name, make in CANT_BE_READ.items():
         yield Bad(name, make(), kinds=IMAGES)
         yield Bad(f"{name}, for a policy", make(), kinds=POLICY)
+        yield Bad(f"{name}, for a video classifier", make(), kinds=VIDEO)
     for name, make in TOO_LARGE.items():
         yield Bad(name, make(), kinds=IMAGES, status=413, type="TooLarge")
     yield Bad("a blank picture", encoded(Image.new("L", (32, 32), 255), "PNG"), kinds=CLASSIFIER)
@@ -454,6 +462,8 @@ def instance(kind: str, more: str = "") -> str:
     """A good instance as JSON; `more` is appended to its object."""
     if kind == "policy":
         return f'{{"observation": [0.1, -0.2, 0.03, 0.4]{more}}}'
+    if kind == "video_classifier":
+        return f'{{"clip": "{base64_of(clip())}"{more}}}'
     return f'{{"image": "{base64_of(encoded(drawn(), "PNG"))}"{more}}}'
 
 
@@ -518,6 +528,8 @@ def _tensor(kind: str, **other: Any) -> dict[str, Any]:
     """A good tensor of one instance; `other` values replace its own."""
     if kind == "policy":
         return {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.03, 0.4], **other}
+    if kind == "video_classifier":
+        return {"name": "x", "shape": [1, 2, 8, 8, 3], "datatype": "UINT8", "data": np.asarray(drawn(8, 16)).flatten().tolist(), **other}
     return {"name": "x", "shape": [1, 16, 16, 3], "datatype": "UINT8", "data": np.asarray(drawn(16, 16)).flatten().tolist(), **other}
 
 
@@ -646,7 +658,7 @@ def _binary() -> Iterator[Bad]:
 
 def payload(kind: str) -> bytes:
     """A good body of this kind."""
-    return instance("policy").encode() if kind == "policy" else encoded(drawn(), "PNG")
+    return {"policy": instance("policy").encode(), "video_classifier": clip()}.get(kind) or encoded(drawn(), "PNG")
 
 
 def _forms() -> Iterator[Bad]:
@@ -728,7 +740,9 @@ def _in_front() -> Iterator[Bad]:
 def corpus() -> tuple[Bad, ...]:
     """All bad requests, their names all different."""
     sources = (_pictures, _json, _options, _version_1, _version_2, _forms, _methods, _headers, _explanations, _in_front)
-    found = [one for source in sources for one in source()]
+    from tests import bad_clips  # which is made of what is here
+
+    found = [one for source in (*sources, bad_clips.bad) for one in source()]
     names = [one.name for one in found]
     assert len(set(names)) == len(names), sorted({name for name in names if names.count(name) > 1})
     return tuple(found)
@@ -747,7 +761,10 @@ def refused_in_front() -> list[Bad]:
 @cache
 def good(kind: str) -> tuple[Sent, ...]:
     """Requests that are answered, in every protocol and form."""
-    return tuple(replace(one, kinds=frozenset({kind})) for one in (_good_policies() if kind == "policy" else _good_pictures(kind)))
+    from tests import bad_clips
+
+    own = {"policy": _good_policies, "video_classifier": bad_clips.good}
+    return tuple(replace(one, kinds=frozenset({kind})) for one in (own[kind]() if kind in own else _good_pictures(kind)))
 
 
 def _good_policies() -> Iterator[Sent]:

@@ -158,11 +158,14 @@ def _network(settings: Settings, data: datasets.ImageData) -> tuple[networks.Cla
     fit_ = settings.fit or ("ink" if settings.data == "digits" else "crop")
     if fit_ == "ink" and settings.augmentation not in ("none", "light"):
         raise CallError(f"augmentation {settings.augmentation} is for photos; figures of fit ink are varied as strokes: say light, or none")
+    if fit_ == "ink" and settings.average_mirrored:
+        raise CallError("average_mirrored is for photos; a mirrored figure of fit ink is another one; leave it out")
     grey = fit_ == "ink" or all(not isinstance(example.image, Path) and example.image.ndim == 2 for example in data.train)
     mode = settings.mode or ("L" if grey else "RGB")
     size = settings.image_size or (2 * CELLS if fit_ == "ink" else None)
     preset = networks.preset_of(settings.architecture, settings.weights, size)
     model = networks.build(settings.architecture, settings.weights, len(data.classes), 1 if mode == "L" else 3, preset)
+    model.both_ways = settings.average_mirrored
     resize = preset.resize if fit_ == "crop" else 0
     config = ImageInput(preset.crop, preset.crop, mode=mode, fit=fit_, resize=resize, interpolation=preset.interpolation)
     return model, config

@@ -30,7 +30,8 @@ from bundle_handler import BundleHandler
 from bundle_runtimes import flat
 
 SUFFIXES = {f"image/{kind}": f".{kind}" for kind in ("png", "webp", "bmp", "gif", "tiff")}
-SUFFIXES |= {"image/jpeg": ".jpg", "application/json": ".json"}
+SUFFIXES |= {"image/jpeg": ".jpg", "image/apng": ".png", "application/json": ".json"}
+SUFFIXES |= {"video/mp4": ".mp4", "video/quicktime": ".mov", "video/x-msvideo": ".avi", "video/x-matroska": ".mkv", "video/webm": ".webm"}
 
 
 def export(spec: Spec, trained: Trained, folder: Path) -> Path:
@@ -59,7 +60,8 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
 
 def handler_of(kind: str) -> BundleHandler:
     """The handler that serves `kind`, not initialised: handlers/<kind>_handler.py has one class."""
-    handler: BundleHandler = getattr(importlib.import_module(f"{kind}_handler"), f"{kind.capitalize()}Handler")()
+    name = "".join(part.capitalize() for part in kind.split("_"))
+    handler: BundleHandler = getattr(importlib.import_module(f"{kind}_handler"), f"{name}Handler")()
     return handler
 
 

@@ -35,12 +35,13 @@ class Trained:
     """A trained model with all that its handler needs.
 
     `module` is on the CPU, in eval mode, and takes one batch exactly as the handler stacks it: uint8 [B, C, H, W] for
-    images, float32 [B, *observation shape] for policies (discrete observations: int64 [B]). A policy may take more, named in
-    order under "inputs" in its `preprocess`: "action_mask" bool [B, actions], and "noise" float32 [B, actions or components],
-    zeros for its deterministic action, otherwise draws of the distribution that `postprocess` names under "noise" (gumbel or
-    normal). Normalisation, masking, un-squashing and box decoding happen inside it. It returns
+    images, uint8 [B, T, C, H, W] for clips of T frames, float32 [B, *observation shape] for policies (discrete observations:
+    int64 [B]). A policy may take more, named in order under "inputs" in its `preprocess`: "action_mask" bool [B, actions], and
+    "noise" float32 [B, actions or components], zeros for its deterministic action, otherwise draws of the distribution that
+    `postprocess` names under "noise" (gumbel or normal). Normalisation, masking, un-squashing and box decoding happen inside it.
+    It returns
 
-        classifier  logits float32 [B, classes]
+        classifier, video_classifier  logits float32 [B, classes]
         detector    (boxes float32 [B, A, 4] as x1, y1, x2, y2 in pixels of the graph's input, scores float32 [B, A, classes]
                     in 0..1 without background): all candidates, before thresholds and non-maximum suppression
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser resolution
@@ -48,7 +49,7 @@ class Trained:
                     "probabilities" or "value" where the policy has them
     """
 
-    kind: Literal["classifier", "detector", "segmenter", "policy"]
+    kind: Literal["classifier", "detector", "segmenter", "policy", "video_classifier"]
     module: torch.nn.Module
     example: tuple[torch.Tensor, ...]  # the inputs of a batch of at least 2, as the handler stacks them
     metrics: dict[str, float]  # on held-out data; the spec's floor is checked against these names

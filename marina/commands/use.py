@@ -27,7 +27,7 @@ app = typer.Typer()
 @guarded
 def predict(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="An image, or a .json file with the body.")],
+    file: Annotated[Path, typer.Argument(help="An image or clip, or a .json file with the body.")],
     draw: Annotated[Path | None, typer.Option(help="Write the image with the answer drawn on it.")] = None,
     option: FileOptions = None,
     port_base: PortBase = DEFAULT_PORT,
@@ -41,7 +41,7 @@ def predict(
     if draw:
         from marina.draw import draw as draw_answer
 
-        draw_answer(body, answer, draw)
+        draw_answer(body, answer, draw, clip=chosen.kind == "video_classifier")
         output.say(f"drawn to {draw}")
     output.result(answer) if as_json else output.console.print_json(json.dumps(answer))
 

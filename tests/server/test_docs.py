@@ -51,7 +51,7 @@ def test_every_spec_of_the_guide_is_valid_down_to_its_recipes_settings(home: Pat
 
 
 def test_the_guide_shows_a_spec_of_every_kind() -> None:
-    assert set(re.findall(r"^kind: (\w+)", GUIDE, re.MULTILINE)) == {"classifier", "detector", "segmenter", "policy"}
+    assert set(re.findall(r"^kind: (\w+)", GUIDE, re.MULTILINE)) == {"classifier", "detector", "segmenter", "policy", "video_classifier"}
 
 
 def test_every_command_that_the_documents_name_exists() -> None:

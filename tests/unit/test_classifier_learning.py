@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from training.classification.settings import Learning
 from training.train import settings_of
 from training.trained import Trained
 
+from bundle_explanations import GradCam
 from bundle_images import ImageInput
 
 SIDE = 32
@@ -372,3 +374,35 @@ def test_pneumonia_is_found_as_surely_as_was_asked_for(shared_data: Path, tmp_pa
     assert trained.preprocess["mode"] == "L"
     assert trained.metrics["recall_pneumonia"] >= 0.95
     assert trained.metrics["auroc"] > 0.9
+
+
+def test_answers_are_averaged_over_the_mirror_image_outside_of_training_and_are_still_explained() -> None:
+    model = networks.build("squeezenet1_1", "none", 3, 3, networks.preset_of("squeezenet1_1", "none", 64)).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        there, back = model(images), model(images.flip(-1))
+    model.both_ways = True
+    batch = torch.export.Dim("batch", min=1, max=8)
+    graph = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False).module()
+
+    assert torch.allclose(model(images), (there + back) / 2, atol=1e-5)
+    assert torch.allclose(graph(images[:1]), model(images[:1]), atol=1e-5)
+    assert GradCam(graph)(images[:1]).method == "grad-cam"
+    with pytest.raises(CallError, match="ends in a linear layer"):
+        model.features(images)
+
+
+def test_the_head_of_averaged_features_gives_the_averaged_logits() -> None:
+    model = networks.build("small_cnn", "none", 3, 3, networks.preset_of("small_cnn", "none", 32)).eval()
+    model.both_ways = True
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+
+    with torch.no_grad():
+        assert model.features(images).shape == (4, 128)
+        assert torch.allclose(networks.Head(model.heads[0])(model.features(images)), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("said", [{"mirror": False}, {"data": "digits"}])
+def test_averaging_over_the_mirror_image_is_refused_where_it_is_another_thing(said: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises((ValueError, CallError), match="average_mirrored"):
+        classifier.train(classifier.Settings(average_mirrored=True, **said), 0, tmp_path)

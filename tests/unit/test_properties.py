@@ -25,6 +25,7 @@ from ts.context import Context, RequestProcessor
 
 from tests.bad_inputs import JSON, Bad, Part, Sent, bad, corpus, drawn, encoded, good, payload, refused_in_front, row_of
 
+from bundle_clips import ClipInput
 from bundle_errors import NotUnderstood, Refusal
 from bundle_golden import difference
 from bundle_handler import BundleHandler
@@ -37,8 +38,9 @@ from classifier_handler import ClassifierHandler
 from detector_handler import DetectorHandler
 from policy_handler import PolicyHandler
 from segmenter_handler import SegmenterHandler
+from video_classifier_handler import VideoClassifierHandler
 
-KINDS = ("classifier", "detector", "segmenter", "policy")
+KINDS = ("classifier", "detector", "segmenter", "policy", "video_classifier")
 MANY = int(os.environ.get("MARINA_EXAMPLES", "0"))
 CLIENT_ERRORS = {400, 413, 415}
 
@@ -349,6 +351,16 @@ class Shades(torch.nn.Module):
         return torch.cat([0.4 - light, 0.2 - (light - 0.5).abs(), light - 0.6], 1)
 
 
+class Drift(torch.nn.Module):
+    """Three classes by how the lower half brightens."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, 4, 3, 16, 16] -> logits [B, 3]."""
+        light = clips[:, :, :, 8:].float().mean((2, 3, 4)) / 64
+        change = light[:, 2:].sum(1) - light[:, :2].sum(1)
+        return torch.stack([change, 0 * change, -change], 1)
+
+
 class Steer(torch.nn.Module):
     """Two actions, of which some are allowed; finite for all that float32 can say."""
 
@@ -378,6 +390,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "postprocess_config": {"type": "segmentation"},
         "class_mapping": {"0": "dark", "1": "middling", "2": "light"},
     },
+    "video_classifier": {
+        "preprocess_config": ClipInput(4, ImageInput(16, 16)).as_config(),
+        "postprocess_config": {"type": "classification", "top_k": 2},
+        "class_mapping": {"0": "brightens", "1": "stays", "2": "darkens"},
+    },
     "policy": {
         "preprocess_config": {
             **{"input": "observation", "inputs": ["observation", "action_mask"], "shape": [4], "dtype": "float32"},
@@ -390,6 +407,7 @@ GRAPHS: dict[str, tuple[type[BundleHandler], torch.nn.Module, tuple[torch.Tensor
     "classifier": (ClassifierHandler, Glance(), (torch.zeros(2, 1, 16, 16, dtype=torch.uint8),)),
     "detector": (DetectorHandler, Grid(), (torch.zeros(2, 3, 32, 40, dtype=torch.uint8),)),
     "segmenter": (SegmenterHandler, Shades(), (torch.zeros(2, 3, 32, 40, dtype=torch.uint8),)),
+    "video_classifier": (VideoClassifierHandler, Drift(), (torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8),)),
     "policy": (PolicyHandler, Steer(), (torch.zeros(2, 4), torch.ones(2, 2, dtype=torch.bool))),
 }
 

@@ -8,6 +8,7 @@ from torchvision.transforms import v2
 
 from training.classification.settings import Learning
 
+from bundle_clips import ClipInput
 from bundle_images import ImageInput
 from bundle_ink import CELLS
 
@@ -17,9 +18,9 @@ Mix = Callable[
 ]  # float [B, C, H, W], int64 [B] -> mixed, shares [B, classes]
 
 
-def augmentation(settings: Learning, config: ImageInput) -> Augment:
-    """uint8 [B, C, H, W] -> the same, varied picture by picture."""
-    varied = _varied(settings, config)
+def augmentation(settings: Learning, config: ImageInput | ClipInput) -> Augment:
+    """uint8 [B, C, H, W] -> the same, varied picture by picture; or [B, T, C, H, W], all frames of a clip alike."""
+    varied = _varied(settings, config.image if isinstance(config, ClipInput) else config)
     if not settings.spectrum_noise:
         return varied
     return lambda images: disturb_spectrum(varied(images), settings.spectrum_noise)

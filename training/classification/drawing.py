@@ -113,17 +113,18 @@ def draw_mistakes(
     answers: torch.Tensor,
     classes: Sequence[str],
     path: Path,
+    wide: int = 1,
 ) -> None:
     """The 24 wrong answers of least probability for the truth, as the network sees them: `picture` of a row, uint8 [C, H, W].
 
-    Without a wrong answer, the 24 least certain ones.
+    Without a wrong answer, the 24 least certain ones. `wide` of 2 to 8 for pictures that are so many times as wide as high.
     """
     truth = probabilities.gather(1, labels[:, None]).squeeze(1)
     wrong = answers != labels
     chosen = [int(row) for row in truth.argsort() if wrong[row] or not wrong.any()][:24]
-    columns = min(8, len(chosen))
+    columns = min(8 // wide, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(1.5 * max(columns, 4), 1.8 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.5 * max(wide * columns, 4), 1.8 * rows + 0.5), layout="constrained")
     figure.suptitle(f"{int(wrong.sum())} of {len(labels)} wrong" + ("" if wrong.any() else ": the least certain"), fontsize=11)
     for axes, row in zip(figure.subplots(rows, columns, squeeze=False).ravel(), [*chosen, *[-1] * (rows * columns)], strict=False):
         axes.set_axis_off()

@@ -9,6 +9,7 @@ of all that they depend on and with a checksum; when a folder outgrows MAX_CACHE
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,9 @@ from training import datasets
 from training.classification.augmentation import augmentation
 from training.classification.networks import Classifier
 from training.classification.settings import Learning
+from training.datasets.clip_folder import Clip
 
+from bundle_clips import ClipInput, prepare_clip
 from bundle_images import ImageInput, open_image, prepare
 
 MAX_BYTES = 4 << 30
@@ -42,35 +45,41 @@ FORMAT = 2  # of what is kept; a change of the augmentation, of `prepare` or of 
 log = logging.getLogger("marina")
 
 
-def picture(example: datasets.Example, config: ImageInput) -> torch.Tensor:
-    """One picture as the graph takes it, uint8 [C, H, W]."""
+def picture(example: datasets.Example, config: ImageInput | ClipInput) -> torch.Tensor:
+    """One picture as the graph takes it, uint8 [C, H, W]; or one clip, uint8 [T, C, H, W]."""
+    if isinstance(config, ClipInput):
+        assert isinstance(example, Clip)
+        return prepare_clip(example.chosen(config), config)
     if isinstance(example.image, Path):
         return prepare(open_image(example.image.read_bytes(), config.mode), config)
     return prepare(Image.fromarray(example.image).convert(config.mode), config)
 
 
-def pixels(examples: Sequence[datasets.Example], config: ImageInput) -> TensorDataset:
-    """All pictures, uint8 [N, C, H, W], and their labels, int64 [N]: from the cache, or prepared and, where they are files, kept there.
+def pixels(examples: Sequence[datasets.Example], config: ImageInput | ClipInput) -> TensorDataset:
+    """All pictures, uint8 [N, C, H, W], or clips, uint8 [N, T, C, H, W], and their labels, int64 [N].
 
-    Raises CallError when they don't fit into MAX_BYTES.
+    They come from the cache, or are prepared and, where they are files, kept there. Raises CallError when they don't fit into MAX_BYTES.
     """
-    channels = 1 if config.mode == "L" else 3
-    _check_size(len(examples) * channels * config.height * config.width, "pictures", "set a smaller image_size or take fewer")
+    image = config.image if isinstance(config, ClipInput) else config
+    frames = (config.frames,) if isinstance(config, ClipInput) else ()
+    shape = (*frames, 1 if image.mode == "L" else 3, image.height, image.width)
+    what = "clips" if isinstance(config, ClipInput) else "pictures"
+    _check_size(len(examples) * math.prod(shape), what, "set a smaller image_size or take fewer")
     from_files = any(isinstance(example.image, Path) for example in examples)
     said = [FORMAT, datasets.fingerprint(examples), config.as_config(), PIL.__version__] if from_files else []
-    file = _file("pictures", said)
+    file = _file(what, said)
     images = _kept(file) if from_files else None
     if images is None:
-        images = torch.empty((len(examples), channels, config.height, config.width), dtype=torch.uint8)
-        for row, image in enumerate(_pictures(examples, config, "preparing pictures")):
-            images[row] = image
+        images = torch.empty((len(examples), *shape), dtype=torch.uint8)
+        for row, one in enumerate(_pictures(examples, config, f"preparing {what}")):
+            images[row] = one
         if from_files:
             _keep(file, images)
     return TensorDataset(images, _labels(examples))
 
 
 def features(
-    model: Classifier, examples: Sequence[datasets.Example], config: ImageInput, settings: Learning, views: int, seed: int
+    model: Classifier, examples: Sequence[datasets.Example], config: ImageInput | ClipInput, settings: Learning, views: int, seed: int
 ) -> TensorDataset:
     """What reaches the head, float32 [N * views, …], with labels: from the cache, or computed and kept there.
 
@@ -86,7 +95,7 @@ def features(
 
 
 def _relevant(
-    model: Classifier, examples: Sequence[datasets.Example], config: ImageInput, settings: Learning, views: int, seed: int
+    model: Classifier, examples: Sequence[datasets.Example], config: ImageInput | ClipInput, settings: Learning, views: int, seed: int
 ) -> dict[str, Any]:
     """All that the features depend on."""
     varied = {"seed": seed, **settings.model_dump(include={"augmentation", "mirror", "spectrum_noise"})} if views > 1 else {}
@@ -101,17 +110,19 @@ def _relevant(
         "pictures": datasets.fingerprint(examples),
         "input": config.as_config(),
         "views": views,
+        "both_ways": model.both_ways,
         "varied": varied,
         "versions": [torch.__version__, torchvision.__version__],
     }
 
 
 def _computed(
-    model: Classifier, examples: Sequence[datasets.Example], config: ImageInput, settings: Learning, views: int, seed: int
+    model: Classifier, examples: Sequence[datasets.Example], config: ImageInput | ClipInput, settings: Learning, views: int, seed: int
 ) -> torch.Tensor:
     """[views * N, …]: all pictures as they are, then all of them varied for the first time, and so on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    layout = torch.contiguous_format if isinstance(config, ClipInput) else torch.channels_last
+    model.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
     vary = augmentation(settings, config)
     table = torch.empty(0)
     made = _pictures(examples, config, "features of the frozen body")
@@ -177,7 +188,7 @@ def _bound(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _pictures(examples: Sequence[datasets.Example], config: ImageInput, title: str) -> Iterator[torch.Tensor]:
+def _pictures(examples: Sequence[datasets.Example], config: ImageInput | ClipInput, title: str) -> Iterator[torch.Tensor]:
     """The pictures in order, two prepared at a time, some ahead of what is taken."""
     from_files = any(isinstance(example.image, Path) for example in examples)
     with ThreadPoolExecutor(2) as pool:  # Pillow decodes and resizes without holding the interpreter

@@ -56,7 +56,8 @@ class Classifier(nn.Module):
     """What is served: uint8 [B, C, H, W] -> logits float32 [B, classes], normalisation inside the graph.
 
     A grey picture is repeated for a network that takes three channels. `head` is the layer that was put in for the classes.
-    The logits are divided by `temperature`, which is 1 until the model is calibrated.
+    The logits are divided by `temperature`, which is 1 until the model is calibrated. With `both_ways` they are, outside of training, the
+    mean of those of the picture and of its mirror image.
     """
 
     mean: torch.Tensor
@@ -67,26 +68,41 @@ class Classifier(nn.Module):
         self.network, self.repeat = network, repeat
         self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
-        self.temperature = 1.0
+        self.temperature, self.both_ways = 1.0, False
         self.heads = [head]  # in a list, so that it isn't registered twice
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
         pixels = images.float() / 255
         if self.repeat:
-            pixels = pixels.expand(-1, 3, -1, -1)
-        logits: torch.Tensor = self.network((pixels - self.mean) / self.std)
+            pixels = pixels.expand(*(-1,) * (pixels.ndim - 3), 3, -1, -1)
+        pixels = (pixels - self.mean) / self.std
+        both = self._goes_both_ways()
+        logits = self.logits(torch.cat([pixels, pixels.flip(-1)]) if both else pixels)
+        logits = logits.reshape(2, -1, logits.shape[1]).mean(0) if both else logits
         return logits if self.temperature == 1 else logits / self.temperature
 
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Of normalised pictures, float32 [B, C, H, W]."""
+        return self.network(pixels)  # type: ignore[no-any-return]
+
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What reaches the head: float32 [B, features], or [B, channels, h, w] where the head is a convolution."""
+        """What reaches the head: float32 [B, features], or [B, channels, h, w] where the head is a convolution.
+
+        With `both_ways` the mean of both, of which a linear head makes the mean of the logits. Raises CallError for another head.
+        """
+        if self._goes_both_ways() and not isinstance(self.heads[0], nn.Linear):
+            raise CallError("average_mirrored needs a network that ends in a linear layer; leave it out, or say unfrozen_stages: 1")
         caught: list[torch.Tensor] = []
         hook = self.heads[0].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].clone()))
         try:
             self(images)
         finally:
             hook.remove()
-        return caught[0]
+        return caught[0].reshape(2, -1, caught[0].shape[1]).mean(0) if self._goes_both_ways() else caught[0]
+
+    def _goes_both_ways(self) -> bool:
+        return self.both_ways and not self.training
 
     def stages(self) -> list["Stage"]:
         """The body without the head, in the order from the picture to the head: blocks where the network has them, else layers."""

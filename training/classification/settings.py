@@ -44,6 +44,9 @@ class Learning(Section):
         default="light", description="light varies shape and light, or strokes under fit ink; the others add one or two random operations"
     )
     mirror: bool = Field(default=True, description="augmentation mirrors pictures; false where left and right differ, as in letters")
+    average_mirrored: bool = Field(
+        default=False, description="answer with the mean of the picture's and its mirror image's logits, for twice the time"
+    )
     mix: Literal["none", "mixup", "cutmix", "either"] = Field(default="none", description="pictures of a batch blended or pasted")
     spectrum_noise: float = Field(
         default=0.0, ge=0, le=2, description="noise on the Fourier spectrum: up to this deviation of phases (rad) and of log amplitudes"
@@ -73,6 +76,10 @@ class Learning(Section):
                 )
             if "views" in said and self.views > 1 and self.augmentation == "none" and not self.spectrum_noise:
                 raise ValueError(f"without augmentation all {self.views} views are the same; say views: 1, or an augmentation")
+        if self.average_mirrored and not self.mirror:
+            raise ValueError(
+                "average_mirrored takes a mirror image for the same thing, and mirror: false says that it is none; leave one out"
+            )
         if "warm_up" in said and self.schedule not in ("one_cycle", "cosine"):
             raise ValueError(f"warm_up is part of the schedules one_cycle and cosine, not of {self.schedule}; leave it out")
         return self

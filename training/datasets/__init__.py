@@ -27,6 +27,10 @@ class Example:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N], without background
     outlines: tuple[tuple[int, Any], ...] = ()  # segmenters: (class index or -1 for "don't count", what COCO calls a segmentation)
 
+    def content(self) -> bytes:
+        """The file, or the pixels, for a fingerprint."""
+        return self.image.read_bytes() if isinstance(self.image, Path) else np.ascontiguousarray(self.image).tobytes()
+
     def encoded(self) -> tuple[bytes, str]:
         """The picture as a client would send it: (bytes, content type). Pixels become a PNG."""
         if isinstance(self.image, Path):
@@ -67,15 +71,14 @@ def fingerprint(examples: Iterable[Example]) -> str:
     """SHA-256 over pictures and labels in their order, so that two runs can tell whether they saw the same data."""
     digest = hashlib.sha256()
     for example in examples:
-        image = example.image
-        digest.update(image.read_bytes() if isinstance(image, Path) else np.ascontiguousarray(image).tobytes())
+        digest.update(example.content())
         digest.update(f"{example.label}".encode() + example.boxes.tobytes() + example.labels.tobytes())
         digest.update(repr(example.outlines).encode() if example.outlines else b"")
     return digest.hexdigest()
 
 
 def load(data: str, kind: str, seed: int = 0) -> ImageData:
-    """The built-in set, folder or file that `data` names, for a model of `kind` ("classifier", "detector" or "segmenter").
+    """The built-in set, folder or file that `data` names, for a model of `kind` (any of `marina.spec.Kind` but "policy").
 
     Raises CallError, with the layouts that are understood, when `data` is none of them.
     """
@@ -89,6 +92,10 @@ def load(data: str, kind: str, seed: int = 0) -> ImageData:
         from training.datasets import outlined_folder
 
         return outlined_folder.load(_folder(data), seed)
+    if kind == "video_classifier":
+        from training.datasets import clip_folder, motions
+
+        return motions.load() if data == "motions" else clip_folder.load(_folder(data, "motions"), seed)
     from training.datasets import object_folder, scenes
 
     return scenes.load() if data == "scenes" else object_folder.load(_folder(data, "scenes"), seed)

@@ -1,0 +1,103 @@
+"""The documents' recipe for clips, trained to its floor and served: every form of a clip, and bad requests among good ones."""
+
+import base64
+import json
+import random
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from marina import archive, evaluate, loadtest, paths, ready, server, spec, up
+from marina.client import Client
+from marina.console import Output
+from marina.errors import RequestRefused
+from tests.bad_clips import of_pixels, video_of
+from tests.bad_inputs import bad, good
+from tests.server.test_isolation import KEYS, port_of, send, send_all
+from training import datasets
+
+from bundle_golden import difference
+
+pytestmark = pytest.mark.slow
+
+Served = tuple[Client, spec.Spec, datasets.ImageData]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARINA_HOME", str(home))
+        (home / "models").mkdir()
+        shutil.copy(paths.SOURCE / "docs" / "recipes" / "motions.yaml", home / "models")
+        one = spec.load("motions")
+        up.prepare([one], Output(as_json=True))
+        with up.serving([one], server.free_port_base(), Output(as_json=True)) as client:
+            yield client, one, datasets.load("motions", "video_classifier")
+
+
+def test_it_is_ready_and_answers_its_samples(served: Served) -> None:
+    client, one, _ = served
+
+    assert ready.problems(client, one) == []
+    assert len(ready.golden_samples(one)) == 6
+    assert all(not answered.problem for answered in ready.send_samples(client, one))
+
+
+def test_a_gif_a_video_and_a_list_of_frames_show_the_same_motion(served: Served) -> None:
+    client, _, data = served
+    right = {"gif": 0, "mp4": 0, "frames": 0}
+    for example in data.test[:40]:
+        frames = np.asarray(example.image)[..., 0]
+        pictures = [base64.b64encode(of_pixels(frame[None], "PNG")).decode() for frame in frames]
+        for name, body in (("gif", of_pixels(frames)), ("mp4", video_of(frames)), ("frames", {"frames": pictures})):
+            answer = client.predict("motions", body)
+            right[name] += answer["predictions"][0]["class"] == data.classes[example.label]
+
+    assert min(right.values()) >= 36
+
+
+def test_measured_through_the_endpoint_it_is_as_good_as_in_process_and_in_training(served: Served) -> None:
+    client, one, data = served
+    through, local = (
+        evaluate.measure(one, answer, data, 0, list) for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
+    )
+
+    assert through == pytest.approx(local, abs=1e-6)
+    assert through["accuracy"] == pytest.approx(up.export_metrics(one)["accuracy"], abs=1e-6)
+    assert through["accuracy"] >= 0.95
+
+
+def test_every_bad_request_among_good_ones_fails_alone(served: Served) -> None:
+    client = served[0]
+    alone = {one.name: send(client, "motions", one).content for one in good("video_classifier")}
+    requests = [*bad("video_classifier"), *good("video_classifier") * 5]
+    random.Random(0).shuffle(requests)
+
+    wrong = {}
+    for sent, answer in zip(requests, send_all(client, "motions", requests), strict=True):
+        if sent.name in alone:
+            fine = answer.status == 200 and not difference(alone[sent.name], answer.content)
+        else:
+            fine = answer.status == sent.status and answer.content.keys() == KEYS  # type: ignore[attr-defined]
+        if not fine:
+            wrong[sent.name] = answer
+    assert wrong == {}
+
+
+def test_a_load_test_finds_no_wrong_answer(served: Served, tmp_path) -> None:
+    figures = loadtest.run(served[1], port_of(served[0]), users=4, seconds=4, report=tmp_path / "report.html")
+
+    assert figures.requests > 10
+    assert (figures.failures, figures.errors) == (0, [])
+
+
+def test_a_refusal_says_what_to_send_and_the_archive_has_the_handler(served: Served) -> None:
+    client, one, _ = served
+    with pytest.raises(RequestRefused, match="a clip has at least 2 frames, this is a single picture; send an animated GIF"):
+        client.predict("motions", of_pixels(np.zeros((1, 8, 8), np.uint8)))
+    with archive.opened(one) as folder:
+        assert {"video_classifier_handler.py", "bundle_clips.py", "bundle_classes.py"} <= {path.name for path in folder.iterdir()}
+        assert json.loads((folder / "preprocess_config.json").read_text())["input"] == "clip"
