@@ -86,7 +86,7 @@ def test_of_a_detector_of_ones_own_all_is_kept_but_the_class_predictor(own: str,
 
 
 def test_functions_that_give_no_such_detector_are_refused_with_what_is_taken(own: str) -> None:
-    with pytest.raises(CallError, match="gave a Linear; a one-stage detector"):
+    with pytest.raises(CallError, match="gave a Linear; torchvision's detectors are taken"):
         build(None, 3, 128, 160, f"{own}:stranger")
     with pytest.raises(CallError, match="gave a FCOS, which is no ssdlite320_mobilenet_v3_large; leave architecture out"):
         build("ssdlite320_mobilenet_v3_large", 3, 128, 160, f"{own}:fcos")
