@@ -17,6 +17,7 @@ FORMATS = ("none", "rle", "compressed_rle", "polygons")
 ABOUT = (
     "outlines of what is found; rle, compressed_rle: COCO's run lengths; polygons: lists x1, y1, x2, y2, … around its parts, holes filled"
 )
+MAX_PIXELS = 12_000_000  # of a picture that is sent, whose masks have its size
 LIKELY = 0.5  # a pixel belongs to the object from this probability on
 TOLERANCE = 0.75  # pixels that a polygon may pass beside a corner of the mask: a slanting line isn't sent as stairs
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # rows and columns of a step to the right, down, to the left, up

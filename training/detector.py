@@ -33,9 +33,9 @@ from training.fitting import fit, follow, one_cycle, reduced
 from training.trained import Sample, Trained
 
 from bundle_images import ImageInput
+from bundle_instances import MAX_PIXELS
 
 SAMPLES = 64
-MAX_PIXELS = 12_000_000  # of a picture that is sent, where masks may be asked for in its size
 Architecture = Literal[
     "fcos_small",
     "ssdlite320_mobilenet_v3_large",
@@ -143,7 +143,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         metrics={**measured.summary, **by_masks, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},
-        samples=[_asking_for_masks(sample) for sample in chosen] if masks else chosen,
+        samples=[asking_for_masks(sample) for sample in chosen] if masks else chosen,
         data=data.about(),
         classes=list(data.classes),
         training={
@@ -257,10 +257,11 @@ def _sample(name: str, data: ImageData, row: int, boxes: np.ndarray, labels: np.
     return Sample(name, *data.test[row].encoded(), {"detections": expect})
 
 
-def _asking_for_masks(sample: Sample) -> Sample:
+def asking_for_masks(sample: Sample) -> Sample:
     """The same request, so that its golden answer has the masks too."""
-    body = json.dumps({"image": base64.b64encode(sample.body).decode(), "masks": "compressed_rle"}).encode()
-    return replace(sample, body=body, content_type="application/json")
+    is_json = sample.content_type == "application/json"
+    content = json.loads(sample.body) if is_json else {"image": base64.b64encode(sample.body).decode()}
+    return replace(sample, body=json.dumps({**content, "masks": "compressed_rle"}).encode(), content_type="application/json")
 
 
 def _f1(found: Found, example: Example) -> float:

@@ -94,7 +94,8 @@ class Detector(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The backbone's maps of pictures [B, 3, height, width] of 0..255 (uint8 or float32)."""
-        return self.model.backbone((pixels.float() / 255 - self.mean) / self.deviation)  # type: ignore[no-any-return]
+        maps = self.model.backbone((pixels.float() / 255 - self.mean) / self.deviation)
+        return {"0": maps} if isinstance(maps, torch.Tensor) else maps
 
     def inputs(self, pixels: torch.Tensor, threshold: float = 0.5, masks: bool = True) -> tuple[torch.Tensor, ...]:
         """What `forward` takes for a batch of pictures, where the graph takes a threshold too, or whether masks are wanted."""

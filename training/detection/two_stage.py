@@ -44,7 +44,7 @@ class TwoStage(Detector):
         self.has_masks = bool(roi.has_mask())
         empty, box = torch.zeros(1, 3, height, width), [torch.tensor([[0.0, 0, 32, 32]])]
         with torch.no_grad():
-            maps = self.model.backbone(empty)
+            maps = self.features(empty)
             objectness, _ = self.model.rpn.head(list(maps.values()))
             self.register_buffer("anchors", self.model.rpn.anchor_generator(ImageList(empty, [self.size]), list(maps.values()))[0])
             logits, _ = roi.box_predictor(roi.box_head(roi.box_roi_pool(maps, box, [self.size])))
@@ -131,6 +131,16 @@ class TwoStage(Detector):
         roi = self.model.roi_heads
         roi.nms_thresh, roi.detections_per_img = nms_threshold, detections_per_image
         return {**self.postprocess(), "nms_threshold": nms_threshold, "detections_per_image": detections_per_image}
+
+    def own_thresholds(self) -> dict[str, Any]:
+        """The model's own attributes, by the names of postprocess_config.json."""
+        roi = self.model.roi_heads
+        return {"score_threshold": roi.score_thresh, "nms_threshold": roi.nms_thresh, "detections_per_image": roi.detections_per_img}
+
+    def compared_at(self, pixels: torch.Tensor, threshold: float) -> float:
+        """`threshold`, lower if that leaves less than half of the detections that there may be."""
+        scores = self(*self.inputs(pixels, LEAST, masks=False))[1].flatten().tolist()
+        return min(threshold, max(LEAST, float(scores[len(scores) // 2])))
 
     def loss(self, pixels: torch.Tensor, targets: Targets, bfloat16: bool = False) -> dict[str, torch.Tensor]:
         """Torchvision's losses of both stages, and of the masks."""
