@@ -377,7 +377,7 @@ def handler(own: str, discs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield made, one
 
 
-SMALL = {"training.height": HEIGHT, "training.width": WIDTH, "export.max_batch": 4}
+SMALL = {"training.height": HEIGHT, "training.width": WIDTH}
 
 
 def test_pictures_of_different_sizes_are_answered_together_as_the_model_by_itself_does_one_by_one(own: str, handler: Any) -> None:
@@ -438,14 +438,7 @@ def test_what_is_described_is_what_is_answered(handler: Any) -> None:
 
 
 def test_an_import_says_how_near_it_is_and_measures_masks_where_there_are_some(own: str, discs: Path, tmp_path: Path) -> None:
-    settings = {
-        "source": f"{own}:mask",
-        "height": HEIGHT,
-        "width": WIDTH,
-        "arguments": {"classes": 3},
-        "data": str(discs),
-        "candidates": 15,
-    }
+    settings = {"source": f"{own}:mask", "height": HEIGHT, "width": WIDTH, "arguments": {"classes": 3}, "data": str(discs)}
     trained = imported_detector.train(imported_detector.Settings(**settings, candidates=15, nms_threshold=0.4), 0, tmp_path)
 
     assert trained.training["largest_score_difference"] < 1e-4

@@ -106,7 +106,9 @@ def _shaded(image: Image.Image, found: Found, right: np.ndarray) -> Image.Image:
     """The picture with the masks laid on it, each in the colour of its box."""
     pixels = np.array(image, float)
     for sent, good in zip(found.masks or [], right, strict=False):
-        mask = np.array(Image.fromarray(read_mask(sent)).resize(image.size, Image.Resampling.NEAREST))
+        whole = read_mask(sent)
+        assert whole is not None
+        mask = np.array(Image.fromarray(whole).resize(image.size, Image.Resampling.NEAREST))
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(ImageColor.getrgb(RIGHT if good else WRONG))
     return Image.fromarray(pixels.astype(np.uint8))
 
