@@ -116,13 +116,17 @@ def test_torchvisions_detectors_learn_by_their_names_and_their_state_dicts_come_
     size = detector.Settings(data="scenes", architecture=architecture).size
     given = build(architecture, 7, *size)
     torch.save(given.model.state_dict(), tmp_path / "seven.pth")
-    taken = build(architecture, 2, *size, str(tmp_path / "seven.pth")).train()
-    losses = taken.loss(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), [{**TARGETS[0], "labels": torch.tensor([1])}] * 2)
+    taken = build(architecture, 2, *size, str(tmp_path / "seven.pth"), proposals=50).train()
+    target = {**TARGETS[0], "labels": torch.tensor([1]), "masks": torch.ones(1, *size, dtype=torch.uint8)}
+    losses = taken.loss(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), [target] * 2)
 
     assert all(torch.isfinite(value) for value in losses.values())
     own, new = given.model.state_dict(), taken.model.state_dict()
-    assert all(torch.equal(own[name], new[name]) for name in own if name.startswith("head.regression_head") and "num_batches" not in name)
-    assert taken.eval()(torch.zeros(1, 3, *size, dtype=torch.uint8))[1].shape[2] == 2
+    kept = ("head.regression_head", "rpn.head", "roi_heads.box_head", "roi_heads.mask_head")
+    parameters = [name for name, _ in given.model.named_parameters() if name.startswith(kept)]
+    assert all(torch.equal(own[name], new[name]) for name in parameters)
+    outputs = taken.eval()(*taken.inputs(torch.zeros(1, 3, *size, dtype=torch.uint8), 0.0))
+    assert outputs[1].shape[-1] == 2 if len(outputs) == 2 else outputs[2].max() <= 1
 
 
 def test_a_fresh_predictor_begins_with_every_class_unlikely(own: str) -> None:
