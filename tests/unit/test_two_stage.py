@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from marina import evaluate, importing, openapi
+from marina import draw, evaluate, importing, openapi
 from marina.console import Output
 from marina.errors import CallError
 from training import datasets, detector, imported_detector
@@ -418,6 +418,21 @@ def test_masks_come_in_each_form_that_is_asked_for_and_no_other(handler: Any) ->
         assert np.array_equal(read_mask(other["mask"]), mask)
         around = filled(third["mask"]["polygons"], (150, 80))
         assert (around & mask).sum() >= 0.9 * mask.sum() - 4
+
+
+@pytest.mark.parametrize("form", ["rle", "compressed_rle", "polygons"])
+def test_an_answers_masks_are_drawn_on_the_picture_where_they_are(form: str, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (600, 400), "white")
+    pixels = np.zeros((400, 600), bool)
+    pixels[250:350, 300:500] = True
+    mask = Instance(pixels, 0, 0, picture.size).sent(form)
+    found = {"bbox": [300, 250, 500, 350], "score": 0.9, "class": "board", "class_index": 0, "mask": mask}
+    draw.draw(png(picture), {"detections": [found]}, tmp_path / "drawn.png")
+    drawn = np.array(Image.open(tmp_path / "drawn.png")).astype(int)
+
+    assert (drawn[260:340, 310:490] != 255).any(2).all()
+    assert (drawn[:180] == 255).all()
+    assert (drawn[260:340, :290] == 255).all()
 
 
 def test_what_is_described_is_what_is_answered(handler: Any) -> None:
