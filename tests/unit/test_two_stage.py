@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -471,6 +472,24 @@ def test_a_faster_rcnn_has_no_masks_to_ask_for(own: str, tmp_path: Path) -> None
     assert trained.postprocess["masks"] is False
     assert [part.shape for part in trained.example] == [(2, 3, HEIGHT, WIDTH), (2,)]
     assert len(trained.module(*trained.example)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_torchvisions_are_brought_by_name_with_a_file_of_weights(architecture: str, tmp_path: Path) -> None:
+    model: Any = torchvision.models.get_model(architecture, weights=None, weights_backbone=None, num_classes=4)
+    for layer in (*model.rpn.head.modules(), *model.roi_heads.box_predictor.modules()):
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=1.5 * layer.weight[0].numel() ** -0.5)
+    torch.save(model.state_dict(), tmp_path / "four.pth")
+    size = {"height": 128, "width": 160, "candidates": 30, "detections_per_image": 10}
+    settings = imported_detector.Settings(source=architecture, weights=str(tmp_path / "four.pth"), **size)
+    trained = imported_detector.train(settings, 0, tmp_path)
+
+    assert trained.postprocess["masks"] is architecture.startswith("mask")
+    assert trained.classes == ["1", "2", "3"]
+    assert trained.training["largest_score_difference"] < 1e-4
+    assert trained.module(*trained.example)[1].shape == (2, 10)
 
 
 def test_the_evaluation_asks_for_masks_and_measures_them(handler: Any, discs: Path) -> None:
