@@ -1,11 +1,14 @@
-"""From a detector's dense candidates to what it found: thresholds and non-maximum suppression.
+"""From the outputs of a detector's graph to what it found, for the server and for the evaluation alike.
 
-The graph gives every candidate; this keeps the good ones, for the server and for the evaluation alike. The order of the steps is
-torchvision's (`SSD.postprocess_detections`, `FCOS.postprocess_detections`), so the detections are too.
+A one-stage graph gives every candidate, and thresholds and non-maximum suppression follow here. The order of the steps is
+torchvision's (`SSD.postprocess_detections`, `FCOS.postprocess_detections`), so the detections are too. A two-stage graph looks twice,
+and selects by itself in between ("selection": "graph"): it takes the threshold as an input, and fills up with scores of 0.
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +18,31 @@ if not hasattr(torch.ops.torchvision, "nms"):  # torchvision's operators without
             torch.ops.load_library(library)  # type: ignore[no-untyped-call]
 
 FEW = 1000  # boxes: of more, one class after the other is faster than all in one pass
+
+
+class Detections(NamedTuple):
+    """What was found in one picture, best first, in pixels of the graph's input."""
+
+    boxes: torch.Tensor  # float32 [N, 4] as x1, y1, x2, y2
+    scores: torch.Tensor  # float32 [N]
+    labels: torch.Tensor  # int64 [N]
+    masks: torch.Tensor | None = None  # float32 [N, s, s], probabilities inside the boxes; zeros where none were asked for
+
+
+def further_inputs(threshold: float, masks: bool, settings: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """What the graph takes of one picture beside its pixels: nothing, or the least score and, with masks, whether they are wanted."""
+    if settings.get("selection") != "graph":
+        return ()
+    return (torch.tensor(threshold), torch.tensor(masks)) if settings.get("masks") else (torch.tensor(threshold),)
+
+
+def detections_of(outputs: Any, thresholds: Sequence[float], settings: dict[str, Any]) -> list[Detections]:
+    """What a graph's outputs for a batch say of each picture; `settings` is postprocess_config.json, `thresholds` one per picture."""
+    if settings.get("selection") == "graph":
+        return [Detections(*(part[row[1] > 0] for part in row)) for row in zip(*outputs, strict=True)]
+    own = {key: value for key, value in settings.items() if key != "type"}
+    pictures = zip(*outputs, thresholds, strict=True)
+    return [Detections(*select(boxes, scores, **{**own, "score_threshold": least})) for boxes, scores, least in pictures]
 
 
 def select(

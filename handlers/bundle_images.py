@@ -219,12 +219,12 @@ def _letterbox_scale(size: tuple[int, int], config: ImageInput) -> float:
     return min(config.width / size[0], config.height / size[1])
 
 
-def boxes_to_image(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:
-    """Boxes [N, 4] from pixels of the graph's input to pixels of the picture of `size` (width, height), clipped to it."""
+def boxes_to_image(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput, clip: bool = True) -> torch.Tensor:
+    """Boxes [N, 4] from pixels of the graph's input to pixels of the picture of `size` (width, height), clipped to it if asked for."""
     left, top, right, bottom = view_of_size(size, config)
     factor = boxes.new_tensor([(right - left) / config.width, (bottom - top) / config.height] * 2)
-    limit = boxes.new_tensor([*size, *size])
-    return torch.minimum((boxes * factor + boxes.new_tensor([left, top] * 2)).clamp(min=0), limit)
+    placed = boxes * factor + boxes.new_tensor([left, top] * 2)
+    return torch.minimum(placed.clamp(min=0), boxes.new_tensor([*size, *size])) if clip else placed
 
 
 def boxes_to_input(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:

@@ -1,34 +1,43 @@
-"""Serves object detectors: candidates of the graph -> boxes, in pixels of the image that was sent."""
+"""Serves object detectors: what the graph found -> boxes, and masks if asked for, in pixels of the image that was sent."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
+from PIL import Image
 
-from bundle_detections import select
+from bundle_detections import Detections, detections_of, further_inputs
 from bundle_handler import Prepared
 from bundle_image_handler import ImageHandler
 from bundle_images import boxes_to_image
-from bundle_options import Number
+from bundle_instances import ABOUT, FORMATS, laid
+from bundle_options import Choice, Number
+from bundle_requests import Instance
 
 
 class DetectorHandler(ImageHandler):
-    """Answers {"detections": [{"bbox": [x1, y1, x2, y2], "score", "class", "class_index"}, ...]}, highest score first."""
+    """Answers {"detections": [{"bbox": [x1, y1, x2, y2], "score", "class", "class_index", ("mask")}, ...]}, highest score first."""
 
     ragged: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def read_configs(self, folder: Path) -> None:
+        """Read the JSON files of an export; a model with masks has an option for them."""
+        super().read_configs(folder)
         self.options = {"confidence_threshold": Number(float, 0.0, 1.0, "detections with a lower score are left out")}
+        if self.postprocess_config.get("masks"):
+            self.options["masks"] = Choice(FORMATS, ABOUT)
+
+    def preprocess(self, item: Image.Image, instance: Instance) -> Prepared:
+        """The picture, and what else the graph takes."""
+        prepared = super().preprocess(item, instance)
+        masks = instance.options.get("masks", "none") != "none"
+        further = further_inputs(self._threshold(prepared), masks, self.postprocess_config)
+        return replace(prepared, tensors=(*prepared.tensors, *further))
 
     def postprocess(self, outputs: Any, prepared: list[Prepared]) -> list[Any]:
-        """(boxes [B, A, 4], scores [B, A, classes]) -> thresholds, non-maximum suppression, pixels of the image."""
-        settings = {key: value for key, value in self.postprocess_config.items() if key != "type"}
-        answers = []
-        for boxes, scores, one in zip(*outputs, prepared, strict=True):
-            threshold = one.options.get("confidence_threshold", settings["score_threshold"])
-            found = select(boxes, scores, **{**settings, "score_threshold": threshold})
-            answers.append({"detections": self._named(one, *found)})
-        return answers
+        """The graph's outputs -> detections in pixels of each image."""
+        found = detections_of(outputs, [self._threshold(one) for one in prepared], self.postprocess_config)
+        return [{"detections": self._named(one, here)} for one, here in zip(prepared, found, strict=True)]
 
     def answer_schema(self) -> dict[str, Any]:
         """The detections."""
@@ -44,14 +53,42 @@ class DetectorHandler(ImageHandler):
             "class": {"type": "string", "enum": self.classes},
             "class_index": {"type": "integer", "minimum": 0, "maximum": len(self.classes) - 1},
         }
-        one = {"type": "object", "properties": properties, "required": list(properties)}
+        required = list(properties)
+        if "masks" in self.options:
+            properties["mask"] = mask_schema()
+        one = {"type": "object", "properties": properties, "required": required}
         most = self.postprocess_config["detections_per_image"]
         detections = {"type": "array", "items": one, "maxItems": most, "description": "highest score first"}
         return {"type": "object", "properties": {"detections": detections}, "required": ["detections"]}
 
-    def _named(self, one: Prepared, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:
-        pixels = boxes_to_image(boxes, one.size, self.input).tolist()
-        return [
+    def _threshold(self, one: Prepared) -> float:
+        return float(one.options.get("confidence_threshold", self.postprocess_config["score_threshold"]))
+
+    def _named(self, one: Prepared, found: Detections) -> list[dict[str, Any]]:
+        pixels = boxes_to_image(found.boxes, one.size, self.input).tolist()
+        named: list[dict[str, Any]] = [
             {"bbox": [round(edge, 2) for edge in box], "score": score, "class": self.classes[label], "class_index": label}
-            for box, score, label in zip(pixels, scores.tolist(), labels.tolist(), strict=True)
+            for box, score, label in zip(pixels, found.scores.tolist(), found.labels.tolist(), strict=True)
         ]
+        form = one.options.get("masks", "none")
+        if found.masks is not None and form != "none":
+            whole = boxes_to_image(found.boxes, one.size, self.input, clip=False)
+            for item, mask, box in zip(named, found.masks.cpu(), whole.cpu(), strict=True):
+                item["mask"] = laid(mask, box, one.size).sent(form)
+        return named
+
+
+def mask_schema() -> dict[str, Any]:
+    """One object's mask, in the form that the option `masks` asks for."""
+    lengths = [{"type": "array", "items": {"type": "integer", "minimum": 0}}, {"type": "string"}]
+    corners = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 6}
+    return {
+        "type": "object",
+        "properties": {
+            "size": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+            "counts": {"oneOf": lengths, "description": "masks rle and compressed_rle: COCO's run lengths"},
+            "polygons": {"type": "array", "items": corners, "description": "masks polygons: x1, y1, x2, y2, … around each part"},
+        },
+        "required": ["size"],
+        "description": "the pixels of the object, where masks are asked for; size is [height, width] of the image that was sent",
+    }

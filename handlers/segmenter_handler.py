@@ -9,13 +9,14 @@ import torch
 
 from bundle_handler import Picture, Prepared
 from bundle_image_handler import ImageHandler
+from bundle_instances import Instance
 from bundle_masks import compressed, label_map, png_of, run_lengths
 from bundle_options import Choice
 
-FORMATS = ("json", "png", "rle", "compressed_rle", "areas")
+FORMATS = ("json", "png", "rle", "compressed_rle", "polygons", "areas")
 ABOUT = (
     "json: the label map as a PNG in base64; png: that PNG alone, values are class indices; rle, compressed_rle: COCO's run lengths "
-    "of each class; areas: no masks"
+    "of each class; polygons: lists x1, y1, x2, y2, … around its parts, holes filled; areas: no masks"
 )
 
 
@@ -48,7 +49,9 @@ class SegmenterHandler(ImageHandler):
             "pixels": {"type": "integer", "minimum": 0},
             "share": {"type": "number", "minimum": 0, "maximum": 1, "description": "of the image"},
         }
-        area = {"type": "object", "properties": {**required, "mask": lengths}, "required": list(required)}
+        corners = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 6}
+        polygons = {"type": "array", "items": corners, "description": "format polygons: x1, y1, x2, y2, … around each part"}
+        area = {"type": "object", "properties": {**required, "mask": lengths, "polygons": polygons}, "required": list(required)}
         many = len(self.classes)
         png = "format json: a PNG of the image's size whose values are class indices"
         properties = {
@@ -73,5 +76,8 @@ class SegmenterHandler(ImageHandler):
             for index, area in enumerate(areas):
                 counts = run_lengths(labels == index)
                 area["mask"] = {"size": [height, width], "counts": compressed(counts) if form == "compressed_rle" else counts}
+        if form == "polygons":
+            for index, area in enumerate(areas):
+                area["polygons"] = Instance(labels == index, 0, 0, one.size).polygons()
         answer = {"width": width, "height": height, "areas": areas}
         return {**answer, "mask": base64.b64encode(png_of(labels, len(self.classes))).decode()} if form == "json" else answer

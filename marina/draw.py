@@ -1,4 +1,4 @@
-"""Draws an answer on the picture that was sent: boxes of a detector, masks of a segmenter, the best classes of a classifier.
+"""Draws an answer on the picture that was sent: a detector's boxes and masks, a segmenter's masks, the best classes of a classifier.
 
 Of a clip some frames stand side by side.
 """
@@ -69,6 +69,7 @@ def _strip(body: bytes) -> Any:
 def _boxes(image: Any, detections: list[dict[str, Any]], scale: float) -> Any:
     from PIL import ImageDraw
 
+    image = _instances(image, detections, scale)
     pen = ImageDraw.Draw(image)
     font, line = _font(max(image.size)), max(2, max(image.size) // 240)
     for found in reversed(detections):  # the surest on top
@@ -81,6 +82,27 @@ def _boxes(image: Any, detections: list[dict[str, Any]], scale: float) -> Any:
         place = (min(max(0, x1), image.width - width), y1 - height if y1 >= height else y1)
         pen.rectangle((*place, place[0] + width, place[1] + height), fill=colour)
         pen.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="black", font=font)
+    return image
+
+
+def _instances(image: Any, detections: list[dict[str, Any]], scale: float) -> Any:
+    """The picture with the masks of the detections that have one, the surest on top."""
+    from PIL import Image, ImageDraw
+
+    for found in reversed([one for one in detections if "mask" in one]):
+        inside = Image.new("L", image.size)
+        if "polygons" in found["mask"]:
+            pen = ImageDraw.Draw(inside)
+            for polygon in found["mask"]["polygons"]:
+                pen.polygon([edge * scale for edge in polygon], fill=140)
+        else:
+            from bundle_masks import read_mask
+
+            pixels = read_mask(found["mask"])
+            if pixels is None:
+                raise CallError("an answer with a broken mask can't be drawn")
+            inside = Image.fromarray(pixels).convert("L").resize(image.size).point(lambda value: 140 if value > 127 else 0)
+        image.paste(COLOURS[found["class_index"] % len(COLOURS)], mask=inside)
     return image
 
 

@@ -68,6 +68,7 @@ def held_out(spec: Spec, data: str | None) -> Any:
 def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Progress) -> dict[str, float]:
     """Accuracy; mAP and AP50; mean IoU and Dice; or mean return over `episodes`: whatever the kind is measured by.
 
+    Masks of detections are measured too where model and data have some.
     `images` comes from `held_out`; a detector's boxes count from the score on from which training counted them.
     """
     if spec.kind == "policy":
@@ -80,7 +81,11 @@ def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Pr
         return _overlap(_in_parts(rows, answer, {}, progress), images)
     from training.detection.evaluation import LEAST
 
-    return _average_precision(_in_parts(rows, answer, {"confidence_threshold": str(LEAST)}, progress), images)
+    postprocess = json.loads((spec.export_dir / "postprocess_config.json").read_text(encoding="utf-8"))
+    outlined = [one is not None for example in images.test for one in example.segmentations]
+    masks = bool(postprocess.get("masks")) and len(outlined) == sum(len(example.labels) for example in images.test) and all(outlined)
+    asked = {"confidence_threshold": str(LEAST), **({"masks": "compressed_rle"} if masks else {})}
+    return _average_precision(_in_parts(rows, answer, asked, progress), images, masks)
 
 
 def _accuracy(answers: list[Any], names: list[str]) -> dict[str, float]:
@@ -88,10 +93,10 @@ def _accuracy(answers: list[Any], names: list[str]) -> dict[str, float]:
     return {"accuracy": float(np.mean(right)), "images": len(right)}
 
 
-def _average_precision(answers: list[Any], images: Any) -> dict[str, float]:
+def _average_precision(answers: list[Any], images: Any, masks: bool) -> dict[str, float]:
     import torch
 
-    from training.detection.evaluation import Found, precision_recall
+    from training.detection.evaluation import Found, mask_precision, precision_recall
 
     index = {name: position for position, name in enumerate(images.classes)}
     found = [
@@ -99,11 +104,12 @@ def _average_precision(answers: list[Any], images: Any) -> dict[str, float]:
             torch.tensor([one["bbox"] for one in answer["detections"]]).reshape(-1, 4),
             torch.tensor([one["score"] for one in answer["detections"]]),
             torch.tensor([index[one["class"]] for one in answer["detections"]], dtype=torch.int64),
+            [one["mask"] for one in answer["detections"]] if masks else None,
         )
         for answer in answers
     ]
     summary, _ = precision_recall(found, images.test)
-    return {**summary, "images": len(found)}
+    return {**summary, **(mask_precision(found, images.test) if masks else {}), "images": len(found)}
 
 
 def _overlap(answers: list[Any], images: Any) -> dict[str, float]:

@@ -4,10 +4,13 @@ A detector begins anew or with what other pictures taught it (`detection.weights
 pictures is handed over; with `averaging`, of the moving average of the weights.
 """
 
+import base64
 import copy
+import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +20,12 @@ import torch
 from pydantic import Field, model_validator
 
 from marina import spec
+from marina.errors import CallError
 from training import datasets
 from training.datasets import Example, ImageData
 from training.detection import drawing
-from training.detection.architectures import Candidates, Targets
-from training.detection.evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge
+from training.detection.architectures import Detector, Targets
+from training.detection.evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge, mask_precision
 from training.detection.pixels import Batches, Prepared
 from training.detection.views import Views
 from training.detection.weights import build, freeze, is_factory
@@ -30,9 +34,21 @@ from training.running.checkpoints import Remembering
 from training.trained import HELD_OUT, Sample, Trained
 
 from bundle_images import ImageInput
+from bundle_instances import MAX_PIXELS
 
 SAMPLES = 64
-Architecture = Literal["fcos_small", "ssdlite320_mobilenet_v3_large", "ssd300_vgg16", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"]
+Architecture = Literal[
+    "fcos_small",
+    "ssdlite320_mobilenet_v3_large",
+    "ssd300_vgg16",
+    "retinanet_resnet50_fpn_v2",
+    "fcos_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "maskrcnn_mobilenet_v2_320_fpn",
+    "maskrcnn_mobilenet_v3_large_320_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+]
 
 
 class Settings(spec.Section):
@@ -66,6 +82,9 @@ class Settings(spec.Section):
     score_threshold: float | None = Field(default=None, ge=0, lt=1, description="least score served; default: the best on validation")
     nms_threshold: float = Field(default=0.5, gt=0, le=1, description="boxes of one class that overlap more are one thing")
     detections_per_image: int = Field(default=100, ge=1, le=1000, description="most things found in one picture")
+    proposals: int | None = Field(
+        default=None, ge=10, le=5000, description="places that R-CNN looks at closely; default: the architecture's own, up to 2000"
+    )
 
     @model_validator(mode="after")
     def _size(self) -> "Settings":
@@ -98,7 +117,10 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     lightning.seed_everything(seed, verbose=False)
     inputs = ImageInput(*settings.size, fit=settings.fit)
     learner = Learner(settings, data, inputs)
-    pictures = batches(settings, data, inputs, seed)
+    masks = learner.detector.has_masks
+    if masks:
+        inputs = replace(inputs, max_pixels=MAX_PIXELS)
+    pictures = batches(settings, data, inputs, seed, masks)
     about = data.about()
     fit(learner, pictures, settings.epochs, lambda row: f"AP50 {row['ap50']:.3f}", about["fingerprint"])
     detector = learner.average.cpu().eval()
@@ -108,9 +130,11 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     if threshold is None:
         threshold = best_threshold(learner.found(detector, learner.validation), data.validation)
     test = Prepared.of(data.test, inputs, "test pictures")
-    found = learner.found(detector, test)
+    found = learner.found(detector, test, masks)
     served = [one.above(threshold) for one in found]
     measured = average_precision(found, data.test)
+    by_masks = mask_precision(found, data.test) if masks else {}
+    chosen = samples(found, data, threshold)
     drawing.curves(learner.history, report / "curves.png")
     drawing.precision_recall(measured.curves, data.classes, report / "precision_recall.png")
     drawing.examples(served, data.test, data.classes, report / "examples.png")
@@ -118,12 +142,12 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     return Trained(
         kind="detector",
         module=detector,
-        example=(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),),
-        validation=(learner.validation.pixels[:HELD_OUT],),
-        metrics={**measured.summary, **at_threshold(served, data.test)},
+        example=detector.inputs(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1), threshold),
+        validation=detector.inputs(learner.validation.pixels[:HELD_OUT], threshold),
+        metrics={**measured.summary, **by_masks, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},
-        samples=samples(found, data, threshold),
+        samples=[asking_for_masks(sample) for sample in chosen] if masks else chosen,
         data=about,
         classes=list(data.classes),
         training={
@@ -137,12 +161,14 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     )
 
 
-def batches(settings: Settings, data: ImageData, inputs: ImageInput, seed: int) -> Batches | Views:
-    """The training pictures, augmented as the settings say."""
+def batches(settings: Settings, data: ImageData, inputs: ImageInput, seed: int, masks: bool = False) -> Batches | Views:
+    """The training pictures, augmented as the settings say, with masks if asked for. Raises CallError where that can't be."""
     if settings.augmentation == "ssd":
+        if masks:
+            raise CallError("augmentation 'ssd' doesn't move masks; use light or none with Mask R-CNN")
         flips = ("horizontal", "vertical") if settings.flip == "both" else ("horizontal",) if settings.flip else ()
         return Views(data.train, inputs, settings.batch_size, flips, seed)
-    pictures = Prepared.of(data.train, inputs, "training pictures")
+    pictures = Prepared.of(data.train, inputs, "training pictures", masks)
     return Batches(pictures, settings.batch_size, settings.augmentation == "light", settings.flip, seed)
 
 
@@ -154,17 +180,13 @@ class Learner(Remembering):
     def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
         super().__init__()
         self.settings, self.inputs, self.truth = settings, inputs, data.validation
-        self.detector = build(settings.architecture, len(data.classes), *settings.size, settings.weights, settings.arguments)
+        chosen = (settings.architecture, len(data.classes), *settings.size, settings.weights, settings.arguments, settings.proposals)
+        self.detector = build(*chosen)
         stages, self.detector.frozen_statistics = settings.frozen
         if stages:
             freeze(self.detector, stages)
         self.validation = Prepared.of(data.validation, inputs, "validation pictures")
-        self.postprocess = {
-            "nms_threshold": settings.nms_threshold,
-            "candidates": 1000 if self.detector.candidates_per == "image" else 300,
-            "candidates_per": self.detector.candidates_per,
-            "detections_per_image": settings.detections_per_image,
-        }
+        self.postprocess = self.detector.limit(settings.nms_threshold, settings.detections_per_image)
         self.reduced = reduced(settings.precision)
         self.losses: list[float] = []
         self.history: list[dict[str, float]] = []
@@ -184,9 +206,9 @@ class Learner(Remembering):
         if self.average is not self.detector:
             follow(self.average, self.detector, self.settings.averaging, self.global_step)
 
-    def found(self, detector: Candidates, pictures: Prepared) -> list[Found]:
+    def found(self, detector: Detector, pictures: Prepared, masks: bool = False) -> list[Found]:
         """What `detector` finds in `pictures`, down to the least scores that count for average precision."""
-        return detect(detector, pictures.pixels, pictures.sizes, self.inputs, {**self.postprocess, "score_threshold": LEAST})
+        return detect(detector, pictures.pixels, pictures.sizes, self.inputs, {**self.postprocess, "score_threshold": LEAST}, masks)
 
     def measure(self) -> dict[str, float]:
         """Measure the epoch that has ended on the validation pictures, and keep the detector if no epoch did better."""
@@ -240,6 +262,13 @@ def _sample(name: str, data: ImageData, row: int, boxes: np.ndarray, labels: np.
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)
     ]
     return Sample(name, *data.test[row].encoded(), {"detections": expect})
+
+
+def asking_for_masks(sample: Sample) -> Sample:
+    """The same request, so that its golden answer has the masks too."""
+    is_json = sample.content_type == "application/json"
+    content = json.loads(sample.body) if is_json else {"image": base64.b64encode(sample.body).decode()}
+    return replace(sample, body=json.dumps({**content, "masks": "compressed_rle"}).encode(), content_type="application/json")
 
 
 def _f1(found: Found, example: Example) -> float:

@@ -9,6 +9,7 @@ import io
 import json
 import platform
 import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=spec.export.max_batch)
     shapes = tuple({0: batch} for _ in trained.example)
     example = tuple(part.clone() for part in trained.example)  # the program's file would hold all that they are views of
-    program = torch.export.export(trained.module, example, dynamic_shapes=shapes, strict=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*create_unbacked_symint")  # torchvision's own affair with torch
+        program = torch.export.export(trained.module, example, dynamic_shapes=shapes, strict=False)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())  # on a full disk torch's own writer aborts the process instead of raising

@@ -1,13 +1,13 @@
-"""Brings a dense detector of torchvision's make that learned elsewhere: SSD, SSDlite, RetinaNet or FCOS, with any backbone.
+"""Brings a detector of torchvision's make that learned elsewhere: SSD, RetinaNet, FCOS, Faster or Mask R-CNN, with any backbone.
 
-The model is cut where its graph stops to depend on the picture (docs/decisions/0002): what torchvision computes before that is
-exported, what comes after it is `bundle_detections`, with the model's own thresholds. Then the model itself is asked: where its
-detections are not those of the two halves, the import is refused.
+A one-stage model is cut where its graph stops to depend on the picture (docs/decisions/0002): what torchvision computes before that
+is exported, what comes after it is `bundle_detections`, with the model's own thresholds. A two-stage one is exported whole. Then the
+model itself is asked: where its detections are not those of the exported one, the import is refused.
 
-Pictures are resized as torchvision does, without antialiasing, but before the graph and to whole grey levels. RetinaNet and FCOS
-choose a size for every picture; a graph has one, `height` x `width`, into which a picture is fitted with its proportions kept.
+Pictures are resized as torchvision does, without antialiasing, but before the graph and to whole grey levels. All but SSD choose a
+size for every picture; a graph has one, `height` x `width`, into which a picture is fitted with its proportions kept.
 
-Not covered: two-stage detectors (Faster R-CNN, Mask R-CNN), and detectors of other makes.
+Not covered: keypoints, and detectors of other makes.
 """
 
 import base64
@@ -23,36 +23,32 @@ import torch
 from pydantic import Field
 from rich.progress import track
 from torch import nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, RetinaNet
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import clip_boxes_to_image
 
-from marina.errors import CallError, WorkError
+from marina.errors import CallError
 from training import datasets
 from training.classification.evaluation import pixels_of
 from training.datasets import Example, ImageData
-from training.detection.architectures import Candidates, Dense
-from training.detection.evaluation import BATCH, LEAST, Found, best_threshold, detect, precision_recall
+from training.detection.architectures import Detector
+from training.detection.evaluation import BATCH, LEAST, Found, best_threshold, detect, mask_precision, precision_recall
 from training.detection.pixels import open_example
-from training.imports.files import called
+from training.detection.two_stage import TwoStage
+from training.detection.weights import Whole
+from training.imports.detections import Cut, compare
 from training.imports.sources import Source, build, class_names, fingerprints, made_pictures, own_names
 from training.trained import HELD_OUT, Sample, Trained
 
-from bundle_detections import select
 from bundle_images import ImageInput, open_image, prepare
+from bundle_instances import MAX_PIXELS
 
 LOG = logging.getLogger("marina")
-Inside = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # boxes [N, 4] in pixels of the input, scores [N], torchvision's labels [N]
 NAMELESS = ("__background__", "N/A")  # torchvision's words for what is no class
-COMPARED = 100  # candidates of each picture that count for the comparison at least
-SCORE_DIFFERENCE, PIXEL_DIFFERENCE = 1e-3, 0.5  # most that two kernels for the same thing may differ by
-TIED = 0.02  # share of detections that may be without counterpart: overlaps at the very threshold may fall to either side
-DIFFERENT = "the exported half of the model doesn't find what the whole model finds"
-LOOK = "try another 'scores'; else the model makes its detections in a way of its own, which can't be imported"
 TIE = 1e-4  # of scores
 CROWD = 12  # most detections in a made picture that serve as a sample
+OVERRULED = ("score_threshold", "nms_threshold", "candidates", "detections_per_image")
 LEAST_SIDE = 4  # of their boxes, in pixels: of slivers the overlap hangs on a hair
 
 
@@ -69,7 +65,9 @@ class Settings(Source):
     )
     score_threshold: float | None = Field(default=None, ge=0, lt=1, description="least score served; default: the model's own")
     nms_threshold: float | None = Field(default=None, gt=0, le=1, description="most overlap within a class; default: the model's own")
-    candidates: int | None = Field(default=None, ge=1, description="best ones that go on to it; default: the model's own")
+    candidates: int | None = Field(
+        default=None, ge=1, description="best ones that go on to it, of R-CNN to the second stage; default: the model's own"
+    )
     detections_per_image: int | None = Field(default=None, ge=1, le=1000, description="default: the model's own")
 
 
@@ -78,30 +76,39 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
 
     Raises CallError for what can't be had or isn't such a detector, WorkError where the graph and the model differ.
     """
+    from training.detector import asking_for_masks
+
     started = time.monotonic()
     torch.manual_seed(seed)
-    model = _dense(build(settings), settings)
+    model = _known(build(settings), settings)
     inputs = _inputs(model, settings)
-    graph = ImportedDetector(model, inputs, settings.scores or ("softmax" if isinstance(model, SSD) else "sigmoid"))
+    graph = graph_of(model, inputs, settings)
+    if graph.has_masks:
+        inputs = replace(inputs, max_pixels=MAX_PIXELS)
     data = datasets.held_out(settings.data, "detector") if settings.data else None
     pictures = [example.encoded()[0] for example in data.test[:4]] if data else made_pictures()[:4]
     difference = compare(model, graph, torch.stack([prepare(open_image(file), inputs) for file in pictures]))
     labels, names = _named_labels(graph, settings, data)
     graph.labels = torch.tensor(labels)
-    postprocess = {"type": "detection", **own_thresholds(graph), **_overruled(settings)}
+    masks = graph.has_masks
+    postprocess = {"type": "detection", **thresholds(graph, settings)}
     if data:
         data = _with_labels_of(data, names)
-        found = _found(graph, data.test, inputs, {**postprocess, "score_threshold": min(LEAST, postprocess["score_threshold"])})
+        masks = masks and all(one is not None for example in data.test for one in example.segmentations or [None])
+        found = _found(graph, data.test, inputs, {**postprocess, "score_threshold": min(LEAST, postprocess["score_threshold"])}, masks)
         metrics, curves = precision_recall(found, data.test)
+        metrics |= mask_precision(found, data.test) if masks else {}
         samples = _samples(found, data, postprocess["score_threshold"]) or _as_found(graph, inputs, postprocess, names)
         _draw(found, data, curves, report)
     else:
         metrics, samples = {}, _as_found(graph, inputs, postprocess, names)
+    if graph.has_masks:
+        samples = [asking_for_masks(sample) for sample in samples]
     return Trained(
         kind="detector",
         module=graph,
-        example=(torch.stack([prepare(open_image(file), inputs) for file in made_pictures()[:2]]),),
-        validation=(pixels_of(inputs, data.test[:HELD_OUT]),) if data else (),
+        example=graph.inputs(torch.stack([prepare(open_image(file), inputs) for file in made_pictures()[:2]]), 0.05),
+        validation=graph.inputs(pixels_of(inputs, data.test[:HELD_OUT]), 0.05) if data else (),
         metrics=metrics,
         preprocess=inputs.as_config(),
         postprocess=postprocess,
@@ -117,17 +124,19 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     )
 
 
-def _dense(model: nn.Module, settings: Settings) -> Dense:
-    """`model`, if it is a detector that can be cut. Raises CallError, with what can, for another."""
-    if isinstance(model, GeneralizedRCNN):
-        raise CallError(f"{settings.source} is a two-stage detector, which can't be imported yet; SSD, SSDlite, RetinaNet and FCOS can")
-    if not isinstance(model, SSD | RetinaNet | FCOS):
-        raise CallError(
-            f"{settings.source} is {type(model).__name__}; of detectors, torchvision's SSD, SSDlite, RetinaNet and FCOS can be imported"
-        )
-    make = next(kind for kind in (SSD, RetinaNet, FCOS) if isinstance(model, kind))
-    own = "postprocess_detections" in vars(model) or type(model).postprocess_detections is not make.postprocess_detections
-    if own and settings.scores is None:
+def _known(model: nn.Module, settings: Settings) -> Whole:
+    """`model`, if it is a detector that can be exported. Raises CallError, with what can, for another."""
+    if isinstance(model, KeypointRCNN) or not isinstance(model, Whole):
+        kinds = "SSD, SSDlite, RetinaNet, FCOS, Faster R-CNN and Mask R-CNN"
+        raise CallError(f"{settings.source} is {type(model).__name__}; of detectors, torchvision's {kinds} can be imported")
+    if isinstance(model, FasterRCNN):
+        if settings.scores:
+            raise CallError("leave 'scores' out: the second stage of a two-stage detector has a softmax over its classes")
+        owner, make = model.roi_heads, RoIHeads
+    else:
+        owner, make = model, next(kind for kind in (SSD, RetinaNet, FCOS) if isinstance(model, kind))
+    own = "postprocess_detections" in vars(owner) or type(owner).postprocess_detections is not make.postprocess_detections
+    if own and settings.scores is None and not isinstance(model, FasterRCNN):
         raise CallError(
             f"{settings.source} has a postprocess_detections of its own, so how its logits become scores is not torchvision's way; "
             "say it: --set training.scores=sigmoid or softmax. The import compares its detections with the model's and refuses other ones"
@@ -135,7 +144,7 @@ def _dense(model: nn.Module, settings: Settings) -> Dense:
     return model
 
 
-def _inputs(model: Dense, settings: Settings) -> ImageInput:
+def _inputs(model: Whole, settings: Settings) -> ImageInput:
     """What comes before the graph; the model's own transform is set to that size, so that it lets such pictures pass unchanged."""
     transform = model.transform
     if not isinstance(transform, GeneralizedRCNNTransform):
@@ -157,94 +166,25 @@ def _whole(pixels: float, step: int) -> int:
     return int(-(-pixels // step) * step)
 
 
-class ImportedDetector(Candidates):
-    """The part of a torchvision detector that is exported: candidates with the scores of the classes `labels`, first of all of them."""
-
-    labels: torch.Tensor  # torchvision's numbers, int64; 0 is the background of an SSD
-
-    def __init__(self, model: Dense, inputs: ImageInput, scores: Literal["softmax", "sigmoid"]) -> None:
-        with torch.no_grad():
-            empty = torch.zeros(1, 3, inputs.height, inputs.width)
-            if isinstance(called(lambda: model.backbone(empty), "the detector's backbone"), torch.Tensor):
-                model.backbone = OneMap(model.backbone)
-            super().__init__(model, inputs.height, inputs.width)
-            self.columns = int(self.heads(empty)["cls_logits"].shape[-1])
-        self.scores = scores
-        self.candidates_per = "class" if isinstance(model, SSD) else "image"
-        self.register_buffer("labels", torch.arange(1 if isinstance(model, SSD) else 0, self.columns))
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Candidates` says."""
-        heads = self.heads(pixels)
-        codes, logits = heads["bbox_regression"], heads["cls_logits"]
-        boxes = self.model.box_coder.decode(codes, self.anchors) if isinstance(self.model, FCOS) else self._decoded(codes)
-        scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
-        if isinstance(self.model, FCOS):
-            scores = torch.sqrt(scores * heads["bbox_ctrness"].sigmoid())
-        return clip_boxes_to_image(boxes, self.size), scores[..., self.labels]
+def graph_of(model: Whole, inputs: ImageInput, settings: Settings) -> Cut | TwoStage:
+    """What is exported of the model, first with all of its classes."""
+    if not isinstance(model, FasterRCNN):
+        return Cut(model, inputs, settings.scores or ("softmax" if isinstance(model, SSD) else "sigmoid"))
+    if settings.candidates:
+        model.rpn._pre_nms_top_n["testing"] = model.rpn._post_nms_top_n["testing"] = settings.candidates
+    return TwoStage(model, inputs.height, inputs.width)
 
 
-class OneMap(nn.Module):
-    """A backbone that gives a tensor, as one that gives maps by name."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """{"0": the map}."""
-        return {"0": self.backbone(x)}
+def thresholds(graph: Cut | TwoStage, settings: Settings) -> dict[str, Any]:
+    """What postprocess_config.json says: the model's own attributes, or what the settings put in their place."""
+    own = {**graph.own_thresholds(), **{key: value for key in OVERRULED if (value := getattr(settings, key)) is not None}}
+    if isinstance(graph, TwoStage):
+        limits = graph.limit(own["nms_threshold"], own["detections_per_image"])
+        return {"score_threshold": own["score_threshold"], **limits}
+    return own
 
 
-def own_thresholds(graph: ImportedDetector) -> dict[str, Any]:
-    """What `bundle_detections.select` needs, by the model's own attributes.
-
-    Torchvision takes RetinaNet's and FCOS's candidates per map of features; here the image has as many as all maps together.
-    """
-    model = graph.model
-    return {
-        "score_threshold": model.score_thresh,
-        "nms_threshold": model.nms_thresh,
-        "candidates": model.topk_candidates * (1 if graph.candidates_per == "class" else len(graph.level_sizes)),
-        "candidates_per": graph.candidates_per,
-        "detections_per_image": model.detections_per_img,
-    }
-
-
-def _overruled(settings: Settings) -> dict[str, Any]:
-    keys = ("score_threshold", "nms_threshold", "candidates", "detections_per_image")
-    return {key: value for key in keys if (value := getattr(settings, key)) is not None}
-
-
-@torch.no_grad()
-def compare(model: Dense, graph: ImportedDetector, pixels: torch.Tensor) -> dict[str, float]:
-    """The model's own detections in pictures, uint8 [N, 3, height, width], beside those of the graph: the largest differences.
-
-    The threshold of scores is the model's, moved so far that a hundred candidates take part at least, and so few that the model
-    drops none by their mere number. Raises WorkError that names the largest difference where more than TIED are not the same.
-    """
-    own, score, pixel = own_thresholds(graph), 0.0, 0.0
-    for image in pixels:
-        boxes, scores = (output[0] for output in graph(image[None]))
-        if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
-            raise CallError("the model gives values that are no finite numbers; look at its weights")
-        best = scores.flatten().topk(min(model.topk_candidates, scores.numel() - 1) + 1).values
-        many = max(min(COMPARED, len(best) - 1), int((best[:-1] > own["score_threshold"]).sum()))
-        model.score_thresh = min(max(own["score_threshold"], float(best[-1])), float(best[many - 1 : many + 1].mean()))
-        boxes, scores, labels = select(boxes, scores, **{**own, "score_threshold": model.score_thresh})
-        (theirs,) = called(lambda: model([image.float() / 255]), "the model's own forward")  # noqa: B023  # called at once
-        ours, whole = (boxes, scores, graph.labels[labels]), (theirs["boxes"], theirs["scores"], theirs["labels"])
-        apart = torch.cat([_to_nearest(ours, whole), _to_nearest(whole, ours)])
-        alike = (apart <= torch.tensor([SCORE_DIFFERENCE, PIXEL_DIFFERENCE])).all(1)
-        if (~alike).sum() > TIED * len(apart):
-            far = f"scores differ by up to {apart[:, 0].max():.3g}, boxes by up to {apart[:, 1].max():.3g} pixels"
-            raise WorkError(f"{DIFFERENT}: {len(boxes)} detections in a picture, {len(theirs['boxes'])} by the whole; {far}; {LOOK}")
-        score, pixel = (max(pair) for pair in zip((score, pixel), apart[alike].amax(0).tolist() if alike.any() else (0, 0), strict=True))
-    model.score_thresh = own["score_threshold"]
-    return {"largest_score_difference": score, "largest_box_difference": pixel}
-
-
-def _named_labels(graph: ImportedDetector, settings: Settings, data: ImageData | None) -> tuple[list[int], list[str]]:
+def _named_labels(graph: Cut | TwoStage, settings: Settings, data: ImageData | None) -> tuple[list[int], list[str]]:
     """(torchvision's labels of the classes that are answered, their names), in the order of the answers' indices.
 
     Label 0 is the background, or stands unused in its place where a model counts its classes from 1; gaps in COCO's numbers are
@@ -266,19 +206,6 @@ def _named_labels(graph: ImportedDetector, settings: Settings, data: ImageData |
     return labels, [names[label] for label in labels]
 
 
-def _to_nearest(these: Inside, those: Inside) -> torch.Tensor:
-    """How far each of these detections is from the nearest of those with its label, float32 [N, 2]: score, edges in pixels.
-
-    Infinite where there is none.
-    """
-    if not len(these[0]) or not len(those[0]):
-        return torch.full((len(these[0]), 2), torch.inf)
-    scores = (these[1][:, None] - those[1][None]).abs()
-    edges = (these[0][:, None] - those[0][None]).abs().amax(2)
-    apart = torch.stack([scores, edges], 2).masked_fill((these[2][:, None] != those[2][None])[..., None], torch.inf)
-    return apart[torch.arange(len(apart)), apart.sum(2).argmin(1)]
-
-
 def _with_labels_of(data: ImageData, names: list[str]) -> ImageData:
     """`data` with the model's classes in the place of its own. Raises CallError for a class that the model doesn't know."""
     if strange := sorted(set(data.classes) - set(names)):
@@ -287,13 +214,15 @@ def _with_labels_of(data: ImageData, names: list[str]) -> ImageData:
     return replace(data, classes=tuple(names), test=[replace(example, labels=index[example.labels]) for example in data.test])
 
 
-def _found(graph: ImportedDetector, examples: Sequence[Example], inputs: ImageInput, postprocess: dict[str, Any]) -> list[Found]:
+def _found(
+    graph: Detector, examples: Sequence[Example], inputs: ImageInput, postprocess: dict[str, Any], masks: bool = False
+) -> list[Found]:
     found = []
     many = max(1, min(BATCH, BATCH * 320 * 320 // (inputs.height * inputs.width)))  # so that large inputs fit into memory
     for start in track(range(0, len(examples), many), "measuring", transient=True):
         images = [open_example(example) for example in examples[start : start + many]]
         pixels = torch.stack([prepare(image, inputs) for image in images])
-        found += detect(graph, pixels, [image.size for image in images], inputs, postprocess)
+        found += detect(graph, pixels, [image.size for image in images], inputs, postprocess, masks)
     return found
 
 
@@ -317,7 +246,7 @@ def _at_threshold(sample: Sample, threshold: float) -> Sample:
     return replace(sample, body=body, content_type="application/json")
 
 
-def _as_found(graph: ImportedDetector, inputs: ImageInput, postprocess: dict[str, Any], names: list[str]) -> list[Sample]:
+def _as_found(graph: Detector, inputs: ImageInput, postprocess: dict[str, Any], names: list[str]) -> list[Sample]:
     """Made pictures with what the model sees in them: they prove that a server answers as it does, no more.
 
     Each has a threshold of its own, in the widest gap between the best scores, and above any box that is next to nothing.

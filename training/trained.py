@@ -43,7 +43,10 @@ class Trained:
 
         classifier, video_classifier  logits float32 [B, classes]
         detector    (boxes float32 [B, A, 4] as x1, y1, x2, y2 in pixels of the graph's input, scores float32 [B, A, classes]
-                    in 0..1 without background): all candidates, before thresholds and non-maximum suppression
+                    in 0..1 without background): all candidates, before thresholds and non-maximum suppression. A two-stage one
+                    ("selection": "graph" in `postprocess`) takes threshold float32 [B] too, and wanted bool [B] with masks, and
+                    returns what is found, filled up with zeros: boxes [B, D, 4], scores [B, D], labels int64 [B, D], (masks
+                    float32 [B, D, s, s], probabilities inside the boxes)
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser resolution
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and "q_values",
                     "probabilities" or "value" where the policy has them

@@ -17,7 +17,7 @@ from marina.errors import CallError, RequestError, RequestRefused, ServerFault, 
 
 Api = Literal["inference", "management"]
 
-OPTIONS = ("top_k", "confidence_threshold", "deterministic", "seed", "action_mask", "class_index", "format")
+OPTIONS = ("top_k", "confidence_threshold", "masks", "deterministic", "seed", "action_mask", "class_index", "format")
 JSON, BYTES = "application/json", "application/octet-stream"
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 BUSY = (408, 429, 502, 503, 504, 507)  # nothing is wrong with the request; another time it may be answered

@@ -247,6 +247,10 @@ def test_a_detection_is_right_once_per_object_with_its_class_and_enough_overlap(
     assert taken.tolist() == [True, False]
 
 
+def parts(found: Found) -> tuple[torch.Tensor, ...]:
+    return found.boxes, found.scores, found.labels
+
+
 def exact(example: Example, score: float = 0.9) -> Found:
     return Found(torch.from_numpy(example.boxes), torch.full((len(example.labels),), score), torch.from_numpy(example.labels))
 
@@ -282,7 +286,7 @@ def test_the_best_threshold_lies_between_right_and_wrong_scores(data):
     for example in data.test:
         truth = exact(example, 0.7)
         wrong = Found(truth.boxes + 60, truth.scores - 0.4, truth.labels)
-        found.append(Found(*(torch.cat(pair) for pair in zip(vars(truth).values(), vars(wrong).values(), strict=True))))
+        found.append(Found(*(torch.cat(pair) for pair in zip(parts(truth), parts(wrong), strict=True))))
 
     assert 0.4 < best_threshold(found, data.test) < 0.6
 
@@ -291,7 +295,7 @@ def test_samples_are_wholly_right_test_pictures_spread_over_the_classes(data):
     found = [exact(example) for example in data.test]
     found[0].labels = (found[0].labels + 1) % 10
     found[1].scores[0] = 0.51  # too near to the threshold
-    found[2] = Found(*(torch.cat([value, value[:1] + extra]) for value, extra in zip(vars(found[2]).values(), (60, 0, 0), strict=True)))
+    found[2] = Found(*(torch.cat([value, value[:1] + extra]) for value, extra in zip(parts(found[2]), (60, 0, 0), strict=True)))
     chosen = detector.samples(found, data, threshold=0.5)
 
     assert {sample.name for sample in chosen} == {"scenes-3", "scenes-4", "scenes-5"}
@@ -306,7 +310,7 @@ def test_where_no_picture_is_wholly_right_the_nearest_ones_stand_with_what_was_f
     found = []
     for example in data.test:
         truth = exact(example)
-        found.append(Found(*(torch.cat([value, value[:1] + extra]) for value, extra in zip(vars(truth).values(), (70, 0, 0), strict=True))))
+        found.append(Found(*(torch.cat([value, value[:1] + extra]) for value, extra in zip(parts(truth), (70, 0, 0), strict=True))))
     found[0].scores[0] = 0.501  # a picture whose answer hangs on the threshold proves nothing
     chosen = detector.samples(found, data, threshold=0.5)
 

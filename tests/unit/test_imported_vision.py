@@ -731,11 +731,11 @@ def test_thresholds_are_the_models_own_unless_said_otherwise(own: Callable[[str]
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"source": "fasterrcnn_mobilenet_v3_large_320_fpn", "weights": "none"}, "two-stage detector, which can't be imported yet"),
+        ({"source": "keypointrcnn_resnet50_fpn", "weights": "none"}, "is KeypointRCNN; of detectors, torchvision's SSD"),
         ({"source": "squeezenet1_1", "weights": "none"}, "is SqueezeNet; of detectors, torchvision's SSD"),
     ],
 )
-def test_what_is_no_dense_detector_is_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_is_no_such_detector_is_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(CallError, match=words):
         detector(tmp_path, **settings)
 

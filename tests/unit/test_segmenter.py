@@ -16,7 +16,7 @@ from marina import draw, evaluate, spec
 from marina.errors import CallError
 from marina.samples import mismatch
 from training import datasets, segmenter
-from training.datasets import outlined_folder
+from training.datasets import coco, outlined_folder
 from training.export import export, handler_of
 from training.segmentation.architectures import BACKBONES, build
 from training.segmentation.evaluation import by_class, overlap, pairs
@@ -276,7 +276,11 @@ def test_the_answer_has_the_size_of_the_picture_and_its_forms_say_the_same(made:
         assert np.array_equal(mask_of_run_lengths(one["mask"]["counts"], 250, 333), labels == index)
         assert np.array_equal(mask_of_run_lengths(other["mask"]["counts"], 250, 333), labels == index)
     assert areas == {key: value for key, value in answer.items() if key != "mask"}
-    for one in (answer, lengths, text, areas):
+    around = answered(handler, image, format="polygons")
+    for index, one in enumerate(around["areas"]):
+        inside = coco.filled(one["polygons"], 333, 250) if one["polygons"] else np.zeros((250, 333), bool)
+        assert (inside & (labels == index)).sum() >= 0.95 * (labels == index).sum()  # holes are filled, corners cut
+    for one in (answer, lengths, text, areas, around):
         jsonschema.Draft202012Validator(handler.answer_schema()).validate(one)
 
 

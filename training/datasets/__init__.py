@@ -26,6 +26,7 @@ class Example:
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # [N, 4] x1, y1, x2, y2 in pixels
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N], without background
     outlines: tuple[tuple[int, Any], ...] = ()  # segmenters: (class index or -1 for "don't count", what COCO calls a segmentation)
+    segmentations: tuple[Any, ...] = ()  # [N] the same of each box, None where it has none; empty where no box can have one
 
     def content(self) -> bytes:
         """The file, or the pixels, for a fingerprint."""

@@ -103,6 +103,7 @@ def _examples(folder: Path, file: Path, content: dict[str, Any], index: dict[int
     boxes: dict[int, list[list[float]]] = defaultdict(list)
     outlines: dict[int, list[tuple[int, Any]]] = defaultdict(list)
     labels: dict[int, list[int]] = defaultdict(list)
+    segmentations: dict[int, list[Any]] = defaultdict(list)
     for row in content["annotations"]:
         if row.get("segmentation"):
             counted = row["category_id"] in index and not row.get("iscrowd")
@@ -116,12 +117,14 @@ def _examples(folder: Path, file: Path, content: dict[str, Any], index: dict[int
         left, top, width, height = box.tolist()
         boxes[row["image_id"]].append([left, top, left + width, top + height])
         labels[row["image_id"]].append(index[row["category_id"]])
+        segmentations[row["image_id"]].append(row.get("segmentation") or None)
     return [
         Example(
             _picture(folder, file, row["file_name"]),
             boxes=np.array(boxes[row["id"]], np.float32).reshape(-1, 4),
             labels=np.array(labels[row["id"]], np.int64),
             outlines=tuple(outlines[row["id"]]),
+            segmentations=tuple(segmentations[row["id"]]),
         )
         for row in content["images"]
     ]

@@ -93,7 +93,8 @@ def _fair(example: Example, size: tuple[int, int]) -> Example:
     dropped = int((~keep).sum())
     if dropped or reaching:
         LOG.warning("%s: %d box(es) without area left out, %d cut at the edge of the picture", example.image, dropped, reaching)
-    return replace(example, boxes=boxes[keep], labels=example.labels[keep])
+    segmentations = tuple(one for one, kept in zip(example.segmentations, keep, strict=False) if kept)
+    return replace(example, boxes=boxes[keep], labels=example.labels[keep], segmentations=segmentations)
 
 
 def _splits(given: dict[str, list[Example]], seed: int) -> tuple[list[Example], list[Example], list[Example]]:

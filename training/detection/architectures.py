@@ -1,4 +1,4 @@
-"""One-stage detectors as one graph each, with their losses; and a small one of our own. `weights` builds them by name.
+"""Detectors as one graph each, with their losses: one-stage ones, and a small one of our own. `weights` builds them by name.
 
 Anchors, matching and losses are torchvision's own. What is exported is `Candidates`: everything up to the dense candidates,
 normalisation and box decoding included. Thresholds and non-maximum suppression follow in `bundle_detections`.
@@ -16,9 +16,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou, clip_boxes_to_image
 
+from bundle_detections import further_inputs
+
 STRIDES = (8, 16, 32)
 Dense: TypeAlias = SSD | RetinaNet | FCOS
-Targets = list[dict[str, torch.Tensor]]  # per picture: "boxes" float32 [N, 4] in pixels of the input, "labels" int64 [N]
+# per picture: "boxes" float32 [N, 4] in pixels of the input, "labels" int64 [N], where masks are learnt "masks" uint8 [N, height, width]
+Targets = list[dict[str, torch.Tensor]]
 
 
 class Residual(nn.Module):
@@ -61,32 +64,27 @@ def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
-class Candidates(nn.Module):
-    """A torchvision detector as one graph: uint8 [B, 3, height, width] -> (boxes [B, A, 4], scores [B, A, classes]), as in `Trained`.
+class Detector(nn.Module):
+    """A torchvision detector with an input of one size: what the recipe learns, and what is exported, with the losses.
 
-    The anchors are worked out once, for the one size of the input. With `frozen_statistics` batch normalisation keeps its means
-    and variances while training, as is usual where batches are small and the statistics come with the weights.
+    With `frozen_statistics` batch normalisation keeps its means and variances while training, as is usual where batches are small
+    and the statistics come with the weights.
     """
 
     frozen_statistics = False
-    candidates_per: str  # as in bundle_detections.select
-    anchors: torch.Tensor  # [A, 4] as x1, y1, x2, y2
+    has_masks = False
+    anchors: torch.Tensor  # [A, 4] as x1, y1, x2, y2, worked out once
     mean: torch.Tensor  # [3, 1, 1], of 0..1, as deviation
     deviation: torch.Tensor
 
-    def __init__(self, model: Dense, height: int, width: int) -> None:
+    def __init__(self, model: Any, height: int, width: int) -> None:
         super().__init__()
-        self.model: Any = model.eval()
+        self.model = model.eval()
         self.size = (height, width)
         self.register_buffer("mean", torch.tensor(self.model.transform.image_mean).view(3, 1, 1))
         self.register_buffer("deviation", torch.tensor(self.model.transform.image_std).view(3, 1, 1))
-        empty = torch.zeros(1, 3, height, width)
-        with torch.no_grad():
-            maps = list(self.model.backbone(empty).values())
-            self.register_buffer("anchors", self.model.anchor_generator(ImageList(empty, [self.size]), maps)[0])
-        self.level_sizes = [x.shape[2] * x.shape[3] for x in maps]
 
-    def train(self, mode: bool = True) -> "Candidates":
+    def train(self, mode: bool = True) -> "Detector":
         """As torch does it, but for frozen statistics."""
         super().train(mode)
         for module in self.modules() if self.frozen_statistics else ():
@@ -94,10 +92,54 @@ class Candidates(nn.Module):
                 module.eval()
         return self
 
+    def features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The backbone's maps of pictures [B, 3, height, width] of 0..255 (uint8 or float32)."""
+        maps = self.model.backbone((pixels.float() / 255 - self.mean) / self.deviation)
+        return {"0": maps} if isinstance(maps, torch.Tensor) else maps
+
+    def inputs(self, pixels: torch.Tensor, threshold: float = 0.5, masks: bool = True) -> tuple[torch.Tensor, ...]:
+        """What `forward` takes for a batch of pictures, where the graph takes a threshold too, or whether masks are wanted."""
+        settings = self.postprocess()
+        further = [further_inputs(threshold, masks, settings)] * len(pixels)
+        return (pixels, *(torch.stack(column).to(pixels.device) for column in zip(*further, strict=True)))
+
+    def postprocess(self) -> dict[str, Any]:
+        """What postprocess_config.json says of how the outputs become detections, as far as the graph decides it."""
+        raise NotImplementedError
+
+    def limit(self, nms_threshold: float, detections_per_image: int) -> dict[str, Any]:
+        """Say how much boxes of one class may overlap and how many there may be; returns what postprocess_config.json says of it."""
+        raise NotImplementedError
+
+    def loss(self, pixels: torch.Tensor, targets: Targets, bfloat16: bool = False) -> dict[str, torch.Tensor]:
+        """Torchvision's losses by name, convolutions computed in bfloat16 if asked for, boxes and losses always in float32."""
+        raise NotImplementedError
+
+
+class Candidates(Detector):
+    """A one-stage detector as one graph: uint8 [B, 3, height, width] -> (boxes [B, A, 4], scores [B, A, classes]), as in `Trained`."""
+
+    candidates_per: str  # as in bundle_detections.select
+
+    def __init__(self, model: Dense, height: int, width: int) -> None:
+        super().__init__(model, height, width)
+        empty = torch.zeros(1, 3, height, width)
+        with torch.no_grad():
+            maps = list(self.model.backbone(empty).values())
+            self.register_buffer("anchors", self.model.anchor_generator(ImageList(empty, [self.size]), maps)[0])
+        self.level_sizes = [x.shape[2] * x.shape[3] for x in maps]
+
     def heads(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """What backbone and heads say about pictures [B, 3, height, width] of 0..255 (uint8 or float32)."""
-        x = (pixels.float() / 255 - self.mean) / self.deviation
-        return self.model.head(list(self.model.backbone(x).values()))  # type: ignore[no-any-return]
+        return self.model.head(list(self.features(pixels).values()))  # type: ignore[no-any-return]
+
+    def postprocess(self) -> dict[str, Any]:
+        """How many candidates go on to non-maximum suppression."""
+        return {"candidates": 1000 if self.candidates_per == "image" else 300, "candidates_per": self.candidates_per}
+
+    def limit(self, nms_threshold: float, detections_per_image: int) -> dict[str, Any]:
+        """As `Detector` says; it happens behind the graph."""
+        return {"nms_threshold": nms_threshold, **self.postprocess(), "detections_per_image": detections_per_image}
 
     def loss(self, pixels: torch.Tensor, targets: Targets, bfloat16: bool = False) -> dict[str, torch.Tensor]:
         """Torchvision's losses by name, convolutions computed in bfloat16 if asked for, boxes and losses always in float32."""

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from training.datasets import Example
 from training.detection.evaluation import Found, judge
 from training.detection.pixels import open_example
+
+from bundle_masks import read_mask
 
 RIGHT, WRONG, MISSED = "#1a9850", "#d73027", "#fdae61"
 COLUMNS, ROWS, CELL, WORST = 4, 5, 340, 12
@@ -91,12 +93,24 @@ def _drawn(example: Example, found: Found, right: np.ndarray, taken: np.ndarray,
     image = open_example(example)
     scale = CELL / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BICUBIC)
+    image = _shaded(image, found, right)
     draw = ImageDraw.Draw(image)
     for box, label in zip(example.boxes[~taken], example.labels[~taken], strict=True):
         _mark(draw, box * scale, names[label], MISSED, below=True)
     for box, label, score, good in zip(found.boxes.numpy(), found.labels.tolist(), found.scores.tolist(), right, strict=True):
         _mark(draw, box * scale, f"{names[label]} {score:.2f}", RIGHT if good else WRONG)
     return image
+
+
+def _shaded(image: Image.Image, found: Found, right: np.ndarray) -> Image.Image:
+    """The picture with the masks laid on it, each in the colour of its box."""
+    pixels = np.array(image, float)
+    for sent, good in zip(found.masks or [], right, strict=False):
+        whole = read_mask(sent)
+        assert whole is not None
+        mask = np.array(Image.fromarray(whole).resize(image.size, Image.Resampling.NEAREST))
+        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(ImageColor.getrgb(RIGHT if good else WRONG))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _mark(draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, colour: str, below: bool = False) -> None:

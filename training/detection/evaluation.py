@@ -14,12 +14,16 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from training.datasets import Example
+from training.detection.pixels import object_masks, open_example
 
-from bundle_detections import select
+from bundle_detections import detections_of, further_inputs
 from bundle_images import ImageInput, boxes_to_image
+from bundle_instances import laid
+from bundle_masks import read_mask
 
 LEAST = 0.02  # score from which on a detection counts for average precision
 BATCH = 32
+BATCH_OF_TWO_STAGES = 4  # a second look at every place takes more memory than the pictures
 
 
 @dataclass
@@ -29,29 +33,42 @@ class Found:
     boxes: torch.Tensor
     scores: torch.Tensor
     labels: torch.Tensor
+    masks: list[dict[str, Any]] | None = None  # [N] {"size", "counts"}, COCO's compressed run lengths for the whole picture
 
     def above(self, threshold: float) -> "Found":
         """The part of it with scores above `threshold`."""
         keep = self.scores > threshold
-        return Found(self.boxes[keep], self.scores[keep], self.labels[keep])
+        masks = None if self.masks is None else [one for one, kept in zip(self.masks, keep.tolist(), strict=True) if kept]
+        return Found(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
 
 
 @torch.no_grad()
 def detect(
-    module: torch.nn.Module, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]], inputs: ImageInput, postprocess: dict[str, Any]
+    module: torch.nn.Module,
+    pixels: torch.Tensor,
+    sizes: Sequence[tuple[int, int]],
+    inputs: ImageInput,
+    postprocess: dict[str, Any],
+    masks: bool = False,
 ) -> list[Found]:
     """What `module` finds in pictures `pixels` (uint8 [N, 3, H, W], prepared from pictures of `sizes` as width, height).
 
-    `postprocess` is as in postprocess_config.json; the caller chooses its "score_threshold", which is not that of the server.
+    `postprocess` is as in postprocess_config.json; the caller chooses its "score_threshold", which is not that of the server, and
+    whether the masks are wanted of a model that has some.
     """
-    options = {key: value for key, value in postprocess.items() if key != "type"}
+    least = postprocess["score_threshold"]
+    further = further_inputs(least, masks, postprocess)
     device = next(module.parameters()).device
     found = []
-    for start in range(0, len(pixels), BATCH):
-        boxes, scores = (output.cpu() for output in module(pixels[start : start + BATCH].to(device)))
-        for k, size in enumerate(sizes[start : start + BATCH]):
-            kept, kept_scores, labels = select(boxes[k], scores[k], **options)
-            found.append(Found(boxes_to_image(kept, size, inputs), kept_scores, labels))
+    many = BATCH_OF_TWO_STAGES if further else BATCH
+    for start in range(0, len(pixels), many):
+        part = pixels[start : start + many]
+        outputs = [output.cpu() for output in module(part.to(device), *(one.expand(len(part)).to(device) for one in further))]
+        for size, one in zip(sizes[start : start + many], detections_of(outputs, [least] * len(part), postprocess), strict=True):
+            whole = boxes_to_image(one.boxes, size, inputs, clip=False)
+            objects = zip(one.masks, whole, strict=True) if masks and one.masks is not None else None
+            sent = [laid(mask, box, size).sent("compressed_rle") for mask, box in objects] if objects is not None else None
+            found.append(Found(boxes_to_image(one.boxes, size, inputs), one.scores, one.labels, sent))
     return found
 
 
@@ -97,6 +114,23 @@ def precision_recall(found: Sequence[Found], examples: Sequence[Example]) -> tup
     """The summary and the curves of `average_precision`."""
     measured = average_precision(found, examples)
     return measured.summary, measured.curves
+
+
+def mask_precision(found: Sequence[Found], examples: Sequence[Example]) -> dict[str, float]:
+    """{"mask_map", "mask_ap50"}: COCO's average precision by the overlap of masks; both sides must have a mask for every object."""
+    metric = MeanAveragePrecision(iou_type="segm")
+    metric.warn_on_many_detections = False
+    for one, example in zip(found, examples, strict=True):
+        size = open_example(example).size
+        empty = np.zeros((0, size[1], size[0]), bool)
+        ours = np.stack([read_mask(mask) for mask in one.masks]) if one.masks else empty  # type: ignore[misc]
+        theirs = object_masks(example, *size).astype(bool)
+        metric.update(
+            [{"masks": torch.from_numpy(ours), "scores": one.scores, "labels": one.labels}],
+            [{"masks": torch.from_numpy(theirs), "labels": torch.from_numpy(example.labels)}],
+        )
+    result = metric.compute()
+    return {"mask_map": max(0.0, float(result["map"])), "mask_ap50": max(0.0, float(result["map_50"]))}
 
 
 def judge(found: Found, example: Example, overlap: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
 from torch.nn import functional
 
 from marina.errors import CallError
-from training.datasets import Example
+from training.datasets import Example, coco
 from training.detection.architectures import Targets
 from training.running import batches
 
-from bundle_images import ImageInput, boxes_to_input, open_image, prepare
+from bundle_images import ImageInput, boxes_to_input, open_image, prepare, view_of_size
 
 GREY = 114 / 255  # what letterbox pads with
 MAX_BYTES = 4 << 30  # of prepared pixels, which lie in memory
@@ -29,12 +30,13 @@ class Prepared:
     targets: Targets
 
     @classmethod
-    def of(cls, examples: Sequence[Example], inputs: ImageInput, what: str) -> "Prepared":
-        """Read and prepare all `examples` by the serving transform, behind a progress bar.
+    def of(cls, examples: Sequence[Example], inputs: ImageInput, what: str, masks: bool = False) -> "Prepared":
+        """Read and prepare all `examples` by the serving transform, behind a progress bar; with the objects' masks if asked for.
 
-        Raises CallError for more than MAX_BYTES of pixels.
+        Raises CallError for more than MAX_BYTES of pixels, and for an object without a mask.
         """
-        needed = len(examples) * 3 * inputs.height * inputs.width
+        layers = 3 * len(examples) + (sum(len(example.labels) for example in examples) if masks else 0)
+        needed = layers * inputs.height * inputs.width
         if needed > MAX_BYTES:
             raise CallError(
                 f"{len(examples):,} {what} need {needed / 1e9:.0f} GB at this size; set a smaller height and width or take fewer"
@@ -48,6 +50,10 @@ class Prepared:
             sizes.append(image.size)
             boxes = boxes_to_input(torch.from_numpy(example.boxes), image.size, inputs)
             targets.append({"boxes": boxes, "labels": torch.from_numpy(example.labels)})
+            if masks:
+                layers_of_it = [fitted(one, inputs, outside=0) for one in object_masks(example, *image.size)]
+                empty = torch.zeros(0, inputs.height, inputs.width, dtype=torch.uint8)
+                targets[-1]["masks"] = torch.from_numpy(np.stack(layers_of_it)) if layers_of_it else empty
         return cls(pixels, sizes, targets)
 
 
@@ -56,6 +62,28 @@ def open_example(example: Example) -> Image.Image:
     if isinstance(example.image, Path):
         return open_image(example.image.read_bytes(), max_bytes=1 << 30, max_pixels=1 << 28)  # one's own files, not a stranger's
     return Image.fromarray(example.image).convert("RGB")
+
+
+def object_masks(example: Example, width: int, height: int) -> np.ndarray:
+    """The pixels of each object, uint8 [N, height, width] of 0 and 1. Raises CallError where an object has no outline that can be read."""
+    masks = np.zeros((len(example.labels), height, width), np.uint8)
+    for k in range(len(masks)):
+        try:
+            masks[k] = coco.filled(example.segmentations[k] if k < len(example.segmentations) else None, width, height)
+        except (ValueError, TypeError, KeyError) as error:
+            wanted = 'give COCO json with a "segmentation" (polygons or RLE) per object, or choose a detector without masks'
+            raise CallError(f"{example.image}: object {k + 1} has no outline: {error}; {wanted}") from error
+    return masks
+
+
+def fitted(labels: np.ndarray, inputs: ImageInput, outside: int) -> np.ndarray:
+    """What uint8 [H, W] says of a picture's pixels, as the graph sees them: uint8 [height, width], `outside` where it shows no picture."""
+    size = (labels.shape[1], labels.shape[0])
+    _, _, right, bottom = view_of_size(size, inputs)
+    inner = (max(1, round(inputs.width * size[0] / right)), max(1, round(inputs.height * size[1] / bottom)))
+    whole = np.full((inputs.height, inputs.width), outside, np.uint8)
+    whole[: inner[1], : inner[0]] = np.array(Image.fromarray(labels).resize(inner, Image.Resampling.NEAREST))
+    return whole
 
 
 class Batches(batches.Batches[tuple[torch.Tensor, Targets]]):
@@ -91,9 +119,9 @@ def augment(
 
     An object of which less than half stays in the picture is no object any more; the others' boxes are cut at the edge.
     """
-    x, scale, shift, _ = view(pixels, light, flip, generator)
+    x, scale, shift, grid = view(pixels, light, flip, generator)
     height, width = pixels.shape[-2:]
-    return x, [_move(target, scale[k], shift[k], width, height) for k, target in enumerate(targets)]
+    return x, [_move(target, scale[k], shift[k], grid[k : k + 1], width, height) for k, target in enumerate(targets)]
 
 
 def view(
@@ -120,11 +148,18 @@ def view(
     return (x * 255).clamp(0, 255), scale, shift, grid
 
 
-def _move(target: dict[str, torch.Tensor], scale: torch.Tensor, shift: torch.Tensor, width: int, height: int) -> dict[str, torch.Tensor]:
+def _move(
+    target: dict[str, torch.Tensor], scale: torch.Tensor, shift: torch.Tensor, grid: torch.Tensor, width: int, height: int
+) -> dict[str, torch.Tensor]:
     half = torch.tensor([width / 2, height / 2])
     corners = (target["boxes"].view(-1, 2, 2) / half - 1) * scale + shift
     corners = ((corners + 1) * half).sort(dim=1).values  # a mirror image swaps left and right
     inside = corners.clamp(min=0).minimum(half * 2)
     whole, left = ((box[:, 1] - box[:, 0]).prod(1) for box in (corners, inside))
     keep = (left >= whole / 2) & ((inside[:, 1] - inside[:, 0]) >= 2).all(1)
-    return {"boxes": inside[keep].view(-1, 4), "labels": target["labels"][keep]}
+    moved = {"boxes": inside[keep].view(-1, 4), "labels": target["labels"][keep]}
+    if "masks" in target:
+        masks = target["masks"][keep].float()
+        seen = functional.grid_sample(masks[None], grid, mode="nearest", align_corners=False)[0] if len(masks) else masks
+        moved["masks"] = seen.round().to(torch.uint8)
+    return moved

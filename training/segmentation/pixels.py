@@ -5,17 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.progress import track
 from torch.nn import functional
 
 from marina.errors import CallError
 from training.datasets import Example
 from training.datasets.outlined_folder import IGNORED, label_map
-from training.detection.pixels import MAX_BYTES, open_example, view
+from training.detection.pixels import MAX_BYTES, fitted, open_example, view
 from training.running import batches
 
-from bundle_images import ImageInput, prepare, view_of_size
+from bundle_images import ImageInput, prepare
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,7 @@ class Prepared:
 
     def labels(self, inputs: ImageInput) -> torch.Tensor:
         """The truth as the graph sees the pictures, uint8 [N, height, width]; IGNORED where the input shows no picture."""
-        return torch.stack([torch.from_numpy(_fitted(one, inputs)) for one in self.truth])
-
-
-def _fitted(labels: np.ndarray, inputs: ImageInput) -> np.ndarray:
-    size = (labels.shape[1], labels.shape[0])
-    _, _, right, bottom = view_of_size(size, inputs)
-    inner = (max(1, round(inputs.width * size[0] / right)), max(1, round(inputs.height * size[1] / bottom)))
-    fitted = np.full((inputs.height, inputs.width), IGNORED, np.uint8)
-    fitted[: inner[1], : inner[0]] = np.array(Image.fromarray(labels).resize(inner, Image.Resampling.NEAREST))
-    return fitted
+        return torch.stack([torch.from_numpy(fitted(one, inputs, IGNORED)) for one in self.truth])
 
 
 class Batches(batches.Batches[tuple[torch.Tensor, torch.Tensor]]):
