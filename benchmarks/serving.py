@@ -31,11 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from load import Measured, closed, opened, request
-
 from marina import archive, server, spec, up
 from marina.console import Output
+from marina.load import Measured, closed, opened, request
 from training.classification.networks import SmallCNN
 from training.export import export, handler_of
 from training.trained import Sample, Trained

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from marina import paths, spec, up
+from marina import archive, paths, spec, up
 from marina.command import (
     DEFAULT_PORT,
     FileOptions,
@@ -174,3 +174,38 @@ def openapi(
         output.result({"ok": True, "file": str(file)})
     else:
         print(json.dumps(content, indent=None if as_json else 2))
+
+
+@app.command(rich_help_panel="Use")
+@guarded
+def tune(
+    name: Name,
+    users: Annotated[int, typer.Option(min=1, max=256, help="Who ask at once.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Of load per trial.")] = 3,
+    minutes: Annotated[float, typer.Option(min=0.1, max=60, help="No trial begins later.")] = 6,
+    write: Annotated[bool, typer.Option("--write", help="Put what was best under 'serving' of the spec.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw the trials here; default: run/tune/NAME.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find how this machine serves a model best: workers, threads, batch size and delay, tried on a server of its own."""
+    from marina import tune as tuning
+
+    output, chosen = Output(as_json), spec.load(name)
+    archive.check_export(chosen)
+    trials = tuning.tune(chosen, users, seconds, minutes, output)
+    columns = ("workers", "threads", "batch size", "delay ms", "per second", "p50 ms", "p95 ms", "alone ms")
+    figures = [(trial.rate, trial.p50_ms, trial.p95_ms, trial.alone_ms) for trial in trials]
+    output.table(
+        f"{name} with {users} users, best first",
+        columns,
+        [(*trial.settings.values(), *(round(value, 1) for value in row)) for trial, row in zip(trials, figures, strict=True)],
+    )
+    file = picture or paths.run(0).parent / "tune" / f"{name}.png"
+    tuning.draw(trials, file)
+    output.say(f"drawn to {file}")
+    best = trials[0].settings
+    if write:
+        output.say(f"written to {tuning.written(chosen, best)}; it counts from the next archive on: marina archive {name}")
+    else:
+        output.say("serving:\n" + "\n".join(f"  {key}: {value}" for key, value in best.items()))
+    output.result({"serving": best, "trials": [trial.__dict__ for trial in trials]})
