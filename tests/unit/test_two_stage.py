@@ -478,7 +478,10 @@ def test_a_faster_rcnn_has_no_masks_to_ask_for(own: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("architecture", ["fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn_v2"])
 def test_torchvisions_are_brought_by_name_with_a_file_of_weights(architecture: str, tmp_path: Path) -> None:
     model: Any = torchvision.models.get_model(architecture, weights=None, weights_backbone=None, num_classes=4)
-    for layer in (*model.rpn.head.modules(), *model.roi_heads.box_predictor.modules()):
+    for norm in (one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    model.train().backbone(torch.randn(2, 3, 128, 160))  # else all features vanish, and all scores are the same
+    for layer in (*model.rpn.head.modules(), *model.roi_heads.box_head.modules(), *model.roi_heads.box_predictor.modules()):
         if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
             torch.nn.init.normal_(layer.weight, std=1.5 * layer.weight[0].numel() ** -0.5)
     torch.save(model.state_dict(), tmp_path / "four.pth")
