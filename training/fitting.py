@@ -4,8 +4,10 @@
 after every epoch.
 """
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from marina.server.exec_with_parent import PR_SET_PDEATHSIG
 from training.running.batches import Batches
 from training.running.checkpoints import Keeper
 from training.running.logs import Logs
@@ -102,6 +105,8 @@ def _strategy(run: Run, frozen: bool) -> Any:
     """Gradients averaged over processes; on the CPU they talk over the loopback, so that nothing is heard outside."""
     if run.processes == 1:
         return "auto"
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a helper goes with the process that started it
     if run.nodes == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         if not torch.cuda.is_available():

@@ -96,7 +96,7 @@ def begun(
                 yield run
             return
         if fresh:
-            for left in (*folder.glob("*.ckpt"), *folder.glob("*.pt")):
+            for left in folder.glob("*.*"):  # all but the lock
                 left.unlink()
         os.utime(folder)
         with using(Run(folder, devices, nodes, report)) as run:
