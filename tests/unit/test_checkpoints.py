@@ -112,18 +112,6 @@ def test_other_settings_another_seed_and_another_model_are_another_training(home
     assert all(place is not None and place.is_relative_to(paths.cache() / "runs") for place in places)
 
 
-def test_a_fresh_training_forgets_the_last_one(home: Path) -> None:
-    one = written(home, "ppo")
-    with kept(one, settings_of(one)):
-        Checkpoint().save()
-    with kept(one, settings_of(one)):
-        found = Checkpoint().load()
-
-    with kept(one, settings_of(one), fresh=True):
-        assert not Checkpoint().load()
-    assert found
-
-
 def test_outside_of_marina_train_nothing_is_kept(home: Path) -> None:
     checkpoint = Checkpoint(numbers={"a": 1})
 

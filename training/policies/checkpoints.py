@@ -43,12 +43,10 @@ _kept: ContextVar[Path | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
-def kept(spec: Spec, settings: BaseModel, fresh: bool = False) -> Iterator[None]:
-    """While this lasts, trainings keep their state in cache/runs/, by the model, its settings and its seed; `fresh` begins anew."""
+def kept(spec: Spec, settings: BaseModel) -> Iterator[None]:
+    """While this lasts, trainings keep their state in cache/runs/, by the model, its settings and its seed."""
     text = json.dumps([spec.training.recipe, settings.model_dump(mode="json"), spec.training.seed], sort_keys=True)
     folder = paths.cache() / "runs" / f"{spec.name}-{spec.version}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
     token = _kept.set(folder / "state.pt")
     try:
         yield
