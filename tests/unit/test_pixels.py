@@ -203,6 +203,17 @@ def test_recipes_that_take_no_pictures_say_which_does(tmp_path: Path) -> None:
         ppo.train(ppo.Settings(environment="Catch-v0"), 0, tmp_path)
 
 
+def test_other_recipes_take_stacks_of_numbers_and_serve_them_normalised(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 600, "evaluation_episodes": 2, "screening_episodes": 2, "screening_every": 512}
+    settings = ppo.Settings(frame_stack=2, normalise_observations=True, **options)
+
+    trained = ppo.train(settings, 0, tmp_path)
+
+    assert trained.preprocess["shape"] == [2, 4]
+    assert trained.preprocess["wrappers"] == {"frame_stack": 2}
+    assert json.loads(trained.samples[0].body)["observation"][1] != [0, 0, 0, 0]
+
+
 def test_what_is_no_game_can_not_be_preprocessed_as_one(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"frameskip|no game of the Arcade"):
         dqn.train(dqn.Settings(environment="CartPole-v1", atari=True), 0, tmp_path)

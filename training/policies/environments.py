@@ -76,4 +76,6 @@ def _need(module: str, environment: str) -> None:
     """Games register themselves when their package is imported."""
     if importlib.util.find_spec(module) is None:
         raise CallError(f"environment {environment!r} needs packages that are missing; run: pip install 'marina[atari]'")
-    importlib.import_module(module)
+    package = importlib.import_module(module)
+    if module == "ale_py":  # it would tell its version every time
+        package.ALEInterface.setLoggerMode(package.LoggerMode.Error)

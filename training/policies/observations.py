@@ -38,7 +38,8 @@ class ObservationEncoder:
         if is_picture(observation):
             raise CallError(f"{observation['environment']} observes pictures; this recipe takes numbers and states; dqn takes pictures")
         self.states = observation["high"] + 1 if observation["dtype"] == "int64" else 0
-        self.width = self.states or int(np.prod(observation["shape"]))
+        self.shape = tuple(observation["shape"])
+        self.width = self.states or int(np.prod(self.shape))
         self.running = RunningStatistics(self.width) if normalise and not self.states else None
         self._identity = np.eye(self.states, dtype=np.float32)
 
@@ -61,4 +62,4 @@ class ObservationEncoder:
         """What normalises now, None for nothing."""
         if self.running is None or not self.running.count:
             return None
-        return ObservationStatistics(self.running.mean, self.running.var, EPSILON, CLIP)
+        return ObservationStatistics(self.running.mean.reshape(self.shape), self.running.var.reshape(self.shape), EPSILON, CLIP)
