@@ -141,7 +141,8 @@ class Learner(lightning.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule: Any
         if settings.schedule == "one_cycle":  # Smith and Topin 2019
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(groups), total_steps=steps + 1, pct_start=settings.warm_up)
+            rising = settings.warm_up if settings.warm_up * (steps + 1) != 1 else 1.5 / (steps + 1)  # of one step it would divide by 0
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(groups), total_steps=steps + 1, pct_start=rising)
         elif settings.schedule == "plateau":
             schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=1 / 3, patience=2)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch", "monitor": "validation_loss"}}
