@@ -406,3 +406,11 @@ def test_the_head_of_averaged_features_gives_the_averaged_logits() -> None:
 def test_averaging_over_the_mirror_image_is_refused_where_it_is_another_thing(said: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises((ValueError, CallError), match="average_mirrored"):
         classifier.train(classifier.Settings(average_mirrored=True, **said), 0, tmp_path)
+
+
+def test_four_steps_in_all_are_enough_for_the_one_cycle() -> None:
+    pictures = TensorDataset(torch.randn(8, 4), torch.arange(8) % 2)
+    learner = Learner(torch.nn.Linear(4, 2), [], Learning(epochs=1, batch_size=2))
+    fit(learner, pictures, pictures, threads=1)
+
+    assert len(learner.history) == 1
