@@ -4,10 +4,8 @@
 after every epoch.
 """
 
-import ctypes
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,11 +17,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from marina.server.exec_with_parent import PR_SET_PDEATHSIG
 from training.running.batches import Batches
 from training.running.checkpoints import Keeper
 from training.running.logs import Logs
-from training.running.run import Run, current, is_helper
+from training.running.run import FIRST, Run, current, is_helper
 
 
 class Measured(Protocol):
@@ -105,8 +102,7 @@ def _strategy(run: Run, frozen: bool) -> Any:
     """Gradients averaged over processes; on the CPU they talk over the loopback, so that nothing is heard outside."""
     if run.processes == 1:
         return "auto"
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a helper goes with the process that started it
+    os.environ.setdefault(FIRST, str(os.getpid()))  # for the helpers that Lightning starts
     if run.nodes == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         if not torch.cuda.is_available():

@@ -4,12 +4,15 @@
 device learns, as in a recipe that is called directly.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +25,10 @@ from typing import Any
 import marina
 from marina import paths
 from marina.errors import CallError
+from marina.server.exec_with_parent import PR_SET_PDEATHSIG
 from marina.spec import Spec
 
+FIRST = "MARINA_FIRST"  # names the process that started the helpers of its machine
 KEPT_DAYS = 14  # a run that nobody went on with for so long is forgotten
 
 log = logging.getLogger("marina")
@@ -80,6 +85,7 @@ def begun(
     """
     folder = _folder(spec, settings, devices * nodes)
     if is_helper():  # another device of a run that has the folder already
+        _go_with_first()
         with using(Run(folder, devices, nodes)) as run:
             yield run
         return
@@ -108,6 +114,15 @@ def begun(
 def is_helper() -> bool:
     """Whether this process was started, by another one or on another machine, to learn along and to write nothing."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+
+
+def _go_with_first() -> None:
+    """Let the kernel kill this helper when the process that started it ends; on Linux, where others see it by their connection."""
+    first = os.environ.get(FIRST)
+    if first and sys.platform == "linux" and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != int(first):
+            sys.exit(f"the process {first} that asked for help is gone")  # before we asked the kernel to watch it
 
 
 def _folder(spec: Spec, settings: dict[str, Any], processes: int) -> Path:
