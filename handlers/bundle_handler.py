@@ -116,7 +116,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         }
         self.telemetry.log("ready", ready)
 
-    def load(self, folder: Path, model_config: Mapping[str, Any]) -> int:
+    def load(self, folder: Path, model_config: Mapping[str, Any] | None = None) -> int:
         """Read an export's configurations and take the best runtime that this machine has and that answers the golden samples.
 
         Returns the number of samples. Raises BrokenArchive when even the portable program answers one differently.
@@ -126,7 +126,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         for runtime in usable(folder, self.device):
             self.model = runtime
             try:
-                threads = self.choose_threads(folder, model_config)
+                threads = self.choose_threads(folder, model_config or {})
                 checked = self.check_golden(folder)
             except BrokenArchive as error:
                 if isinstance(runtime, TorchRuntime):

@@ -110,7 +110,7 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> ExportedProgram:
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())  # on a full disk torch's own writer aborts the process instead of raising
     loaded = torch.export.load(path).module()
-    for size in sorted({1, 2, 3, spec.serving.batch_size, spec.export.max_batch}):
+    for size in sorted({1, 2, min(3, spec.export.max_batch), min(spec.serving.batch_size, spec.export.max_batch), spec.export.max_batch}):
         rows = torch.arange(size) % len(trained.example[0])
         inputs = [part[rows] for part in trained.example]
         with torch.inference_mode():

@@ -60,7 +60,7 @@ def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: Export
     wanted = spec.export.precisions if "openvino" in spec.export.runtimes else ()
     table += [_openvino(precision, spec, trained, handler, program, folder, form) for precision in wanted]
     fit = [one for one in table if not one.refused]
-    best = min(fit, key=lambda one: one.cost(spec.serving.batch_size) * (AS_FAST**2 if one.runtime == "torch" else 1))
+    best = min(fit, key=lambda one: one.cost(_batch(spec)) * (AS_FAST**2 if one.runtime == "torch" else 1))
     serve = []
     if best.runtime == "openvino":
         serve = [{"runtime": best.runtime, "precision": best.precision, "file": FILE}]
@@ -70,7 +70,7 @@ def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: Export
     content = {
         "serve": serve,
         "outputs": form,
-        "batch": spec.serving.batch_size,
+        "batch": _batch(spec),
         "measured_on": platform.processor() or platform.machine(),
         "candidates": [asdict(one) for one in table],
     }
@@ -137,11 +137,11 @@ def _measured(row: Candidate, runtime: Runtime, spec: Spec, trained: Trained) ->
     try:
         runtime.set_threads(1)
         with torch.inference_mode():
-            for size in sorted({1, 3, spec.serving.batch_size}):
+            for size in sorted({1, min(3, spec.export.max_batch), _batch(spec)}):
                 inputs = _rows(trained.example, size)
                 pairs = zip(flat(trained.module(*inputs)), flat(runtime(*inputs)), strict=True)
                 row.difference = max(row.difference, *(distance(*pair) for pair in pairs))
-            one, batch = _rows(trained.example, 1), _rows(trained.example, spec.serving.batch_size)
+            one, batch = _rows(trained.example, 1), _rows(trained.example, _batch(spec))
             row.milliseconds = _milliseconds(lambda: runtime(*one))
             row.milliseconds_batch = _milliseconds(lambda: runtime(*batch))
     finally:
@@ -168,8 +168,8 @@ def _disagreement(row: Candidate, runtime: Runtime, spec: Spec, trained: Trained
         return f"{count} held-out instances are too few to tell what is lost; {least} are needed"
     shares = []
     with torch.inference_mode():
-        for start in range(0, len(held_out[0]), spec.serving.batch_size):
-            inputs = tuple(part[start : start + spec.serving.batch_size] for part in held_out)
+        for start in range(0, len(held_out[0]), _batch(spec)):
+            inputs = tuple(part[start : start + _batch(spec)] for part in held_out)
             shares += agreements(spec.kind, handler, inputs, trained.module(*inputs), runtime(*inputs))
     row.agreement = sum(shares) / len(shares)
     if row.agreement < spec.export.agreement:
@@ -236,6 +236,11 @@ def distance(expected: torch.Tensor, found: torch.Tensor) -> float:
         return float("inf")
     scale = max(1.0, float(expected.double().abs().max()))
     return float((expected.double() - found.double()).abs().max()) / scale
+
+
+def _batch(spec: Spec) -> int:
+    """The serving batch, as far as the graph takes it; a larger one comes in slices."""
+    return min(spec.serving.batch_size, spec.export.max_batch)
 
 
 def _rows(example: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:

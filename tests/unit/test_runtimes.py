@@ -314,3 +314,10 @@ def test_a_worker_with_a_compiled_form_reads_neither_torchs_compilers_nor_torchv
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["openvino"]
+
+
+def test_a_serving_batch_above_the_graphs_largest_is_measured_in_slices(home: Path) -> None:
+    one = exported_classifier(home, more="export: {max_batch: 4}\nserving: {batch_size: 16}\n")
+
+    assert json.loads((one.export_dir / "runtime.json").read_text())["batch"] == 4
+    assert len(answers(started(one), one)) == 3
