@@ -1,5 +1,6 @@
 """How a classifier learns: what is frozen stays, schedules run as they say, features are kept, settings agree with each other."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -275,13 +276,15 @@ def test_a_damaged_file_of_features_is_written_anew(
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "MAX_CACHE_BYTES", 1000)
+    monkeypatch.setattr(inputs, "MAX_CACHE_BYTES", 1300)
     folder = paths.cache() / "features"
     for number in range(4):
         inputs._keep(folder / f"{number}.safetensors", torch.zeros(60))  # 240 bytes and a header
+        time.sleep(0.02)  # a file system's clock is coarse
         if number == 2:
             assert inputs._kept(folder / "0.safetensors") is not None
-    inputs._keep(folder / "large.safetensors", torch.zeros(300))
+            time.sleep(0.02)
+    inputs._keep(folder / "large.safetensors", torch.zeros(400))
 
     assert {file.stem for file in folder.iterdir()} == {"0", "2", "3"}
 

@@ -510,7 +510,7 @@ def test_every_option_of_the_handlers_is_known_to_the_client() -> None:
     named = {
         name
         for file in handlers.glob("*_handler.py")
-        for name in re.findall(r'"(\w+)"\]?(?:: | = )(?:Number|Choice|Flag|Mask)\(', file.read_text())
+        for name in re.findall(r'"(\w+)"\]?(?:: | = )(?:(?:Number|Choice|Flag|Mask)\(|TOP_K)', file.read_text())
     }
 
     assert {"top_k", "seed"} <= named
