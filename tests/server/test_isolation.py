@@ -68,6 +68,26 @@ def send_all(client: Client, name: str, requests: list[Sent]) -> list[Answer]:
         return list(pool.map(lambda one: send(client, name, one), requests))
 
 
+def wrong_among(client: Client, name: str, right: list[Sent], faulty: list[Sent], times: int) -> tuple[dict[str, Answer], set[str | None]]:
+    """What is answered otherwise than alone, or refused otherwise than it says, when all are sent at once, good ones several times; and
+    the ids of all requests.
+    """
+    alone = {one.name: send(client, name, one).content for one in right}
+    requests = [*faulty, *right * times]
+    random.Random(0).shuffle(requests)
+    wrong = {}
+    answers = send_all(client, name, requests)
+    for sent, answer in zip(requests, answers, strict=True):
+        if sent.name in alone:
+            fine = answer.status == 200 and not difference(alone[sent.name], answer.content)
+        else:
+            told = answer.status == sent.status and answer.content.keys() == KEYS and answer.content["type"] == sent.type  # type: ignore[attr-defined]
+            fine = told and answer.content["request_id"] == answer.request_id
+        if not fine:
+            wrong[sent.name] = answer
+    return wrong, {one.request_id for one in answers}
+
+
 def workers(client: Client) -> dict[str, list[int]]:
     """The process ids of all workers."""
     return {name: [worker["pid"] for worker in client.describe(name)[0]["workers"]] for name in NAMES}
@@ -95,25 +115,13 @@ def mixed_batches(client: Client, ids: set[str | None]) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_bad_request_among_good_ones_fails_alone(client: Client, name: str) -> None:
     kind = spec.load(name).kind
-    alone = {one.name: send(client, name, one).content for one in good(kind)}
-    requests: list[Sent] = [*bad(kind), *good(kind) * (len(bad(kind)) // len(good(kind)))]
-    random.Random(0).shuffle(requests)
     before = workers(client)
 
-    answers = send_all(client, name, requests)
+    wrong, ids = wrong_among(client, name, good(kind), bad(kind), times=len(bad(kind)) // len(good(kind)))
 
-    wrong = {}
-    for sent, answer in zip(requests, answers, strict=True):
-        if sent.name in alone:
-            found = "" if answer.status == 200 and not difference(alone[sent.name], answer.content) else answer
-        else:
-            told = answer.status == sent.status and answer.content.keys() == KEYS and answer.content["type"] == sent.type  # type: ignore[attr-defined]
-            found = "" if told and answer.content["request_id"] == answer.request_id else answer
-        if found:
-            wrong[sent.name] = found
     assert wrong == {}
     assert workers(client) == before
-    assert mixed_batches(client, {one.request_id for one in answers}) > 20
+    assert mixed_batches(client, ids) > 20
 
 
 def test_what_torchserve_refuses_by_itself_reaches_no_worker(client: Client) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from marina.client import Client
 from marina.console import Output
 from marina.errors import RequestRefused
 from tests.bad_inputs import bad, good
-from tests.server.test_isolation import KEYS, port_of, send, send_all
+from tests.server.test_isolation import port_of, wrong_among
 from training import datasets
 from training.datasets import outlined_folder
 from training.export import export
@@ -26,7 +25,6 @@ from training.segmentation.pixels import Prepared
 from training.segmenter import samples
 from training.trained import Trained
 
-from bundle_golden import difference
 from bundle_images import ImageInput
 from bundle_masks import mask_of_run_lengths, run_lengths
 
@@ -147,19 +145,8 @@ def test_measured_through_the_endpoint_it_is_as_good_as_in_process(served: tuple
 
 
 def test_every_bad_request_among_good_ones_fails_alone(served: tuple[Client, spec.Spec, Any]) -> None:
-    client = served[0]
-    alone = {one.name: send(client, "bright", one).content for one in good("segmenter")}
-    requests = [*bad("segmenter"), *good("segmenter") * 10]
-    random.Random(0).shuffle(requests)
+    wrong, _ = wrong_among(served[0], "bright", good("segmenter"), bad("segmenter"), times=10)
 
-    wrong = {}
-    for sent, answer in zip(requests, send_all(client, "bright", requests), strict=True):
-        if sent.name in alone:
-            fine = answer.status == 200 and not difference(alone[sent.name], answer.content)
-        else:
-            fine = answer.status == sent.status and answer.content.keys() == KEYS  # type: ignore[attr-defined]
-        if not fine:
-            wrong[sent.name] = answer
     assert wrong == {}
 
 

@@ -1,6 +1,5 @@
 """A Mask R-CNN on a live TorchServe: learnt, archived, ready, with masks in every form, measured, and steady among bad requests."""
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from marina.client import Client
 from marina.console import Output
 from marina.errors import RequestRefused
 from tests.bad_inputs import bad, good
-from tests.server.test_isolation import KEYS, send, send_all
+from tests.server.test_isolation import wrong_among
 from tests.unit.test_two_stage import OWN, blotches, filled, people, png
 from training import datasets
 
-from bundle_golden import difference
 from bundle_masks import read_mask
 
 pytestmark = pytest.mark.slow
@@ -91,18 +89,8 @@ def test_measured_through_the_endpoint_it_is_as_good_as_in_process(served: tuple
 
 
 def test_every_bad_request_among_good_ones_fails_alone(served: tuple[Client, spec.Spec, Path]) -> None:
-    client = served[0]
-    alone = {one.name: send(client, "people", one).content for one in good("detector")}
     small = [one for one in bad("detector") if "of very many empty rows" not in one.name]  # 49 million pixels, too many where masks are
-    requests = [*small, *good("detector") * 5]
-    random.Random(0).shuffle(requests)
 
-    wrong = {}
-    for sent, answer in zip(requests, send_all(client, "people", requests), strict=True):
-        if sent.name in alone:
-            fine = answer.status == 200 and not difference(alone[sent.name], answer.content)
-        else:
-            fine = answer.status == sent.status and answer.content.keys() == KEYS  # type: ignore[attr-defined]
-        if not fine:
-            wrong[sent.name] = answer
+    wrong, _ = wrong_among(served[0], "people", good("detector"), small, times=5)
+
     assert wrong == {}

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 import shutil
 from collections.abc import Iterator
 
@@ -15,10 +14,8 @@ from marina.console import Output
 from marina.errors import RequestRefused
 from tests.bad_clips import of_pixels, video_of
 from tests.bad_inputs import bad, good
-from tests.server.test_isolation import KEYS, port_of, send, send_all
+from tests.server.test_isolation import port_of, wrong_among
 from training import datasets
-
-from bundle_golden import difference
 
 pytestmark = pytest.mark.slow
 
@@ -71,19 +68,8 @@ def test_measured_through_the_endpoint_it_is_as_good_as_in_process_and_in_traini
 
 
 def test_every_bad_request_among_good_ones_fails_alone(served: Served) -> None:
-    client = served[0]
-    alone = {one.name: send(client, "motions", one).content for one in good("video_classifier")}
-    requests = [*bad("video_classifier"), *good("video_classifier") * 5]
-    random.Random(0).shuffle(requests)
+    wrong, _ = wrong_among(served[0], "motions", good("video_classifier"), bad("video_classifier"), times=5)
 
-    wrong = {}
-    for sent, answer in zip(requests, send_all(client, "motions", requests), strict=True):
-        if sent.name in alone:
-            fine = answer.status == 200 and not difference(alone[sent.name], answer.content)
-        else:
-            fine = answer.status == sent.status and answer.content.keys() == KEYS  # type: ignore[attr-defined]
-        if not fine:
-            wrong[sent.name] = answer
     assert wrong == {}
 
 
