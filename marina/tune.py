@@ -86,7 +86,8 @@ def draw(trials: list[Trial], file: Path) -> None:
     axes.plot(trials[0].p95_ms, trials[0].rate, "o", ms=14, mfc="none", mec="tab:red", mew=2, label="chosen")
     for trial in trials:
         axes.annotate(in_words(trial.settings), (trial.p95_ms, trial.rate), xytext=(5, 4), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="p95, milliseconds", ylabel="answers per second", xlim=(0, None), ylim=(0, None))
+    right, top = max(trial.p95_ms for trial in trials), max(trial.rate for trial in trials)
+    axes.set(xlabel="p95, milliseconds", ylabel="answers per second", xlim=(0, 1.3 * right), ylim=(0, 1.1 * top))
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right")
     file.parent.mkdir(parents=True, exist_ok=True)
