@@ -39,7 +39,8 @@ class Trained:
     int64 [B]). A policy may take more, named in order under "inputs" in its `preprocess`: "action_mask" bool [B, actions], and
     "noise" float32 [B, actions or components], zeros for its deterministic action, otherwise draws of the distribution that
     `postprocess` names under "noise" (gumbel or normal), and "state" float32 [B, *the shape in "state" of its `preprocess`],
-    zeros at the first step of an episode, later what it returned as "state" before. Normalisation, masking, un-squashing and box decoding happen inside it.
+    zeros at the first step of an episode, later what it returned as "state" before. Normalisation, masking, un-squashing and box
+    decoding happen inside it.
     It returns
 
         classifier, video_classifier  logits float32 [B, classes]
