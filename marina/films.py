@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def _encoded(frames: Iterator[Image.Image], mp4: Path, milliseconds: float, av: 
     try:
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as film:
             stream = film.add_stream("libx264", rate=Fraction(round(1000 * 1000 / milliseconds), 1000), options=QUALITY)
-            stream.pix_fmt = "yuv420p"  # what players and browsers take
-            for frame in frames:
-                stream.width, stream.height = frame.width + frame.width % 2, frame.height + frame.height % 2  # it takes even sizes only
+            stream.pix_fmt = "yuv420p"  # what players and browsers take; it has even sizes only
+            first = next(frames)
+            stream.width, stream.height = first.width + first.width % 2, first.height + first.height % 2
+            for frame in chain([first], frames):
                 sheet = Image.new("RGB", (stream.width, stream.height), "white")
                 sheet.paste(frame)
                 film.mux(stream.encode(av.VideoFrame.from_image(sheet)))

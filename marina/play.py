@@ -34,13 +34,15 @@ def play(
     mp4: Path | None = None,
     began: Callable[[], None] | None = None,
 ) -> list[float]:
-    """The returns of `episodes` episodes, of which number i starts from `reset(seed=seed + i)`; `gif` and `mp4`, if given, show
-    number 0. `began` is called before the first step of each, for an `act` that remembers. `options` are what it is made with besides (`training.policies.environments.make`).
+    """The returns of `episodes` episodes, of which number i starts from `reset(seed=seed + i)`; `gif` and `mp4` show number 0.
+
+    `began` is called before the first step of each, for an `act` that remembers. `options` are what the environment is made with
+    besides its id (`training.policies.environments.make`).
 
     `act` takes observations [1, ...] and gives the action with the endpoint's answer, like {"action": 1, "q_values": [0.2, 0.9]};
-    lists under "q_values" or "probabilities" become bars, and so does an action of numbers between bounds. Frames are left out so that the film runs at the environment's own
-    speed with at most 12.5 frames per second. A film appears whole or not at all; folders above it are made.
-    Raises CallError for an environment that is unknown or can't be drawn, and for an MP4 without PyAV.
+    lists under "q_values" or "probabilities" become bars, and so does an action of numbers between bounds. Frames are left out
+    so that the film runs at the environment's own speed with at most 12.5 frames per second. A film appears whole or not at all;
+    folders above it are made. Raises CallError for an environment that is unknown or can't be drawn, and for an MP4 without PyAV.
     """
     returns: list[float] = []
     if gif is not None or mp4 is not None:

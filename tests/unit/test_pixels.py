@@ -171,17 +171,24 @@ def test_a_policy_of_pictures_is_exported_refuses_what_is_none_and_plays_with_it
 ) -> None:
     one = exported("catch", trained=above_the_floor(quick))
     handler = PolicyHandler()
-    handler.load(one.export_dir)
-    handler.choose_threads(one.export_dir, one.serving.model_config_yaml())
+    handler.load(one.export_dir, one.serving.model_config_yaml())
     config = json.loads((one.export_dir / "preprocess_config.json").read_text())
     picture = np.zeros((2, SIDE, SIDE), int)
-    bodies = [picture.tolist(), (picture + 256).tolist(), (picture - 1).tolist(), (picture + 0.5).tolist(), picture[0].tolist()]
+    bodies = [
+        picture.tolist(),
+        (picture + 256).tolist(),
+        (picture - 1).tolist(),
+        (picture + 0.5).tolist(),
+        picture[0, 0].tolist(),
+        picture[0].tolist(),
+    ]
 
     answers = handler.answer_rows([({"body": json.dumps({"observation": body}).encode()}, {}) for body in bodies])
 
     assert answers[0]["action"] in (0, 1, 2)
     assert [str(answer) for answer in answers[1:4]] == ["observation must be whole numbers from 0 to 255"] * 3
     assert "shape [2, 12, 12]" in str(answers[4])
+    assert answers[5] == {**answers[0], "state": answers[5]["state"]}  # an episode begins with copies of its first picture
     acted: list[Any] = []
 
     def act(observations: np.ndarray) -> tuple[int, dict[str, Any]]:
