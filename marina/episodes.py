@@ -77,7 +77,8 @@ def play_episodes(spec: Spec, ask: Ask, episodes: int, stacks: bool = True, seed
     from training.policies.rollout import EVALUATION_SEED, Moment, played
 
     config = configuration(spec)
-    requests, actions = Requests(config, stacks, seed), [[] for _ in range(episodes)]  # type: list[Any], list[list[Any]]
+    requests = Requests(config, stacks, seed)
+    actions: list[list[Any]] = [[] for _ in range(episodes)]
     number = BYTES_OF_WHOLE if "int" in config["dtype"] else BYTES_OF_REAL
     copies = max(1, min(1000, MOST_BODY_BYTES // (number * int(np.prod(config["shape"])) + 200)))
 

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+from marina.openapi import of_description
 from marina.spec import Spec
 from tests.conftest import export_toy
 from tests.toy_policies import Memory, memory, swing
@@ -224,9 +226,34 @@ def test_golden_states_may_differ_as_little_as_numbers() -> None:
     assert "another step" in difference(golden, later)
 
 
-def test_the_schemas_say_how_to_remember(stacking: PolicyHandler, recurrent: PolicyHandler) -> None:
-    for handler in (stacking, recurrent):
-        described = handler.describe_handle()
+def test_the_schemas_say_how_to_remember_and_hold_for_what_is_sent_and_answered(stacking: PolicyHandler, recurrent: PolicyHandler) -> None:
+    stack = frames(3)
 
-        assert {"state", "step"} <= described["options"].keys()
-        assert described["answer"]["properties"]["state"]["type"] == "string"
+    for handler, observations in ((stacking, [stack[0], stack]), (recurrent, [stack[0]])):
+        document = of_description(handler.describe_handle())
+        schemas = document["components"]["schemas"]
+        for observation in observations:
+            answer = ask(handler, observation=observation)
+            jsonschema.validate({"observation": observation}, schemas["Instance"])
+            jsonschema.validate(answer, schemas["Answer"])
+        following = {"observation": stack[0], "state": ask(handler, observation=stack[0])["state"], "step": 1}
+        jsonschema.validate(following, schemas["Instance"])
+        responses = next(iter(document["paths"].values()))["post"]["responses"]
+
+        assert "409" in responses
+        assert schemas["Answer"]["properties"]["state"]["type"] == "string"
+
+
+def test_a_stack_is_explained_frame_by_frame_as_when_it_is_sent_whole(stacking: PolicyHandler) -> None:
+    seen = frames(3)
+    state: dict[str, Any] = {}
+    for step, frame in enumerate(seen[:2]):
+        state = {"state": ask(stacking, observation=frame, **state)["state"], "step": step + 1}
+
+    alone, whole = (
+        stacking.answer_rows([({"body": json.dumps(body).encode()}, {"explain": "true"})])[0]
+        for body in ({"observation": seen[2], **state}, {"observation": seen})
+    )
+
+    assert alone == whole
+    assert np.shape(alone["gradient"]) == (3, 4)
