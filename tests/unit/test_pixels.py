@@ -12,8 +12,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from marina.episodes import check_same, play_episodes
 from marina.errors import CallError
-from marina.evaluate import in_process, measure
+from marina.evaluate import in_process, measure, single
 from marina.play import play
 from marina.spec import Spec
 from training import dqn, ppo
@@ -203,6 +204,8 @@ def test_a_policy_of_pictures_is_exported_refuses_what_is_none_and_plays_with_it
     assert np.mean(returns) == quick.metrics["mean_return"]
     assert len(acted) == 4 * (SIDE - 1)
     assert measure(one, in_process(one), None, 4, list)["mean_return"] == quick.metrics["mean_return"]
+    picture_by_picture, whole = (play_episodes(one, single(in_process(one)), 4, stacks=stacks) for stacks in (False, True))
+    assert check_same(picture_by_picture, whole) == f"4 episodes, {4 * (SIDE - 1)} steps: the same actions, step for step"
 
 
 def test_recipes_that_take_no_pictures_say_which_does(tmp_path: Path) -> None:
