@@ -2,6 +2,7 @@
 
 Refusal            400  base: the request can't be answered; the message says what to send instead
 ├── NotUnderstood  400  the body can't be read: no image, broken JSON, wrong key, shape or value
+├── StateConflict  409  the state of an episode doesn't go with this step or this model
 ├── TooLarge       413  more bytes, pixels or rows than the model's limits
 └── NotSupported   415  a kind of content that this model doesn't take
 ModelFault         500  ours: the model failed on a request that was right; details go to the log only
@@ -19,6 +20,12 @@ class Refusal(Exception):
 
 class NotUnderstood(Refusal):
     """The body can't be read as what this model takes."""
+
+
+class StateConflict(Refusal):
+    """A policy's state is another step's or another model's: a step was lost or repeated."""
+
+    status = HTTPStatus.CONFLICT
 
 
 class TooLarge(Refusal):

@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 FOLDER = "samples"
 INDEX = "samples.json"
 
@@ -41,7 +43,8 @@ def difference(golden: Any, answer: Any, where: str = "answer", reduced: bool = 
 
 
 def _difference(golden: Any, answer: Any, where: str, patience: Patience) -> str:
-    if where.endswith(".mask") and (found := _mask_difference(golden, answer, where, patience.mask)) is not None:
+    special = {"mask": _mask_difference, "state": _state_difference}.get(where.rpartition(".")[2])
+    if special and (found := special(golden, answer, where, patience)) is not None:
         return found
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
@@ -88,7 +91,7 @@ def _ranking_difference(golden: list[Any], answer: list[Any], where: str, tolera
     return ""
 
 
-def _mask_difference(golden: Any, answer: Any, where: str, most: float) -> str | None:
+def _mask_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:
     """As `difference` for two masks; None where `golden` is none."""
     from bundle_masks import read_mask  # it needs torch, which the tools that compare other answers start without
 
@@ -98,4 +101,19 @@ def _mask_difference(golden: Any, answer: Any, where: str, most: float) -> str |
     if other is None or one.shape != other.shape or type(golden) is not type(answer):
         return f"{where}: another form or size than the golden answer's"
     share = float((one != other).mean())
-    return f"{where}: {share:.2%} of its pixels differ" if share > most else ""
+    return f"{where}: {share:.2%} of its pixels differ" if share > patience.mask else ""
+
+
+def _state_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:
+    """As `difference` for what two policies remember; None where `golden` is no state."""
+    from bundle_states import contents  # it needs torch, as above
+
+    one, other = contents(golden), contents(answer)
+    if one is None:
+        return None
+    if other is None or one[0] != other[0] or one[1].shape != other[1].shape or one[1].dtype != other[1].dtype:
+        return f"{where}: another step or form than the golden answer's"
+    close = (
+        np.allclose(one[1], other[1], patience.number, patience.number) if one[1].dtype.kind == "f" else np.array_equal(one[1], other[1])
+    )
+    return "" if close else f"{where}: it remembers other values"

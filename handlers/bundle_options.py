@@ -86,6 +86,27 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A text of at most `longest` characters."""
+
+    longest: int
+    about: str
+
+    def read(self, name: str, value: Any) -> str:
+        """The text."""
+        text = _text(value)
+        if not isinstance(text, str):
+            raise NotUnderstood(f"{name} must be a text, not {type(text).__name__}")
+        if len(text) > self.longest:
+            raise NotUnderstood(f"{name} must have at most {self.longest:,} characters, not {len(text):,}")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        """{"type": "string", "maxLength"}."""
+        return {"type": "string", "maxLength": self.longest, "description": self.about}
+
+
+@dataclass(frozen=True)
 class Mask:
     """`size` truths of which at least one is true: which of so many things are allowed."""
 

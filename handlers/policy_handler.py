@@ -7,8 +7,12 @@ The graph decides; the handler hands it what it names under "inputs" in preproce
     noise         what makes a stochastic policy sample: zeros for its deterministic action, otherwise independent draws of
                   the distribution that postprocess_config.json names (gumbel: the action is the largest of logits + noise,
                   Gumbel 1954; normal: mean + deviation * noise, the reparameterisation of Kingma and Welling 2014)
+    state         what the graph remembers of its episode, and gives back as an output of that name; zeros begin one
+
+A stack of frames is taken whole, or frame by frame; then the state holds the frames before. See bundle_states.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,13 @@ from bundle_handler import BundleHandler, Prepared
 from bundle_options import Flag, Mask, Number, keyed_schema
 from bundle_payloads import numbers_of, only_key
 from bundle_requests import Instance
+from bundle_states import MOST_STEPS, PreparedStep, State, States, asked
 
 KEYS = ("observation", "data")
 
 
 class PolicyHandler(BundleHandler):
-    """Answers {"action": number or list, ...} with what else the policy gives: "q_values", "probabilities" or "value"."""
+    """Answers {"action": number or list, ...} with what else the policy gives: "q_values", "probabilities", "value" or "state"."""
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export; the graph's inputs decide which options there are."""
@@ -44,12 +49,18 @@ class PolicyHandler(BundleHandler):
             self.options["seed"] = Number(int, 0, 2**63 - 1, "sampling with the same seed gives the same action")
         if "action_mask" in self.inputs:
             self.options["action_mask"] = Mask(self.actions, "actions that are allowed, in their order")
+        self.states = self._states()
+        if self.states:
+            self.options["state"] = self.states.option
+            self.options["step"] = Number(int, 0, MOST_STEPS, "the observation's number in its episode, from 0; needed beside a state")
 
     def decode(self, instance: Instance) -> np.ndarray:
-        """{"observation": nested list of the space's shape}, the list alone, or the row of a tensor."""
+        """{"observation": nested list of the space's shape}, the list alone, or the row of a tensor; of a stack its last frame will do."""
         if isinstance(instance.payload, bytes):
             raise NotUnderstood('send JSON like {"observation": [...]}')
-        numbers = numbers_of(only_key(instance.payload, *KEYS), self.shape, "observation")
+        sent = only_key(instance.payload, *KEYS)
+        alone = self.stacked and _axes(sent) == len(self.shape) - 1
+        numbers = numbers_of(sent, self.shape[1:] if alone else self.shape, "observation")
         if not self.dtype.is_floating_point:
             self._check_whole(numbers)
         with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused
@@ -60,16 +71,32 @@ class PolicyHandler(BundleHandler):
 
     def preprocess(self, item: np.ndarray, instance: Instance) -> Prepared:
         """The graph's inputs in their order. Raises NotSupported when a policy without a distribution is to sample."""
-        parts = {"observation": lambda: item, "action_mask": lambda: self._mask(instance), "noise": lambda: self._noise(instance)}
+        state = asked(instance.options, self.states) if self.states else None
+        stack = self._stack(item, state, instance) if self.stacked else item
+        parts: dict[str, Callable[[], np.ndarray]] = {
+            "observation": lambda: stack,
+            "action_mask": lambda: self._mask(instance),
+            "noise": lambda: self._noise(instance),
+            "state": lambda: (state or self.states.first()).values,  # type: ignore[union-attr]
+        }
         if not instance.options.get("deterministic", self.deterministic) and "noise" not in self.inputs:
             raise NotSupported("this policy has no distribution to sample from; leave 'deterministic' out, or true")
-        return Prepared(tuple(parts[name]() for name in self.inputs), instance.options)
+        tensors = tuple(parts[name]() for name in self.inputs)
+        if self.states is None or (self.stacked and item.shape == self.shape):
+            return Prepared(tensors, instance.options)
+        return PreparedStep(tensors, instance.options, step=state.step if state else 0, frames=stack[1:] if self.stacked else None)
 
     def postprocess(self, outputs: dict[str, torch.Tensor], prepared: list[Prepared]) -> list[Any]:
-        """Tensors [B, ...] by name -> one dict per row, "action" first."""
-        names = ["action", *(name for name in outputs if name != "action")]
+        """Tensors [B, ...] by name -> one dict per row, "action" first, "state" last."""
+        names = ["action", *(name for name in outputs if name not in ("action", "state"))]
         columns = [outputs[name].tolist() for name in names]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        answers = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        if self.states:
+            for index, (answer, one) in enumerate(zip(answers, prepared, strict=True)):
+                if isinstance(one, PreparedStep):
+                    values = outputs["state"][index].cpu().numpy() if one.frames is None else one.frames
+                    answer["state"] = self.states.written(State(one.step + 1, values))
+        return answers
 
     def explanation(self, item: np.ndarray, prepared: Prepared) -> Any:
         """Saliency over the observation: what it is in it that makes this action lead."""
@@ -85,6 +112,9 @@ class PolicyHandler(BundleHandler):
     def request_schema(self) -> dict[str, Any]:
         """An object with the observation, or the observation alone."""
         observation = {**_nested(self.shape, self._number()), "description": self._about()}
+        if self.stacked:
+            frame = {**_nested(self.shape[1:], self._number()), "description": "the last frame alone; the state has those before"}
+            observation = {"anyOf": [observation, frame]}
         return {"anyOf": [keyed_schema(KEYS, observation, self.options), observation]}
 
     def answer_schema(self) -> dict[str, Any]:
@@ -93,7 +123,8 @@ class PolicyHandler(BundleHandler):
         per_action = _nested((self.actions,), number)
         known = {"q_values": per_action, "probabilities": per_action, "logits": per_action, "value": number}
         outputs = {name: known[name] for name in self.postprocess_config.get("outputs", [])}
-        return {"type": "object", "properties": {"action": self._action(), **outputs}, "required": ["action", *outputs]}
+        state = {"state": {"type": "string", "description": "for the next request, with 'step' one higher"}} if self.states else {}
+        return {"type": "object", "properties": {"action": self._action(), **outputs, **state}, "required": ["action", *outputs]}
 
     def explanation_schema(self) -> dict[str, Any]:
         """The action, and gradient and saliency over the observation."""
@@ -103,6 +134,25 @@ class PolicyHandler(BundleHandler):
         names = {"type": "array", "items": {"type": "string"}, "description": "what the numbers of the observation are"}
         properties = {"action": self._action(), "method": method, "gradient": gradient, "saliency": saliency, "names": names}
         return {"type": "object", "properties": properties, "required": ["action", "method", "gradient", "saliency"]}
+
+    def _states(self) -> States | None:
+        """What is remembered: the graph's own state, or all frames of a stack but the newest; None for nothing."""
+        self.stacked = bool(self.preprocess_config.get("wrappers", {}).get("frame_stack")) and "state" not in self.inputs
+        if "state" in self.inputs:
+            shape, dtype = tuple(self.preprocess_config["state"]["shape"]), "float32"
+        elif self.stacked:
+            shape, dtype = (self.shape[0] - 1, *self.shape[1:]), self.preprocess_config["dtype"]
+        else:
+            return None
+        return States(self.metadata["name"], self.metadata["version"], shape, dtype)
+
+    def _stack(self, item: np.ndarray, state: State | None, instance: Instance) -> np.ndarray:
+        """The frames before and the one that came; or the stack that came."""
+        if item.shape != self.shape:
+            return np.stack([*(state.values if state else [item] * (self.shape[0] - 1)), item])
+        if state or "step" in instance.options:
+            raise NotUnderstood("a whole stack needs neither state nor step; with a state send the last frame alone")
+        return item
 
     def _mask(self, instance: Instance) -> np.ndarray:
         mask = instance.options.get("action_mask")
@@ -141,6 +191,14 @@ class PolicyHandler(BundleHandler):
     def _about(self) -> str:
         names = self.preprocess_config.get("names")
         return f"what {self.preprocess_config['environment']} observes" + (f": {', '.join(names)}" if names else "")
+
+
+def _axes(payload: Any) -> int:
+    """How deep a list is nested at its first elements, or how many dimensions an array has."""
+    depth = int(getattr(payload, "ndim", 0))
+    while isinstance(payload, list):
+        payload, depth = payload[0] if payload else None, depth + 1
+    return depth
 
 
 def _nested(shape: tuple[int, ...], innermost: dict[str, Any]) -> dict[str, Any]:

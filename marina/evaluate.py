@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from marina.client import Client
+from marina.episodes import Ask, play_episodes
 from marina.errors import CallError, WorkError
 from marina.spec import Spec
 
@@ -49,6 +50,16 @@ def in_process(spec: Spec) -> Answer:
     return answer
 
 
+def single(answer: Answer) -> Ask:
+    """One JSON request at a time."""
+
+    def ask(body: bytes) -> Any:
+        (found,) = answer([(body, "application/json")], {})
+        return found
+
+    return ask
+
+
 def held_out(spec: Spec, data: str | None) -> Any:
     """The `ImageData` whose test split measures the model: a folder or built-in set, by default what it was trained on.
 
@@ -72,7 +83,7 @@ def measure(spec: Spec, answer: Answer, images: Any, episodes: int, progress: Pr
     `images` comes from `held_out`; a detector's boxes count from the score on from which training counted them.
     """
     if spec.kind == "policy":
-        return _policy(spec, answer, episodes)
+        return play_episodes(spec, single(answer), episodes).summary()
     rows = [example.encoded() for example in images.test]
     if spec.kind in ("classifier", "video_classifier"):
         answers = _in_parts(rows, answer, {"top_k": "1"}, progress)
@@ -129,25 +140,6 @@ def trained_on(spec: Spec) -> str:
     """The data that the export was trained on: what `--data` said then, or the spec, or the recipe's default."""
     metadata = json.loads((Path(spec.export_dir) / "model_metadata.json").read_text(encoding="utf-8"))
     return str(metadata["training"]["data"])
-
-
-def _policy(spec: Spec, answer: Answer, episodes: int) -> dict[str, float]:
-    from training.policies.environments import made_with
-    from training.policies.rollout import EVALUATION_SEED, episode_returns
-
-    config = json.loads((spec.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        body = json.dumps({"instances": observations.tolist()}).encode()
-        (found,) = answer([(body, "application/json")], {})
-        return np.array([one["action"] for one in found["predictions"]])
-
-    returns = episode_returns(act, config["environment"], episodes, EVALUATION_SEED, options=made_with(config))
-    return {
-        "mean_return": float(returns.mean()),
-        "std_return": float(returns.std(ddof=1)) if episodes > 1 else 0.0,
-        "episodes": len(returns),
-    }
 
 
 def _in_parts(rows: Rows, answer: Answer, headers: dict[str, str], progress: Progress) -> list[Any]:

@@ -21,6 +21,8 @@ FAILURES = {
     "503": "no worker is free: the queue is full, or the workers are starting",
 }
 
+CONFLICT = {"409": "the state doesn't go with this step or this model: a step was lost or repeated, or another version answers"}
+
 
 def document(spec: Spec) -> dict[str, Any]:
     """The OpenAPI document of the archive of `spec`. Raises CallError when there is no archive that can be read."""
@@ -73,7 +75,8 @@ def of_description(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(identifier: str, summary: str, bodies: dict[str, Any], headers: list[Schema], answer: str) -> dict[str, Any]:
-    failures = {status: {"description": words, "content": _json("Failure")} for status, words in FAILURES.items()}
+    words = dict(sorted({**FAILURES, **(CONFLICT if any(one["name"] == "state" for one in headers) else {})}.items()))
+    failures = {status: {"description": about, "content": _json("Failure")} for status, about in words.items()}
     return {
         "operationId": identifier,
         "summary": summary,

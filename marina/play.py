@@ -1,4 +1,4 @@
-"""Watching a policy act: episodes in its environment, the first of them drawn frame by frame into an animated GIF.
+"""Watching a policy act: episodes in its environment, the first of them drawn frame by frame into an animated GIF or an MP4.
 
 Each frame shows the environment, the step, the return so far and the numbers that the policy answered with.
 """
@@ -13,32 +13,53 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from marina.errors import CallError
+from marina.films import write
 
 Answer = dict[str, Any]
 Act = Callable[[np.ndarray], tuple[Any, Answer]]
+Bounds = list[tuple[float, float]]
 
-WIDTH, PANEL, FRAMES_PER_SECOND, COLOURS = 400, 96, 12.5, 48
+WIDTH, PANEL, FRAMES_PER_SECOND = 400, 96, 12.5
 INK, PALE, CHOSEN = (40, 40, 40), (225, 225, 225), (214, 95, 14)
 
 
-def play(act: Act, environment: str, episodes: int, seed: int, gif: Path | None, options: Mapping[str, Any] | None = None) -> list[float]:
-    """The returns of `episodes` episodes, of which number i starts from `reset(seed=seed + i)`; `gif`, if given, shows number 0.
-    `options` are what it is made with besides (`training.policies.environments.make`).
+def play(
+    act: Act,
+    environment: str,
+    episodes: int,
+    seed: int,
+    gif: Path | None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    mp4: Path | None = None,
+    began: Callable[[], None] | None = None,
+) -> list[float]:
+    """The returns of `episodes` episodes, of which number i starts from `reset(seed=seed + i)`; `gif` and `mp4` show number 0.
+
+    `began` is called before the first step of each, for an `act` that remembers. `options` are what the environment is made with
+    besides its id (`training.policies.environments.make`).
 
     `act` takes observations [1, ...] and gives the action with the endpoint's answer, like {"action": 1, "q_values": [0.2, 0.9]};
-    lists under "q_values" or "probabilities" become bars. Frames are left out so that the film runs at the environment's own
-    speed with at most 12.5 frames per second. `gif` appears whole or not at all; folders above it are made.
-    Raises CallError for an environment that is unknown or can't be drawn.
+    lists under "q_values" or "probabilities" become bars, and so does an action of numbers between bounds. Frames are left out
+    so that the film runs at the environment's own speed with at most 12.5 frames per second. A film appears whole or not at all;
+    folders above it are made. Raises CallError for an environment that is unknown or can't be drawn, and for an MP4 without PyAV.
     """
     returns: list[float] = []
-    if gif is not None:
+    if gif is not None or mp4 is not None:
         with opened(environment, True, options) as env:
-            _write(episode_frames(act, env, seed, returns), gif, 1000 * _stride(env) / env.metadata.get("render_fps", 30))
+            _begin(began)
+            write(episode_frames(act, env, seed, returns), gif, mp4, 1000 * _stride(env) / env.metadata.get("render_fps", 30))
     with opened(environment, False, options) as env:
         for episode in range(len(returns), episodes):
+            _begin(began)
             for _ in episode_frames(act, env, seed + episode, returns):
                 pass
     return returns
+
+
+def _begin(began: Callable[[], None] | None) -> None:
+    if began is not None:
+        began()
 
 
 @contextmanager
@@ -52,7 +73,7 @@ def opened(environment: str, drawn: bool, options: Mapping[str, Any] | None = No
     if drawn:
         env.close()
         if "rgb_array" not in env.metadata.get("render_modes", []):
-            raise CallError(f"environment {environment!r} can't be drawn; play it without a GIF")
+            raise CallError(f"environment {environment!r} can't be drawn; play it without --gif and --mp4")
         env = make(environment, **{**(options or {}), "render_mode": "rgb_array"})
     try:
         yield env
@@ -74,12 +95,20 @@ def episode_frames(act: Act, env: Any, seed: int, returns: list[float]) -> Itera
         scene = env.render() if env.render_mode and step % stride == 0 else None
         action, answer = act(np.asarray(observation)[None])
         if scene is not None:
-            yield picture(scene, f"step {step}", total, answer)
+            yield picture(scene, f"step {step}", total, answer, _bounds(env))
         observation, reward, terminated, truncated, _ = env.step(_plain(env, action))
         total, step, ended = total + float(reward), step + 1, terminated or truncated
     returns.append(total)
     if env.render_mode:
-        yield picture(env.render(), f"end after {step}", total, answer)
+        yield picture(env.render(), f"end after {step}", total, answer, _bounds(env))
+
+
+def _bounds(env: Any) -> Bounds | None:
+    """(least, most) of each number of an action; None for actions that are chosen from a list, and for endless ones."""
+    space = env.action_space
+    if not space.shape or not hasattr(space, "low") or not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        return None
+    return list(zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True))
 
 
 def _plain(env: Any, action: Any) -> Any:
@@ -88,23 +117,32 @@ def _plain(env: Any, action: Any) -> Any:
     return np.asarray(action, space.dtype) if space.shape else int(action)
 
 
-def picture(scene: np.ndarray, progress: str, total: float, answer: Answer) -> Image.Image:
-    """RGB picture: the scene (uint8 [H, W, 3]), 400 pixels wide, above a panel with progress, return and bars of the answer."""
+def picture(scene: np.ndarray, progress: str, total: float, answer: Answer, bounds: Bounds | None = None) -> Image.Image:
+    """RGB picture: the scene (uint8 [H, W, 3]), 400 pixels wide, above a panel with progress, return, value and bars of the answer."""
     frame = Image.fromarray(scene)
     height = round(frame.height * WIDTH / frame.width)
     sheet = Image.new("RGB", (WIDTH, height + PANEL), "white")
     sheet.paste(frame.resize((WIDTH, height), Image.Resampling.BILINEAR))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     draw.line([(0, height), (WIDTH, height)], fill=PALE)
-    draw.text((10, height + 10), f"{progress}\nreturn {total:g}\naction {_short(answer.get('action'))}", fill=INK, font=font, spacing=8)
-    kind = next((key for key in ("q_values", "probabilities") if answer.get(key)), None)
+    value = [f"value {answer['value']:.3g}"] if isinstance(answer.get("value"), int | float) else []
+    lines = [progress, f"return {total:.5g}", f"action {_short(answer.get('action'))}", *value]
+    draw.text((10, height + (6 if value else 10)), "\n".join(lines), fill=INK, font=font, spacing=6 if value else 8)
+    box = (150, height + 8, WIDTH - 10, height + PANEL - 6)
+    action, kind = answer.get("action"), next((key for key in ("q_values", "probabilities") if answer.get(key)), None)
     if kind is not None:
-        _bars(draw, (130, height + 8, WIDTH - 10, height + PANEL - 6), kind, [float(value) for value in answer[kind]], answer.get("action"))
+        _bars(draw, box, kind, [float(value) for value in answer[kind]], action)
+    elif bounds is not None and isinstance(action, list):
+        _levels(draw, box, np.ravel(action).tolist(), bounds)
     return sheet
 
 
 def _short(action: Any) -> str:
-    return ", ".join(f"{value:.2f}" for value in action) if isinstance(action, list) else str(action)
+    """As much as fits beside the bars."""
+    if not isinstance(action, list):
+        return str(action)
+    numbers = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in np.ravel(action).tolist()]
+    return ", ".join(numbers) if len(numbers) < 3 else f"{numbers[0]}, …"
 
 
 def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], kind: str, values: list[float], chosen: Any) -> None:
@@ -128,15 +166,17 @@ def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], kind: str, 
             draw.text((left, upper + (row - size) / 2 - 2), f"{index}  {value:.2f}", fill=INK, font=font)
 
 
-def _write(frames: Iterator[Image.Image], gif: Path, milliseconds: float) -> None:
-    """One palette for all frames, taken from the first, so that what stands still isn't stored again."""
-    first = next(frames)
-    palette = first.quantize(COLOURS, dither=Image.Dither.NONE)
-    rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    gif.parent.mkdir(parents=True, exist_ok=True)
-    part = gif.with_name(f".{gif.name}.part")
-    try:
-        palette.save(part, "GIF", save_all=True, append_images=rest, duration=round(milliseconds / 10) * 10, loop=0, optimize=False)
-        part.replace(gif)
-    finally:
-        part.unlink(missing_ok=True)
+def _levels(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], values: list[float], bounds: Bounds) -> None:
+    """One bar per number of an action, from 0, or the nearest to it that there is, to the number."""
+    left, top, right, bottom = box
+    font = ImageFont.load_default(size=11)
+    draw.text((left, top), "action, from least to most", fill=INK, font=font)
+    row, start = (bottom - top - 18) / len(values), left + 76
+    for index, (value, (least, most)) in enumerate(zip(values, bounds, strict=True)):
+        upper, scale = top + 18 + index * row, (right - start) / ((most - least) or 1.0)
+        ends = sorted(start + (min(max(one, least), most) - least) * scale for one in (0.0, value))
+        lower = upper + max(3, min(row, 24) - 3)
+        draw.rectangle([start, upper + 2, right, lower], fill=PALE)
+        draw.rectangle([ends[0], upper + 2, max(ends[0] + 1, ends[1]), lower], fill=CHOSEN)
+        if row >= 9:
+            draw.text((left, upper), f"{index}  {value:.2f}", fill=INK, font=font)

@@ -45,10 +45,13 @@ class Training(BaseModel):
         return dict(self.model_extra or {})
 
 
+POLICY_BATCH = 1024
+
+
 class Export(Section):
     """How the trained model is exported."""
 
-    max_batch: int = Field(default=64, ge=2, le=1024, description="largest batch that the graph takes")
+    max_batch: int = Field(default=64, ge=2, le=1024, description="largest batch that the graph takes; of a policy's 1024 by default")
     parity: float = Field(default=1e-4, gt=0, description="largest difference allowed between eager and exported outputs")
     runtimes: tuple[Literal["openvino"], ...] = Field(default=("openvino",), description="tried beside torch; the fastest serves")
     precisions: tuple[Literal["fp32", "bf16"], ...] = Field(default=("fp32", "bf16"), description="that they are tried in")
@@ -161,7 +164,7 @@ class Spec(Section):
     floor: dict[str, float] = Field(
         default={}, validate_default=True, description="metric -> the least that is exported; only an import may do without"
     )
-    export: Export = Export()
+    export: Export = Field(default=Export(), validate_default=True)
     serving: Serving = Serving()
     samples: Samples = Samples()
     service_level: ServiceLevel = ServiceLevel()
@@ -172,6 +175,14 @@ class Spec(Section):
         if not floor and not ("training" in info.data and info.data["training"].is_import):
             raise ValueError("write at least one metric with the least that is exported, like {accuracy: 0.9}")
         return floor
+
+    @field_validator("export")
+    @classmethod
+    def _of_policies(cls, export: Export, info: ValidationInfo) -> Export:
+        """Whoever asks a policy for many environments at once gets one batch."""
+        if info.data.get("kind") != "policy" or "max_batch" in export.model_fields_set:
+            return export
+        return Export.model_construct(export.model_fields_set, **{**dict(export), "max_batch": POLICY_BATCH})
 
     @property
     def archive_name(self) -> str:

@@ -105,3 +105,73 @@ def throttle() -> Trained:
         samples=[Sample("half", body, "application/json", {"action": [0.4621171]})],
         data={"name": "none"},
     )
+
+
+class Swing(torch.nn.Module):
+    """Pushes by how the pole has moved over the frames that are stacked: float32 [B, 3, 4], oldest first."""
+
+    def forward(self, observations: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[B, 3, 4] -> action [B], q_values [B, 2]."""
+        lean = observations[:, 2, 2] + 3 * (observations[:, 2, 2] - observations[:, 0, 2]) + 0.3 * observations[:, 1, 3]
+        values = torch.stack([-lean, lean], 1)
+        return {"action": values.argmax(1), "q_values": values}
+
+
+class Memory(torch.nn.Module):
+    """A recurrent policy: what it remembers, [B, 2], fades and takes in the pole's angle and velocity."""
+
+    def forward(self, observations: torch.Tensor, noise: torch.Tensor, state: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[B, 4], Gumbel noise [B, 2], [B, 2] -> action [B], probabilities [B, 2], value [B], state [B, 2]."""
+        state = 0.8 * state + observations[:, 2:]
+        lean = 10 * state.sum(1)
+        logits = torch.stack([-lean, lean], 1)
+        action = (logits + noise).argmax(1)
+        return {"action": action, "probabilities": logits.softmax(1), "value": lean.abs(), "state": state}
+
+
+def swing() -> Trained:
+    """`Swing`, as a recipe with `frame_stack: 3` would hand it over."""
+    stack = [[0.0, 0.0, 0.0, 0.1], [0.0, 0.0, 0.1, 0.1], [0.0, 0.0, 0.2, 0.1]]
+    return Trained(
+        kind="policy",
+        module=Swing().eval(),
+        example=(torch.zeros(2, 3, 4),),
+        metrics={"mean_return": 100.0},
+        preprocess={
+            "input": "observation",
+            "shape": [3, 4],
+            "dtype": "float32",
+            "environment": "CartPole-v1",
+            "wrappers": {"frame_stack": 3},
+        },
+        postprocess={"type": "policy", "action_space": {"type": "discrete", "n": 2}, "outputs": ["q_values"]},
+        samples=[Sample("falls", json.dumps({"observation": stack}).encode(), "application/json", {"action": 1})],
+        data={"name": "none"},
+    )
+
+
+def memory() -> Trained:
+    """`Memory`, as a recipe would hand it over."""
+    body = json.dumps({"observation": [0.0, 0.0, 0.1, 0.1]}).encode()
+    return Trained(
+        kind="policy",
+        module=Memory().eval(),
+        example=(torch.zeros(2, 4), torch.zeros(2, 2), torch.zeros(2, 2)),
+        metrics={"mean_return": 100.0},
+        preprocess={
+            "input": "observation",
+            "inputs": ["observation", "noise", "state"],
+            "state": {"shape": [2]},
+            "shape": [4],
+            "dtype": "float32",
+            "environment": "CartPole-v1",
+        },
+        postprocess={
+            "type": "policy",
+            "action_space": {"type": "discrete", "n": 2},
+            "noise": "gumbel",
+            "outputs": ["probabilities", "value"],
+        },
+        samples=[Sample("falls", body, "application/json", {"action": 1})],
+        data={"name": "none"},
+    )

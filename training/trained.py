@@ -38,7 +38,9 @@ class Trained:
     images, uint8 [B, T, C, H, W] for clips of T frames, float32 [B, *observation shape] for policies (discrete observations:
     int64 [B]). A policy may take more, named in order under "inputs" in its `preprocess`: "action_mask" bool [B, actions], and
     "noise" float32 [B, actions or components], zeros for its deterministic action, otherwise draws of the distribution that
-    `postprocess` names under "noise" (gumbel or normal). Normalisation, masking, un-squashing and box decoding happen inside it.
+    `postprocess` names under "noise" (gumbel or normal), and "state" float32 [B, *the shape in "state" of its `preprocess`],
+    zeros at the first step of an episode, later what it returned as "state" before. Normalisation, masking, un-squashing and box
+    decoding happen inside it.
     It returns
 
         classifier, video_classifier  logits float32 [B, classes]

@@ -1,6 +1,7 @@
 """Commands that use a served model: predict, explain, evaluate, play, load-test, describe."""
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from marina.command import (
 )
 from marina.console import Output
 from marina.errors import CallError, WorkError
+from marina.spec import Spec
 
 app = typer.Typer()
 
@@ -77,6 +79,7 @@ def evaluate(
     name: Name,
     data: Annotated[str | None, typer.Option(help="A folder instead of the data it was trained on.")] = None,
     episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Episodes, for a policy.")] = 100,
+    sampled: Annotated[bool, typer.Option("--sampled", help="A policy's draws, by seeds, not its deterministic actions.")] = False,
     port_base: PortBase = DEFAULT_PORT,
     as_json: Json = False,
 ) -> None:
@@ -85,15 +88,46 @@ def evaluate(
 
     output, chosen = Output(as_json), spec.load(name)
     chosen.check_exported()
+    if chosen.kind == "policy":
+        _evaluate_policy(chosen, episodes, sampled, port_base, output)
+        return
     images = evaluation.held_out(chosen, data)
     local = evaluation.measure(chosen, evaluation.in_process(chosen), images, episodes, lambda rows: output.track(rows, "in process"))
     with serving_client([chosen], port_base, output) as client:
         answer = evaluation.through_endpoint(client, chosen)
         served = evaluation.measure(chosen, answer, images, episodes, lambda rows: output.track(rows, "through the endpoint"))
-    recorded = up.export_metrics(chosen) if data is None else {}
+    _compared(chosen, served, local, up.export_metrics(chosen) if data is None else {}, output)
+
+
+def _evaluate_policy(chosen: Spec, episodes: int, sampled: bool, port_base: int, output: Output) -> None:
+    """The same episodes in process and through the endpoint, whose actions must be the same."""
+    from marina import episodes as playing
+    from marina import evaluate as evaluation
+
+    if sampled and not playing.can_sample(chosen):
+        raise CallError(f"{chosen.name} has no distribution to sample from; leave --sampled out")
+    seed = 0 if sampled else None
+    local = playing.play_episodes(chosen, evaluation.single(evaluation.in_process(chosen)), episodes, seed=seed)
+    with serving_client([chosen], port_base, output) as client:
+        ask = evaluation.single(evaluation.through_endpoint(client, chosen))
+        served = playing.play_episodes(chosen, ask, episodes, stacks=False, seed=seed)
+    recorded = {} if sampled else up.export_metrics(chosen)
+    same = playing.check_same(served, local)
+    _compared(chosen, served.summary(), local.summary(), recorded, output, {"steps": sum(map(len, served.actions)), "equal": True})
+    output.say(same)
+
+
+def _compared(
+    chosen: Spec,
+    served: dict[str, float],
+    local: dict[str, float],
+    recorded: dict[str, float],
+    output: Output,
+    more: dict[str, Any] | None = None,
+) -> None:
     rows = [(metric, served[metric], local[metric], recorded.get(metric, "")) for metric in served]
-    output.table(f"{name} {chosen.version}", ("metric", "endpoint", "in process", "at training"), rows)
-    output.result({"ok": True, "endpoint": served, "in_process": local, "at_training": recorded})
+    output.table(f"{chosen.name} {chosen.version}", ("metric", "endpoint", "in process", "at training"), rows)
+    output.result({"ok": True, "endpoint": served, "in_process": local, "at_training": recorded, **(more or {})})
 
 
 @app.command(rich_help_panel="Use")
@@ -102,11 +136,13 @@ def play(
     name: Name,
     episodes: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 1,
     gif: Annotated[Path | None, typer.Option(help="Write the first episode as an animated GIF.")] = None,
+    mp4: Annotated[Path | None, typer.Option(help="Write the first episode as an MP4; needs the extra 'video'.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
     port_base: PortBase = DEFAULT_PORT,
     as_json: Json = False,
 ) -> None:
     """Let a served policy act in its environment, and record it."""
+    from marina.episodes import Requests, configuration
     from marina.play import play as run
     from training.policies.environments import made_with
 
@@ -114,19 +150,23 @@ def play(
     if chosen.kind != "policy":
         raise CallError(f"{name} is a {chosen.kind}; only policies play. For images see: marina predict {name} FILE --draw OUT.png")
     chosen.check_exported()
-    config = json.loads((chosen.export_dir / "preprocess_config.json").read_text(encoding="utf-8"))
-    environment = config["environment"]
+    config = configuration(chosen)
+    environment, asked, steps = config["environment"], Requests(config, stacks=False), count()
     with serving_client([chosen], port_base, output) as client:
 
+        def begin() -> None:
+            nonlocal steps
+            steps = count()
+
         def act(observation: Any) -> tuple[Any, dict[str, Any]]:
-            answer = client.predict(name, {"observation": observation[0].tolist()}, chosen.version)
+            answer = asked.answered(0, client.predict(name, asked.instance(0, next(steps), observation[0]), chosen.version))
             return answer["action"], answer
 
-        returns = run(act, environment, episodes, seed, gif, made_with(config))
+        returns = run(act, environment, episodes, seed, gif, made_with(config), mp4=mp4, began=begin)
     output.table(f"{name} in {environment}", ("episode", "return"), list(enumerate(returns, 1)))
-    if gif:
-        output.say(f"recorded to {gif}")
-    output.result({"ok": True, "returns": returns, "gif": str(gif) if gif else None})
+    for film in filter(None, (gif, mp4)):
+        output.say(f"recorded to {film}")
+    output.result({"ok": True, "returns": returns, "gif": str(gif) if gif else None, "mp4": str(mp4) if mp4 else None})
 
 
 @app.command(rich_help_panel="Use")

@@ -12,8 +12,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from marina.episodes import check_same, play_episodes
 from marina.errors import CallError
-from marina.evaluate import in_process, measure
+from marina.evaluate import in_process, measure, single
 from marina.play import play
 from marina.spec import Spec
 from training import dqn, ppo
@@ -171,17 +172,24 @@ def test_a_policy_of_pictures_is_exported_refuses_what_is_none_and_plays_with_it
 ) -> None:
     one = exported("catch", trained=above_the_floor(quick))
     handler = PolicyHandler()
-    handler.load(one.export_dir)
-    handler.choose_threads(one.export_dir, one.serving.model_config_yaml())
+    handler.load(one.export_dir, one.serving.model_config_yaml())
     config = json.loads((one.export_dir / "preprocess_config.json").read_text())
     picture = np.zeros((2, SIDE, SIDE), int)
-    bodies = [picture.tolist(), (picture + 256).tolist(), (picture - 1).tolist(), (picture + 0.5).tolist(), picture[0].tolist()]
+    bodies = [
+        picture.tolist(),
+        (picture + 256).tolist(),
+        (picture - 1).tolist(),
+        (picture + 0.5).tolist(),
+        picture[0, 0].tolist(),
+        picture[0].tolist(),
+    ]
 
     answers = handler.answer_rows([({"body": json.dumps({"observation": body}).encode()}, {}) for body in bodies])
 
     assert answers[0]["action"] in (0, 1, 2)
     assert [str(answer) for answer in answers[1:4]] == ["observation must be whole numbers from 0 to 255"] * 3
     assert "shape [2, 12, 12]" in str(answers[4])
+    assert answers[5] == {**answers[0], "state": answers[5]["state"]}  # an episode begins with copies of its first picture
     acted: list[Any] = []
 
     def act(observations: np.ndarray) -> tuple[int, dict[str, Any]]:
@@ -196,6 +204,8 @@ def test_a_policy_of_pictures_is_exported_refuses_what_is_none_and_plays_with_it
     assert np.mean(returns) == quick.metrics["mean_return"]
     assert len(acted) == 4 * (SIDE - 1)
     assert measure(one, in_process(one), None, 4, list)["mean_return"] == quick.metrics["mean_return"]
+    picture_by_picture, whole = (play_episodes(one, single(in_process(one)), 4, stacks=stacks) for stacks in (False, True))
+    assert check_same(picture_by_picture, whole) == f"4 episodes, {4 * (SIDE - 1)} steps: the same actions, step for step"
 
 
 def test_recipes_that_take_no_pictures_say_which_does(tmp_path: Path) -> None:

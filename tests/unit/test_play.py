@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from marina.errors import CallError
+from marina.films import write
 from marina.play import PANEL, WIDTH, picture, play
 
 
@@ -91,3 +92,87 @@ def test_neither_torch_nor_gymnasium_is_imported_before_it_is_needed() -> None:
     code = "import sys, marina.play; sys.exit(any(name in sys.modules for name in ('torch', 'gymnasium')))"
 
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_an_mp4_shows_the_same_frames_as_the_gif_at_the_same_speed(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    gif, mp4 = tmp_path / "film.gif", tmp_path / "new" / "film.mp4"
+
+    returns = play(upright, "CartPole-v1", 1, 3, gif, {"max_episode_steps": 60}, mp4=mp4)
+
+    with Image.open(gif) as still, av.open(str(mp4)) as film:
+        assert returns == [60.0]
+        shown = [frame.to_image() for frame in film.decode(video=0)]
+        assert len(shown) == still.n_frames  # type: ignore[attr-defined]
+        assert shown[0].size == (still.width, still.height + still.height % 2)  # the format has even sizes only
+        assert film.streams.video[0].average_rate == 12.5
+        assert film.streams.video[0].codec_context.name == "h264"
+        shape = (still.height, still.width)
+        assert np.abs(np.asarray(shown[0], int)[: shape[0], : shape[1]] - np.asarray(still.convert("RGB"), int)).mean() < 3
+    assert list(mp4.parent.iterdir()) == [mp4]
+
+
+def test_an_mp4_needs_no_gif_and_may_have_an_odd_height(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    frames = [Image.new("RGB", (31, 27), (200, 30, 30))] * 3
+
+    write(iter(frames), None, tmp_path / "film.mp4", 100)
+
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        assert [frame.to_image().size for frame in film.decode(video=0)] == [(32, 28)] * 3
+
+
+def test_the_mp4_that_was_there_stays_when_the_policy_fails_midway(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    mp4 = tmp_path / "film.mp4"
+    mp4.write_bytes(b"old")
+    calls = iter(range(20))
+
+    def failing(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+        if next(calls) == 15:
+            raise ConnectionError("gone")
+        return upright(observation)
+
+    with pytest.raises(ConnectionError):
+        play(failing, "CartPole-v1", 1, 0, tmp_path / "film.gif", mp4=mp4)
+
+    assert mp4.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [mp4]
+
+
+def test_without_pyav_an_mp4_is_refused_before_anything_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+
+    def never(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+        raise AssertionError
+
+    with pytest.raises(CallError, match=r"pip install 'marina\[video\]'"):
+        play(never, "CartPole-v1", 1, 0, None, mp4=tmp_path / "film.mp4")
+
+
+def test_whoever_remembers_is_told_of_every_beginning(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def act(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+        told.append("step")
+        return 0, {"action": 0}
+
+    returns = play(act, "CartPole-v1", 3, 5, tmp_path / "film.gif", began=lambda: told.append("began"))
+
+    assert told == [word for total in returns for word in ["began", *["step"] * int(total)]]
+
+
+def test_numbers_between_bounds_are_drawn_from_nought_and_the_value_is_told() -> None:
+    scene, orange = np.zeros((40, 60, 3), np.uint8), [214, 95, 14]
+
+    def drawn(action: float, bounds: tuple[float, float], **more: Any) -> np.ndarray:
+        return np.asarray(picture(scene, "step 1", 1, {"action": [action], **more}, [bounds]))
+
+    left, right, far = (drawn(action, (-2, 2)) for action in (-1.0, 1.0, 5.0))
+    columns = [np.flatnonzero((one == orange).all(-1).any(0)) for one in (left, right, far)]
+
+    assert columns[0].max() == columns[1].min()
+    assert len(columns[0]) == pytest.approx(len(columns[1]), abs=1)
+    assert columns[2].max() < WIDTH
+    assert (drawn(0.5, (1.0, 3.0)) == orange).all(-1).any()
+    assert not np.array_equal(drawn(1.0, (-2, 2), value=3.5), right)

@@ -1,12 +1,12 @@
 """Policies in real gymnasium environments: what an environment takes and gives, and the returns that a policy earns in it.
 
 `act` is any callable from observations [n, ...] to actions [n, ...]: a network in this process or requests to an endpoint.
-Not covered: recurrent policies and anything else that keeps a state between two calls of `act`.
+What keeps a state between two calls is told by `played` which episode and step every observation is.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,17 @@ from training.trained import Sample
 
 make, make_vector = environments.make, environments.make_vector
 
+
+class Moment(NamedTuple):
+    """One observation, with the numbers of its episode and its step, both from 0."""
+
+    episode: int
+    step: int
+    observation: Any
+
+
 Act = Callable[[np.ndarray], Any]
+ActInEpisodes = Callable[[Sequence[Moment]], Any]
 Finished = Callable[[int, float], None]
 
 MOST_SAMPLES = 64  # a spec asks for no more
@@ -50,28 +60,44 @@ def episode_returns(
     out long ones. `act` sees at most `copies` observations at a time, only of episodes that still run. `finished(i, return)`
     is called as episodes end, for a progress bar.
     """
+
+    def at_once(moments: Sequence[Moment]) -> Any:
+        return act(np.stack([moment.observation for moment in moments]))
+
+    return played(at_once, environment, episodes, seed, copies, finished, options)
+
+
+def played(
+    act: ActInEpisodes,
+    environment: str,
+    episodes: int,
+    seed: int,
+    copies: int = 64,
+    finished: Finished | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """As `episode_returns`, with an `act` that is told of every observation where it stands."""
     returns = np.zeros(episodes)
     waiting = iter(range(episodes))
-    running = [(make(environment, **(options or {})), number) for number in (next(waiting) for _ in range(min(copies, episodes)))]
-    observations = [env.reset(seed=seed + number)[0] for env, number in running]
+    envs = [make(environment, **(options or {})) for _ in range(min(copies, episodes))]
+    running = [(env, Moment(number, 0, env.reset(seed=seed + number)[0])) for env, number in zip(envs, waiting, strict=False)]
     while running:
-        actions = act(np.stack(observations))
-        going, seen = [], []
-        for (env, number), action in zip(running, actions, strict=True):
+        actions = act([moment for _, moment in running])
+        going = []
+        for (env, moment), action in zip(running, actions, strict=True):
             observation, reward, terminated, truncated, _ = env.step(plain_action(env, action))
-            returns[number] += float(reward)
-            following = number
+            returns[moment.episode] += float(reward)
+            following = Moment(moment.episode, moment.step + 1, observation)
             if terminated or truncated:
                 if finished:
-                    finished(number, float(returns[number]))
-                following = next(waiting, -1)
-                if following < 0:
+                    finished(moment.episode, float(returns[moment.episode]))
+                number = next(waiting, -1)
+                if number < 0:
                     env.close()
                     continue
-                observation = env.reset(seed=seed + following)[0]
+                following = Moment(number, 0, env.reset(seed=seed + number)[0])
             going.append((env, following))
-            seen.append(observation)
-        running, observations = going, seen
+        running = going
     return returns
 
 
