@@ -26,8 +26,8 @@ class IntrinsicSettings(Section):
     extrinsic_weight: float = Field(default=2.0, ge=0, description="of the environment's advantages; 0: curiosity alone")
     gamma: float = Field(default=0.99, ge=0, lt=1, description="discount per step of intrinsic rewards")
     outputs: int = Field(default=32, ge=1, description="numbers that the predictor has to guess")
-    hidden: tuple[int, ...] = Field(default=(64, 64), description="units of the hidden layers of target, predictor and critic")
-    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam, for predictor and critic")
+    hidden: tuple[int, ...] = Field(default=(32,), description="units of the hidden layers of target, predictor and critic")
+    learning_rate: float = Field(default=1e-4, gt=0, description="of Adam, for predictor and critic")
     share: float = Field(
         default=0.25, gt=0, le=1, description="of the transitions that the predictor learns from; less forgets novelty later"
     )
