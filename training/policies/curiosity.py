@@ -110,4 +110,4 @@ class Curiosity:
         for step, now in enumerate(novelty):
             sums[step] = self.discounted = self.settings.gamma * self.discounted + now
         self.earned.update(sums.reshape(-1, 1))
-        return max(float(self.earned.var[0]) ** 0.5, 1e-8)
+        return max(float(np.sqrt(self.earned.var[0])), 1e-8)
