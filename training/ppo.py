@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from training.policies import learning
+from training.policies.curiosity import Curiosity, IntrinsicSettings
 from training.policies.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts
 from training.trained import Trained
 
@@ -31,6 +32,7 @@ class Settings(OnPolicySettings):
     value_weight: float = Field(default=0.5, gt=0, description="of the critic's loss")
     normalise_advantages: bool = Field(default=True, description="to mean 0 and deviation 1 in every batch")
     target_kl: float | None = Field(default=None, gt=0, description="no further gradient step on this rollout beyond 1.5 times this")
+    intrinsic: IntrinsicSettings | None = Field(default=None, description="curiosity, by random network distillation; {} for its defaults")
     screening_every: int = Field(default=2048, ge=1, description="environment steps between two looks at the policy")
 
 
@@ -72,13 +74,18 @@ class Learner:
 
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any], seed: int) -> None:
         self.settings, self.policy = settings, ActorCritic(settings, observation, action)
-        self.rollouts, self.ascent = Rollouts(self.policy, settings, seed), Ascent(self.policy, settings)
+        curious, copies = settings.intrinsic, settings.copies
+        self.curiosity = Curiosity(curious, observation, copies, settings.gae_lambda) if curious else None
+        self.rollouts = Rollouts(self.policy, settings, seed, curiosity=self.curiosity)
+        self.ascent = Ascent(self.policy, settings)
         self.experience = self.rollouts.experience
 
     def phase(self) -> tuple[float, float]:
         """(the critic's mean squared error on the last batch, the policy's entropy in nats)."""
         settings, rollout = self.settings, self.rollouts.collect()
         self.ascent.left = max(1 - self.experience.transitions / settings.steps, 0.0)
+        if self.curiosity is not None:
+            self.curiosity.learn(self.experience.random, settings.epochs, settings.batch_size)
         pieces = max(1, round(len(rollout) / settings.batch_size))
         for _ in range(settings.epochs):
             for chosen in np.array_split(self.experience.random.permutation(len(rollout)), pieces):

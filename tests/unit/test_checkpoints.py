@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from marina import paths, spec
-from training import a2c, dqn, ppo, reinforce, sac, td3
+from training import a2c, dqn, ppo, reinforce, sac, td3, trpo
 from training.policies import rollout
 from training.policies.checkpoints import Checkpoint
 from training.policies.learning import Selection
@@ -28,6 +28,8 @@ SMALL = "evaluation_episodes: 2, screening_episodes: 2"
 RAINBOW = "double: true, dueling: true, noisy: true, prioritised: true, n_steps: 3, atoms: 11, gradient_steps: 4, warmup_steps: 100"
 RECIPES = {
     "ppo": "normalise_observations: true, scale_rewards: true",
+    "curious": "intrinsic: {}",
+    "trpo": "normalise_observations: true",
     "a2c": "environment: Pendulum-v1",
     "reinforce": "horizon: 50",
     "sac": "warmup_steps: 16",
@@ -39,7 +41,7 @@ RECIPES = {
 
 def written(home: Path, recipe: str, more: str = "") -> spec.Spec:
     """A spec of a small training in the test's home."""
-    name = "dqn" if recipe == "rainbow" else recipe
+    name = {"rainbow": "dqn", "curious": "ppo"}.get(recipe, recipe)
     training = ", ".join(part for part in (f"recipe: {name}", SMALL, RECIPES[recipe], more) if part)
     (home / "models" / f"{recipe}.yaml").write_text(f"# Learns.\nkind: policy\ntraining: {{{training}}}\nfloor: {{mean_return: -10000}}\n")
     return spec.load(recipe)
@@ -47,7 +49,7 @@ def written(home: Path, recipe: str, more: str = "") -> spec.Spec:
 
 def learner_of(one: spec.Spec, seed: int) -> Any:
     settings = settings_of(one)
-    recipe = {"dqn": dqn, "ppo": ppo, "a2c": a2c, "reinforce": reinforce, "sac": sac, "td3": td3}[one.training.recipe]
+    recipe = {"dqn": dqn, "ppo": ppo, "trpo": trpo, "a2c": a2c, "reinforce": reinforce, "sac": sac, "td3": td3}[one.training.recipe]
     spaces = rollout.observation_config(settings.environment), rollout.action_config(settings.environment)
     return recipe.Learner(settings, *spaces, seed)
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from marina.errors import CallError
+from training.policies.curiosity import Curiosity
 from training.policies.graphs import Bounds, CategoricalPolicy, ConstantDeviation, Features, GaussianPolicy, Policy, action_size
 from training.policies.learning import Experience, LearningSettings
 from training.policies.observations import ObservationEncoder
@@ -217,8 +218,10 @@ def generalised_advantages(
 class Rollouts:
     """Gathers rollouts, in memory that is used again and again."""
 
-    def __init__(self, agent: ActorCritic, settings: OnPolicySettings, seed: int, whole_episodes: bool = False) -> None:
-        self.agent, self.settings, self.whole_episodes = agent, settings, whole_episodes
+    def __init__(
+        self, agent: ActorCritic, settings: OnPolicySettings, seed: int, whole_episodes: bool = False, curiosity: Curiosity | None = None
+    ) -> None:
+        self.agent, self.settings, self.whole_episodes, self.curiosity = agent, settings, whole_episodes, curiosity
         self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
         shape, steps = self.experience.observations.shape, settings.horizon
         self.observations = np.zeros((steps + 1, *shape), self.experience.observations.dtype)
@@ -248,7 +251,7 @@ class Rollouts:
                 if not running.any():
                     steps = step + 1
                     break
-        self.features[steps] = agent.encoder(experience.observations)
+        self.observations[steps], self.features[steps] = experience.observations, agent.encoder(experience.observations)
         return self._rollout(steps)
 
     def _noise(self) -> np.ndarray:
@@ -266,7 +269,12 @@ class Rollouts:
         advantages = self._advantages(rewards, values, steps)[real]
         actions, before = self.actions[:steps][real], values[:-1][real]
         log_probabilities = self.agent.log_probability(scores.reshape(steps + 1, *real.shape[1:], -1)[:-1][real], actions)
-        rollout = Rollout(self.features[:steps][real], actions, log_probabilities, before, advantages, before + advantages)
+        returns = before + advantages
+        if self.curiosity is not None:
+            weights = self.curiosity.settings
+            intrinsic = self.curiosity.advantages(self.observations[: steps + 1])[real]
+            advantages = weights.extrinsic_weight * advantages + weights.weight * intrinsic
+        rollout = Rollout(self.features[:steps][real], actions, log_probabilities, before, advantages, returns)
         self.agent.encoder.update(self.observations[:steps][real])  # from the next rollout on
         return rollout
 

@@ -108,6 +108,20 @@ def backward(arrays: Arrays, activation: str, passed: list[np.ndarray], by_outpu
     return by_output
 
 
+def tangents(arrays: Arrays, activation: str, passed: list[np.ndarray], direction: Arrays) -> np.ndarray:
+    """How fast the outputs, [B, m], change when the parameters move in `direction`, arrays like `arrays`: forward differentiation.
+
+    The R-operator of Pearlmutter 1994, "Fast Exact Multiplication by the Hessian", section 3.
+    """
+    speed = np.zeros_like(passed[0])
+    for depth, ((weight, _), (by_weight, by_bias)) in enumerate(zip(arrays, direction, strict=True)):
+        if depth:
+            latent = passed[depth]
+            speed *= latent > 0 if activation == "relu" else 1 - latent * latent
+        speed = np.matmul(speed, weight) + np.matmul(passed[depth], by_weight) + by_bias
+    return speed
+
+
 class Adam:
     """Adam (Kingma and Ba 2015, Algorithm 1) on one vector, float32 [n], that is changed in place."""
 

@@ -3,6 +3,7 @@
     mdp                  a finite Markov decision process as arrays, from gymnasium's transition tables too
     worlds               the small worlds of the textbook, whose values are known
     planning             policy evaluation, policy iteration, value iteration: the model is known
+    tree_search          UCT: planning from some states by simulating the model
     episodes             many episodes as one array
     monte_carlo          values from whole returns; control by them
     temporal_difference  TD(0), n-step TD, TD(lambda) forward and backward, true online TD(lambda)

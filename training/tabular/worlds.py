@@ -139,3 +139,60 @@ def _dealer(card: int) -> dict[int, float]:
             hand = (hard + drawn, ace or drawn == 1, 2)
             hands[hand] = hands.get(hand, 0.0) + chance * likely
     return ends
+
+
+LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
+Board = tuple[int, ...]  # nine cells, row by row: 0 free, 1 ours, -1 the other's
+
+
+def tic_tac_toe() -> tuple[FiniteMDP, dict[Board, int]]:
+    """The game that we begin against a perfect player, who draws among its best replies: (model, board in which we move -> state).
+
+    An action is the cell that we take. It pays 1 when we win and -1 when we lose; against such a player the game is worth 0.
+    """
+    values: dict[tuple[Board, int], int] = {}
+
+    def value(board: Board, mover: int) -> int:
+        """What the game is worth to us if both play perfectly."""
+        if (board, mover) not in values:
+            if (won := _winner(board)) or 0 not in board:
+                values[board, mover] = won
+            else:
+                best = max if mover == 1 else min
+                values[board, mover] = best(value(_placed(board, cell, mover), -mover) for cell in _free(board))
+        return values[board, mover]
+
+    numbers: dict[Board, int] = {(0,) * 9: 0}
+    table: dict[int, dict[int, list[Outcome]]] = {}
+    waiting = [*numbers]
+    while waiting:
+        board = waiting.pop()
+        row = table[numbers[board]] = {}
+        for cell in _free(board):
+            ours = _placed(board, cell, 1)
+            if _winner(ours) or 0 not in ours:
+                row[cell] = [(1.0, 0, float(_winner(ours)), True)]
+                continue
+            replies = [_placed(ours, reply, -1) for reply in _free(ours)]
+            least = min(value(reply, 1) for reply in replies)
+            best = [reply for reply in replies if value(reply, 1) == least]
+            for reply in best:
+                if reply not in numbers and not _winner(reply):
+                    numbers[reply] = len(numbers)
+                    waiting.append(reply)
+            row[cell] = [(1 / len(best), numbers.get(reply, 0), float(_winner(reply)), bool(_winner(reply))) for reply in best]
+    return from_table(dict(sorted(table.items())), 0, actions=9), numbers
+
+
+def _free(board: Board) -> list[int]:
+    return [cell for cell, owner in enumerate(board) if not owner]
+
+
+def _placed(board: Board, cell: int, owner: int) -> Board:
+    return (*board[:cell], owner, *board[cell + 1 :])
+
+
+def _winner(board: Board) -> int:
+    """1 or -1, 0 without."""
+    sums = [sum(board[cell] for cell in line) for line in LINES]
+    return (3 in sums) - (-3 in sums)
