@@ -140,8 +140,9 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     @cached_property
     def graph(self) -> Any:
         """The portable program's graph, which alone has gradients: read when it is first asked for, unless it serves."""
-        runtime = self.model if isinstance(self.model, TorchRuntime) else TorchRuntime(self.folder / PROGRAM, self.device)
-        return runtime.module
+        if isinstance(self.model, torch.nn.Module):  # a graph that serves without an archive
+            return self.model
+        return (self.model if isinstance(self.model, TorchRuntime) else TorchRuntime(self.folder / PROGRAM, self.device)).module
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export."""
