@@ -1,0 +1,1 @@
+"""Learning to learn: a start from which a few gradient steps are enough."""
