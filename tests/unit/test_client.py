@@ -514,7 +514,7 @@ def test_every_option_of_the_handlers_is_known_to_the_client() -> None:
     }
 
     assert {"top_k", "seed"} <= named
-    assert named == set(wire.OPTIONS)
+    assert named - {"step"} == set(wire.OPTIONS)  # it goes with a state, which is too long for a header: both stand in the body
 
 
 class Echo(Server):
