@@ -164,7 +164,7 @@ def _decode(requests: list[dict[str, Any]]) -> None:
 def _decoded(value: bytes, content_type: str) -> Any:
     try:
         if content_type == "application/json":
-            return json.loads(value)
+            return json.loads(value.decode())  # UTF-8 and nothing else
         return value.decode() if content_type.startswith("text") else value
     except (ValueError, RecursionError):
         return value

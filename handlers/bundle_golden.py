@@ -83,12 +83,19 @@ def _ranking_difference(golden: list[Any], answer: list[Any], where: str, tolera
     """As `difference` for classes with their probabilities: the first must be the same, the others nearly as probable."""
     if golden[0]["class"] != answer[0]["class"]:
         return f"{where}[0].class: {answer[0]['class']!r} instead of {golden[0]['class']!r}"
+    if wrong := next((entry for entry in answer if not _is_named(entry, golden)), None):
+        return f"{where}: {wrong!r} is named otherwise"
     one, other = ({entry["class"]: entry["probability"] for entry in ranking} for ranking in (golden, answer))
     for name in {**one, **other}:  # one that is not listed is at most as probable as the last that is
         left, right = one.get(name, min(one.values())), other.get(name, min(other.values()))
         if abs(left - right) > tolerance:
             return f"{where}: {name!r} has {right:.4g} instead of {left:.4g}"
     return ""
+
+
+def _is_named(entry: Any, golden: list[Any]) -> bool:
+    """Whether an entry of a ranking has the same class index as the golden one of its class, if there is one."""
+    return all(entry["class_index"] == known["class_index"] for known in golden if known["class"] == entry["class"])
 
 
 def _mask_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:

@@ -171,8 +171,10 @@ def without_nulls(content: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_servers_description_is_the_archives(client: Client, name: str) -> None:
     described = client.describe(name, "1.0", customized=True)[0]["customizedMetadata"]
+    archived = without_nulls(json.loads(json.dumps(openapi.description(spec.load(name)))))
 
-    assert described == without_nulls(json.loads(json.dumps(openapi.description(spec.load(name)))))
+    assert described.pop("computing")["runtime"] in ("openvino", "torch")  # each worker's own choice
+    assert described == {key: value for key, value in archived.items() if key != "computing"}
     assert described["metrics"].keys() >= spec.load(name).floor.keys()
     for sample in ready.golden_samples(spec.load(name)):
         jsonschema.validate(client.predict(name, sample["body"], content_type=sample["content_type"]), described["answer"])

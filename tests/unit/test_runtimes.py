@@ -270,7 +270,7 @@ def test_outputs_keep_their_form() -> None:
 
 def test_answers_of_reduced_precision_may_change_places_behind_the_first() -> None:
     def ranked(*pairs: tuple[str, float]) -> dict[str, Any]:
-        return {"predictions": [{"class": name, "probability": value} for name, value in pairs]}
+        return {"predictions": [{"class": name, "probability": value, "class_index": ord(name)} for name, value in pairs]}
 
     golden = ranked(("a", 0.7), ("b", 0.12), ("c", 0.11))
 
@@ -279,6 +279,9 @@ def test_answers_of_reduced_precision_may_change_places_behind_the_first() -> No
     assert difference(golden, ranked(("a", 0.69), ("c", 0.12), ("b", 0.115))) != ""
     assert "'b' instead of 'a'" in difference(golden, ranked(("b", 0.7), ("a", 0.12), ("c", 0.1)), reduced=True)
     assert "'b' has 0.02" in difference(golden, ranked(("a", 0.72), ("c", 0.1), ("b", 0.02)), reduced=True)
+    renamed = ranked(("a", 0.7), ("b", 0.12), ("c", 0.11))
+    renamed["predictions"][2]["class_index"] = 7
+    assert "named otherwise" in difference(golden, renamed, reduced=True)
     box, near, far = ({"detections": [{"bbox": [left, 10.0, 20.0, 20.0]}]} for left in (10.0, 11.5, 12.5))
     assert difference(box, near, reduced=True) == ""
     assert difference(box, far, reduced=True) != ""
