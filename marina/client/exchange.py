@@ -177,12 +177,14 @@ class Endpoint:
             error = wire.failure_of(call, url, outcome, deadline.seconds)
             if error is None:
                 return wire.answer_of(call, outcome)  # type: ignore[arg-type]  # only a Reply is no failure
-            if is_refused_token(error) and (yield from self._is_replaced(call.api, token, deadline)):
+            if is_refused_token(error) and (yield from self._has_another(call.api, token, deadline, first=not happened["token"])):
+                happened["token"] += 1
                 continue
             sort, most = _repeats(call, outcome, error)
-            pause = _backoff(happened.total(), outcome)
+            repeated = happened.total() - happened["token"]
+            pause = _backoff(repeated, outcome)
             happened[sort] += 1
-            if happened[sort] > most or happened.total() > self.retries or pause >= deadline.left():
+            if happened[sort] > most or repeated + 1 > self.retries or pause >= deadline.left():
                 raise error
             yield Wait(pause)
 
@@ -244,6 +246,25 @@ class Endpoint:
         if not (yield from self._is_replaced(api, old.token, deadline)):
             raise ServerError(f"the {api} token was renewed, but {self._keys.path} has the old one: it is not that server's key file")
         return self._keys.get(api).token
+
+    def _has_another(self, api: str, token: str, deadline: Deadline, first: bool) -> Steps[bool]:
+        """Whether there is another token than the refused one now; one is asked for, `first` time in a call, where the file has none.
+
+        Of two renewals at one moment TorchServe knows the later token and may write the earlier one last. Nothing but one more
+        renewal ends that.
+        """
+        if (yield from self._is_replaced(api, token, deadline)):
+            return True
+        if not (first and self._keys and self.management and self._keys.renewing.acquire(blocking=False)):
+            return False
+        try:
+            call = Call("GET", "management", f"/token?type={api}")
+            outcome = yield from _sent(call, self._url(call), self._keys.get("API").token, deadline)
+            if wire.failure_of(call, self._url(call), outcome, deadline.seconds):
+                return False
+            return (yield from self._is_replaced(api, token, deadline))
+        finally:
+            self._keys.renewing.release()
 
     def _is_replaced(self, api: str, token: str, deadline: Deadline) -> Steps[bool]:
         """Whether the key file has another token than the refused one, now or very soon: another client may just renew it."""

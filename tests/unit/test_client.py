@@ -685,6 +685,30 @@ def test_a_token_that_another_process_renewed_is_read_again(tmp_path: Path) -> N
         assert client.predict("m", [1]) == {"fine": True}
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_server_that_knows_another_token_than_its_file_is_asked_for_a_new_one(asynchronous: bool, tmp_path: Path) -> None:
+    """What two renewals at one moment can leave behind."""
+    path = tmp_path / "keys.json"
+    with running(Guarded(path, 3600)) as server:
+        server.token, server.renewals = "written first", 1
+        settings = {"url": server.url, "management_url": server.url, "key_file": path}
+
+        async def ask() -> Any:
+            async with AsyncClient(**settings) as client:
+                return await client.predict("m", [1])
+
+        if asynchronous:
+            assert asyncio.run(ask()) == {"fine": True}
+        else:
+            with Client(**settings) as client:
+                assert client.predict("m", [1]) == {"fine": True}
+        assert server.renewals == 2
+
+        server.is_closed, server.token = True, "gone"
+        with Client(**settings) as client, pytest.raises(RequestRefused):
+            client.predict("m", [1])
+
+
 def test_a_management_that_is_gone_matters_only_once_the_token_has_expired(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     with running(Guarded(path, 3600)) as server, Client(url=server.url, management_url=server.url, key_file=path) as client:
