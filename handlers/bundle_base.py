@@ -1,4 +1,4 @@
-"""TorchServe's BaseHandler, without what it reads beside it: `openvino.torch` would bring torch's compilers, five seconds per worker."""
+"""TorchServe's BaseHandler, without what it reads beside it: `openvino.torch` would bring torch's compilers, seconds of each worker's start."""
 
 import sys
 from types import ModuleType

@@ -25,7 +25,7 @@ from bundle_handler import BundleHandler, Prepared
 from bundle_runtimes import INDEX, OpenVinoRuntime, Runtime, TorchRuntime, flat, form_of
 
 FILE = "openvino.xml"
-AS_FAST = 1.1  # of the portable program's time: a compiled form that takes no longer is still ready five seconds earlier
+AS_FAST = 1.1  # of the portable program's time: a compiled form that takes no longer is still ready seconds earlier
 CALLS, SECONDS = 15, 1.0  # a measurement ends with the first that is reached, after three calls at least
 MANY, FEW = 100, 16  # held-out instances that tell what is lost, where each has one answer or many
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
