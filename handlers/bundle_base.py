@@ -1,4 +1,4 @@
-"""TorchServe's BaseHandler, without what it reads beside it: `openvino.torch` would bring torch's compilers, seconds of each worker's start."""
+"""TorchServe's BaseHandler without what it reads beside it: `openvino.torch` would bring torch's compilers, which take a worker seconds."""
 
 import sys
 from types import ModuleType
