@@ -1,6 +1,6 @@
 """What computes a served graph: its portable program anywhere, or a compiled form where that was measured to be faster.
 
-`runtime.json` lists the runtimes of an export, best first, as `training/runtimes.py` measured them; the last is always the
+`runtime.json` lists the runtimes of an export, best first, as `training/runtimes/` measured them; the last is always the
 portable program `model.pt2`. A worker takes the first that its machine can run and that answers the golden samples.
 
 Runtimes take and give numpy arrays: torch, which costs a worker more than all the rest of it, is read by the runtime that needs it.
@@ -8,7 +8,10 @@ Runtimes take and give numpy arrays: torch, which costs a worker more than all t
 
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 INDEX = "runtime.json"
 PROGRAM = "model.pt2"
+INSTRUCTIONS = re.compile(r"s?sse|avx|amx|fma|f16c|bmi|abm|movbe|popcnt|gfni|v?aes|v?pclmul|sha|asimd|sve|sme|fp|bf16|i8mm|atomics|crc32")
 
 
 class Runtime(Protocol):
@@ -84,7 +88,7 @@ class OpenVinoRuntime:
         self.core, self.tensor = openvino.Core(), openvino.Tensor
         self.source = self.core.read_model(path)
         capable = "BF16" in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = precision if capable or precision == "fp32" else "fp32"
+        self.precision = precision if capable or precision != "bf16" else "fp32"
         self.form = form
         self.set_threads(1)
 
@@ -103,11 +107,89 @@ class OpenVinoRuntime:
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",  # eight-bit layers are so in the file
             "ENABLE_CPU_PINNING": False,
         }
         compiled = self.core.compile_model(self.source, "CPU", settings)
         self.request, self.count = compiled.create_infer_request(), len(compiled.outputs)
+
+
+class OnnxRuntime:
+    """The graph as ONNX Runtime's session, on the CPU, in the file's own precision; `form` as above."""
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, precision: str, form: Mapping[str, Any]) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.29 on it tells its makers, unless this is there at its import
+        import onnxruntime
+
+        self.library, self.path, self.precision, self.form = onnxruntime, path, precision, form
+        self.set_threads(1)
+
+    def __call__(self, *inputs: np.ndarray) -> Any:
+        """One batch."""
+        return in_form(self.session.run(None, dict(zip(self.names, inputs, strict=True))), self.form)
+
+    def set_threads(self, threads: int) -> None:
+        """Makes the session anew. Threads sleep while they wait: others' work is to be done meanwhile."""
+        options = self.library.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self.session = self.library.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        self.names = [one.name for one in self.session.get_inputs()]
+
+
+class AotInductorRuntime:
+    """The graph as torch's compiler made machine code of it, on the CPU; `form` as above."""
+
+    name = "aotinductor"
+
+    def __init__(self, path: Path, precision: str, form: Mapping[str, Any]) -> None:
+        import torch
+
+        self.torch, self.precision, self.form = torch, precision, form
+        _load_operators(torch.ops)
+        # The loader in C++: its public face in Python would read torch's compilers, which takes a worker seconds.
+        self.compiled = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        self.set_threads(1)
+
+    def __call__(self, *inputs: np.ndarray) -> Any:
+        """One batch."""
+        with self.torch.inference_mode():
+            outputs = self.compiled.boxed_run([self.torch.from_numpy(np.ascontiguousarray(one)) for one in inputs])
+        return in_form([one.numpy() for one in outputs], self.form)
+
+    def set_threads(self, threads: int) -> None:
+        """Of the whole process, as torch has it."""
+        self.torch.set_num_threads(threads)
+
+
+COMPILED = {one.name: one for one in (OpenVinoRuntime, OnnxRuntime, AotInductorRuntime)}
+
+
+def load(folder: Path, entry: Mapping[str, Any], form: Mapping[str, Any]) -> Runtime:
+    """The compiled form that an entry of runtime.json names: {"runtime", "precision", "file"}, and what it "needs", if anything.
+
+    Raises ImportError where its package is missing, RuntimeError where it was made for another processor or another torch, and whatever
+    a file raises that can't be read.
+    """
+    needs = entry.get("needs", {})
+    lacking = sorted(set(needs.get("instructions", ())) - processor_instructions())
+    if lacking:
+        raise RuntimeError(f"it was compiled for a processor with {', '.join(lacking)}")
+    if "torch" in needs and needs["torch"] != (here := version("torch")):
+        raise RuntimeError(f"it was compiled by torch {needs['torch']}, and here is {here}")
+    return COMPILED[entry["runtime"]](folder / entry["file"], entry["precision"], form)
+
+
+def processor_instructions(told: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The instruction sets that a compiler may choose from on this processor, in Linux's names; empty where it doesn't tell."""
+    if not told.is_file():
+        return set()
+    lines = (line.partition(":") for line in told.read_text(encoding="utf-8", errors="replace").splitlines())
+    said = next((words.split() for name, _, words in lines if name.strip() in ("flags", "Features")), [])
+    return {word for word in said if INSTRUCTIONS.match(word)}
 
 
 def _load_operators(operators: Any) -> None:
@@ -151,7 +233,7 @@ def usable(folder: Path, device: str) -> Iterator[Runtime]:
     if device == "cpu":
         for entry in chosen.get("serve", []):
             try:
-                yield OpenVinoRuntime(folder / entry["file"], entry["precision"], chosen["outputs"])
+                yield load(folder, entry, chosen["outputs"])
             except Exception as error:  # whatever is missing or fails here: there is another way to compute it
                 logger.warning("the runtime %s can't be used here, the next is taken: %s", entry["runtime"], error)
     yield TorchRuntime.load(folder / PROGRAM, device)

@@ -53,9 +53,13 @@ class Export(Section):
 
     max_batch: int = Field(default=64, ge=2, le=1024, description="largest batch that the graph takes; of a policy's 1024 by default")
     parity: float = Field(default=1e-4, gt=0, description="largest difference allowed between eager and exported outputs")
-    runtimes: tuple[Literal["openvino"], ...] = Field(default=("openvino",), description="tried beside torch; the fastest serves")
-    precisions: tuple[Literal["fp32", "bf16"], ...] = Field(default=("fp32", "bf16"), description="that they are tried in")
-    agreement: float = Field(default=0.99, gt=0, le=1, description="share of held-out answers that bf16 must give like the trained model")
+    runtimes: tuple[Literal["openvino", "onnxruntime", "aotinductor"], ...] = Field(
+        default=("openvino",), description="tried beside torch; the fastest serves"
+    )
+    precisions: tuple[Literal["fp32", "bf16", "int8"], ...] = Field(default=("fp32", "bf16"), description="that they are tried in")
+    agreement: float = Field(
+        default=0.99, gt=0, le=1, description="share of held-out answers that fewer bits must give like the trained model"
+    )
 
 
 class Serving(Section):

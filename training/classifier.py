@@ -27,7 +27,7 @@ from training.classification.augmentation import augmentation, mix
 from training.classification.learner import Learner, balanced_weights, fit, logits_of, torch_threads
 from training.classification.settings import Learning
 from training.self_supervision.pretraining import pretrain
-from training.trained import HELD_OUT, Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained, spread
 
 from bundle_decision import Decision, ranked
 from bundle_images import ImageInput
@@ -131,6 +131,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=model.eval().requires_grad_(False),
         example=(torch.stack([inputs.picture(example, config) for example in data.train[:8]]),),
         validation=(torch.stack([inputs.picture(example, config) for example in data.validation[:HELD_OUT]]),),
+        calibration=lambda: (torch.stack([inputs.picture(example, config) for example in spread(data.train)]),),
         metrics=metrics,
         preprocess=config.as_config(),
         postprocess={

@@ -31,7 +31,7 @@ from training.detection.views import Views
 from training.detection.weights import build, freeze, is_factory
 from training.fitting import fit, follow, one_cycle, reduced
 from training.running.checkpoints import Remembering
-from training.trained import HELD_OUT, Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained, spread
 
 from bundle_images import ImageInput
 from bundle_instances import MAX_PIXELS
@@ -144,6 +144,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=detector,
         example=detector.inputs(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1), threshold),
         validation=detector.inputs(learner.validation.pixels[:HELD_OUT], threshold),
+        calibration=lambda: detector.inputs(Prepared.of(spread(data.train), inputs, "calibration pictures").pixels, threshold),
         metrics={**measured.summary, **by_masks, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
         postprocess={"type": "detection", "score_threshold": threshold, **learner.postprocess},

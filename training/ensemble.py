@@ -17,7 +17,7 @@ from marina.errors import CallError
 from marina.spec import Section
 from training import datasets
 from training.classification.evaluation import draw_mistakes, logits_of, pixels_of, right_answers, truth_of
-from training.trained import HELD_OUT, Trained
+from training.trained import HELD_OUT, Trained, spread
 
 from bundle_checksums import file_digest, verify_checksums
 from bundle_errors import BrokenArchive
@@ -96,6 +96,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=graph,
         example=(pixels_of(inputs, data.test[:4]),),
         validation=(pixels_of(inputs, data.validation[:HELD_OUT]),),
+        calibration=lambda: (pixels_of(inputs, spread(data.train)),),
         metrics=metrics,
         preprocess=inputs.as_config(),
         postprocess={"type": "classification", "top_k": min(5, len(classes))},

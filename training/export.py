@@ -22,7 +22,8 @@ from marina import paths
 from marina.errors import BelowFloor, CallError, ParityError, WorkError
 from marina.samples import mismatch
 from marina.spec import Spec
-from training import runtimes
+from training.runtimes.agreement import distance
+from training.runtimes.choosing import choose
 from training.trained import Sample, Trained
 
 from bundle_checksums import write_checksums
@@ -52,7 +53,7 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
     handler.model = TorchRuntime(trained.module)
     write_samples(spec, trained, handler, folder)
     program = save_program(spec, trained, folder / "model.pt2")
-    chosen = runtimes.choose(spec, trained, handler, program, folder)
+    chosen = choose(spec, trained, handler, program, folder)
     if any(one["precision"] != "fp32" for one in chosen["serve"]):
         _accept_reduced(folder)
     write_checksums(folder)
@@ -115,7 +116,7 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> ExportedProgram:
         inputs = [part[rows] for part in trained.example]
         with torch.inference_mode():
             expected, found = arrays(trained.module(*inputs)), arrays(loaded(*inputs))
-        worst = max(runtimes.distance(*pair) for pair in zip(flat(expected), flat(found), strict=True))
+        worst = max(distance(*pair) for pair in zip(flat(expected), flat(found), strict=True))
         if not worst <= spec.export.parity:
             raise ParityError(f"{spec.name}: at batch {size} the exported graph is off by {worst:.3g}, allowed {spec.export.parity:g}")
     return program

@@ -26,7 +26,7 @@ from training.segmentation import drawing
 from training.segmentation.architectures import build
 from training.segmentation.evaluation import by_class, overlap, pairs, segment
 from training.segmentation.pixels import Batches, Prepared
-from training.trained import HELD_OUT, Sample, Trained
+from training.trained import HELD_OUT, Sample, Trained, spread
 
 from bundle_images import ImageInput
 
@@ -88,6 +88,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=segmenter,
         example=(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1),),
         validation=(learner.validation.pixels[:HELD_OUT],),
+        calibration=lambda: (spread(pictures.pixels),),
         metrics=overlap(np.sum(counts, axis=0)),
         preprocess=inputs.as_config(),
         postprocess={"type": "segmentation"},

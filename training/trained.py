@@ -8,12 +8,14 @@ A recipe module offers
 and draws its pictures (curves, confusions, worst misses) as PNG into the folder `report`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
 HELD_OUT = 256
+CALIBRATION = 128
 
 
 @dataclass(frozen=True)
@@ -64,4 +66,10 @@ class Trained:
     data: dict[str, Any]  # name, source, licence, fingerprint and counts of the training data
     classes: list[str] | None = None  # index -> class name
     validation: tuple[torch.Tensor, ...] = ()  # held-out inputs like `example`, HELD_OUT at most, to check a runtime with
+    calibration: Callable[[], tuple[torch.Tensor, ...]] = tuple  # training inputs, to measure the ranges of eight bits on; () without
     training: dict[str, Any] = field(default_factory=dict)  # epochs or steps done, seconds, what else is worth keeping
+
+
+def spread(examples: Any, most: int = CALIBRATION) -> Any:
+    """About `most` of a sequence or a tensor's rows, `most` at most, evenly from its whole length: data often lies in the order of its classes."""
+    return examples[:: max(1, -(-len(examples) // most))]

@@ -26,7 +26,7 @@ from training.classification.augmentation import Mix, augmentation, mix
 from training.classification.evaluation import right_answers
 from training.classification.learner import Learner, balanced_weights, fit, logits_of
 from training.classification.settings import Learning
-from training.trained import Trained
+from training.trained import Trained, spread
 
 from bundle_clips import ClipInput
 from bundle_images import ImageInput
@@ -107,6 +107,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         kind="video_classifier",
         module=model.eval().requires_grad_(False),
         example=(torch.stack([inputs.picture(example, config) for example in data.train[:4]]),),
+        calibration=lambda: (torch.stack([inputs.picture(example, config) for example in spread(data.train)]),),
         metrics=metrics,
         preprocess=config.as_config(),
         postprocess={"type": "classification", "top_k": min(5, len(classes))},

@@ -16,8 +16,9 @@ from PIL import Image
 from marina import HANDLERS
 from marina.spec import Spec
 from tests.toy_policies import balance
-from training import runtimes
 from training.export import handler_of
+from training.runtimes.agreement import partners
+from training.runtimes.openvino_form import converted
 from training.trained import Sample, Trained
 
 from bundle_checksums import write_checksums
@@ -207,7 +208,7 @@ def test_policies_keep_their_precision_and_their_outputs_names(exported: Callabl
 def home_compiled(one: Spec) -> OpenVinoRuntime:
     """The toy policy in OpenVINO's form, whether or not it was chosen to serve."""
     path = one.export_dir / "tried.xml"
-    runtimes.converted(torch.export.load(one.export_dir / "model.pt2"), path)
+    converted(torch.export.load(one.export_dir / "model.pt2"), path)
     return OpenVinoRuntime(path, "fp32", form_of(balance().module(torch.randn(2, 4))))
 
 
@@ -226,7 +227,7 @@ def test_a_compiled_form_that_answers_wrongly_here_gives_way_to_the_portable_pro
     other = torch.export.export(
         Reversed().eval(), (coloured(4),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},), strict=False
     )
-    runtimes.converted(other, one.export_dir / "openvino.xml")
+    converted(other, one.export_dir / "openvino.xml")
 
     assert started(one).computing["runtime"] == "torch"
 
@@ -292,11 +293,11 @@ def test_detections_agree_by_their_partners() -> None:
         return [{"bbox": list(box), "class": kind} for box in boxes]
 
     near, far = (0, 0, 10, 10), (50, 50, 60, 60)
-    assert runtimes._partners(found(near, far), found(far, near)) == 1
-    assert runtimes._partners(found(near, far), found(near)) == 2 / 3
-    assert runtimes._partners(found(near), found(near, kind="mug")) == 0
-    assert runtimes._partners(found(near), found((0, 0, 10, 7))) == 0
-    assert runtimes._partners([], []) == 1
+    assert partners(found(near, far), found(far, near)) == 1
+    assert partners(found(near, far), found(near)) == 2 / 3
+    assert partners(found(near), found(near, kind="mug")) == 0
+    assert partners(found(near), found((0, 0, 10, 7))) == 0
+    assert partners([], []) == 1
 
 
 STARTED = """

@@ -1,0 +1,103 @@
+"""How far two forms of a model give the same answers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.runtimes.candidates import Candidate, Material, Refused, arrays_of
+
+from bundle_golden import difference, read_samples
+from bundle_handler import BundleHandler, Prepared
+from bundle_runtimes import Runtime, arrays, flat
+
+MANY, FEW = 100, 16  # held-out instances that tell what is lost, where each has one answer or many
+
+
+def check_answers(row: Candidate, runtime: Runtime, material: Material, folder: Path) -> None:
+    """Write the share of held-out instances with the same answer into `row`.
+
+    Raises Refused where it is too small, where there are too few to tell, or where a golden sample of the export in `folder` is
+    answered differently.
+    """
+    spec, held_out = material.spec, material.trained.validation
+    count, least = len(held_out[0]) if held_out else 0, FEW if spec.kind in ("detector", "segmenter") else MANY
+    if count < least:
+        raise Refused(f"{count} held-out instances are too few to tell what is lost; {least} are needed")
+    shares = []
+    with torch.inference_mode():
+        for start in range(0, count, material.batch):
+            inputs = tuple(part[start : start + material.batch] for part in held_out)
+            expected = arrays(material.trained.module(*inputs))
+            shares += agreements(spec.kind, material.handler, inputs, expected, runtime(*arrays_of(inputs)))
+    row.agreement = sum(shares) / len(shares)
+    if row.agreement < spec.export.agreement:
+        said = f"the same answer to {row.agreement:.4f} of {len(shares)} held-out instances"
+        raise Refused(f"{said}, wanted {spec.export.agreement:g}")
+    check_golden(runtime, material.handler, folder)
+
+
+def check_golden(runtime: Runtime, handler: BundleHandler, folder: Path) -> None:
+    """Raise Refused where `runtime` answers a golden sample differently, alone or in a batch of all."""
+    samples = read_samples(folder)
+    before, handler.model = handler.model, runtime
+    try:
+        rows: list[Any] = [({"body": sample["body"]}, {}) for sample in samples]
+        answers = [answer for batch in [*([row] for row in rows), rows] for answer in handler.answer_rows(batch)]
+    finally:
+        handler.model = before
+    for sample, answer in zip([*samples, *samples], answers, strict=True):
+        if found := str(answer) if isinstance(answer, Exception) else difference(sample["answer"], answer, reduced=True):
+            raise Refused(f"golden sample {sample['name']!r}: {found}")
+
+
+def agreements(kind: str, handler: BundleHandler, inputs: tuple[torch.Tensor, ...], expected: Any, found: Any) -> list[float]:
+    """How far two outputs, arrays for one batch, give the same answers, 0..1 for each instance.
+
+    Classifiers: whether the answered class is the same. Detectors: the share of detections, of both, that have a partner of the
+    same class which overlaps by three quarters. Segmenters: the share of pixels with the same class.
+    """
+    if kind == "segmenter":
+        same = flat(expected)[0].argmax(1) == flat(found)[0].argmax(1)
+        return [float(share) for share in same.mean((1, 2))]
+    height, width = inputs[0].shape[-2:]
+    prepared = [Prepared(arrays_of(tuple(part[row] for part in inputs)), {}, (width, height)) for row in range(len(inputs[0]))]
+    pairs = list(zip(handler.postprocess(expected, prepared), handler.postprocess(found, prepared), strict=True))
+    if kind == "detector":
+        return [partners(one["detections"], other["detections"]) for one, other in pairs]
+    return [float(one["predictions"][0]["class"] == other["predictions"][0]["class"]) for one, other in pairs]
+
+
+def partners(one: list[dict[str, Any]], other: list[dict[str, Any]], overlap: float = 0.75) -> float:
+    """The share of the detections in both lists that have a partner in the other one; 1 where there are none at all."""
+    if not one and not other:
+        return 1.0
+    left, matched = list(other), 0
+    for detection in one:
+        fitting = [found for found in left if found["class"] == detection["class"]]
+        best = max(fitting, key=lambda found: _overlap(detection["bbox"], found["bbox"]), default=None)
+        if best is not None and _overlap(detection["bbox"], best["bbox"]) >= overlap:
+            left.remove(best)
+            matched += 1
+    return 2 * matched / (len(one) + len(other))
+
+
+def _overlap(one: list[float], other: list[float]) -> float:
+    """Intersection over union of two boxes, x1, y1, x2, y2."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(0.0, width) * max(0.0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return common / (areas - common) if areas > common else 0.0
+
+
+def distance(expected: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference, relative to the largest value where that is above 1; infinite for another shape or no number."""
+    if expected.shape != found.shape:
+        return float("inf")
+    one, other = expected.astype(np.float64), found.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(one == other, 0, np.abs(one - other))  # equal infinities too, as of forbidden actions
+    scale = np.abs(one, where=np.isfinite(one), out=np.ones_like(one)).max(initial=1)
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0) / scale)

@@ -1,0 +1,57 @@
+"""AOTInductor's form of a graph: machine code that torch's own compiler made of it, with the weights inside.
+
+It is bound to the processor's instruction set and to this torch; runtime.json says both, and elsewhere the portable program serves.
+Compiling takes from ten seconds to minutes and a C++ compiler.
+"""
+
+import os
+import shutil
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.runtimes.candidates import Builder, Entry, Material, Refused
+
+from bundle_runtimes import flat, form_of, in_form, processor_instructions
+
+
+def build(material: Material, precision: str, folder: Path) -> Entry:
+    """Write the package. Raises Refused where there is no C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise Refused(f"there is no C++ compiler {compiler!r}; install one (Debian: apt-get install g++), or name it in CXX")
+    program = material.program if precision == "fp32" else _reduced(material)
+    file = f"aotinductor-{precision}.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own affairs with itself
+        torch._inductor.aoti_compile_and_package(program, package_path=str(folder / file), inductor_configs={"freezing": True})
+    needs = {"torch": version("torch"), "instructions": sorted(processor_instructions())}
+    return {"runtime": "aotinductor", "precision": precision, "file": file, "needs": needs}
+
+
+BUILDER = Builder(tools={"fp32": (), "bf16": ()}, extra={}, build=build)
+
+
+class _Autocast(torch.nn.Module):
+    """Computes in bfloat16 what torch holds to be safe in it, and returns what the module returns, in float32."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.module(*inputs)
+        return in_form([one.float() if one.dtype == torch.bfloat16 else one for one in flat(outputs)], form_of(outputs))
+
+
+def _reduced(material: Material) -> torch.export.ExportedProgram:
+    """The graph anew, with its casts to bfloat16."""
+    batch = torch.export.Dim("batch", min=1, max=material.spec.export.max_batch)
+    shapes = {"inputs": tuple({0: batch} for _ in material.trained.example)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(_Autocast(material.trained.module).eval(), material.trained.example, dynamic_shapes=shapes, strict=False)

@@ -1,0 +1,122 @@
+"""Builds every candidate, checks and times it, and keeps the one that serves; the table is `runtime.json`.
+
+Candidates are the portable program and what the spec's runtimes make of it in the spec's precisions, where their tools are
+installed and the processor computes so. Each must equal the trained model: in float32 to the spec's parity, in fewer bits by the same
+answers to a share of held-out instances (`agreement`) and to every golden sample. Of those that do, the one with the least
+processor time serves.
+"""
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from marina.spec import Spec
+from training.runtimes import aotinductor_form, onnx_form, openvino_form
+from training.runtimes.agreement import check_answers, distance
+from training.runtimes.candidates import Builder, Candidate, Entry, Material, Refused, arrays_of
+from training.trained import Trained
+
+from bundle_handler import BundleHandler
+from bundle_runtimes import INDEX, Runtime, TorchRuntime, arrays, flat, form_of, load
+
+BUILDERS: Mapping[str, Builder] = {
+    "openvino": openvino_form.BUILDER,
+    "onnxruntime": onnx_form.BUILDER,
+    "aotinductor": aotinductor_form.BUILDER,
+}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "int8": "eight bits"}
+WITH_TORCH = ("torch", "aotinductor")  # their workers import it, and are ready seconds later than the others
+AS_FAST = 1.1  # of such a one's time: another that takes no longer serves in its place
+CALLS, SECONDS = 15, 1.0  # a measurement ends with the first that is reached, after three calls at least
+
+
+def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: ExportedProgram, folder: Path) -> dict[str, Any]:
+    """Measure the candidates for an export in `folder`, keep what serves, write runtime.json, and return what it says."""
+    form = form_of(trained.module(*trained.example))
+    material = Material(spec, trained, handler, program, form)
+    portable = Candidate("torch", "fp32")
+    _measure(portable, TorchRuntime.load(folder / "model.pt2"), material)
+    tried = [(portable, {})]
+    making = folder / ".candidates"
+    making.mkdir()
+    for runtime in spec.export.runtimes:
+        precisions = [one for one in spec.export.precisions if one in BUILDERS[runtime].tools]
+        tried += [_try(Candidate(runtime, precision), material, making) for precision in precisions]
+    _, best = min(((row.cost(material.batch) * _handicap(row), entry) for row, entry in tried if not row.refused), key=lambda pair: pair[0])
+    if best:
+        for path in making.glob(f"{Path(best['file']).stem}.*"):
+            path.rename(folder / path.name)
+    shutil.rmtree(making)
+    content = {
+        "serve": [best] if best else [],
+        "outputs": form,
+        "batch": material.batch,
+        "measured_on": platform.processor() or platform.machine(),
+        "candidates": [asdict(row) for row, _ in tried],
+    }
+    (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return content
+
+
+def _handicap(row: Candidate) -> float:
+    return AS_FAST**2 if row.runtime in WITH_TORCH else 1.0
+
+
+def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, Entry]:
+    """Build, check and time one; its row says why where it may not serve."""
+    entry: Entry = {}
+    try:
+        if row.precision != "fp32" and material.spec.kind == "policy":
+            raise Refused("a policy acts step for step as it was evaluated")
+        builder = BUILDERS[row.runtime]
+        builder.check_tools(row.precision)
+        entry = builder.build(material, row.precision, making)
+        runtime = load(making, entry, material.form)
+        if runtime.precision != row.precision:
+            raise Refused(f"this processor doesn't compute in {PRECISIONS[row.precision]}")
+        _measure(row, runtime, material)
+        if row.precision != "fp32":
+            check_answers(row, runtime, material, making.parent)
+        elif not row.difference <= material.spec.export.parity:
+            raise Refused(f"off by {row.difference:.3g}, allowed {material.spec.export.parity:g}")
+    except Refused as reason:
+        row.refused = str(reason)
+    except Exception as error:  # a graph that it can't convert or run: the others serve
+        row.refused = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else 'no reason given'}"
+    return row, entry
+
+
+def _measure(row: Candidate, runtime: Runtime, material: Material) -> None:
+    """Write times and difference into `row`."""
+    threads = torch.get_num_threads()
+    try:
+        runtime.set_threads(1)
+        with torch.inference_mode():
+            for size in sorted({1, min(3, material.spec.export.max_batch), material.batch}):
+                inputs = material.rows(size)
+                pairs = zip(flat(arrays(material.trained.module(*inputs))), flat(runtime(*arrays_of(inputs))), strict=True)
+                row.difference = max(row.difference, *(distance(*pair) for pair in pairs))
+            one, batch = (arrays_of(material.rows(size)) for size in (1, material.batch))
+            row.milliseconds = _milliseconds(lambda: runtime(*one))
+            row.milliseconds_batch = _milliseconds(lambda: runtime(*batch))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    """The median processor time of a call."""
+    call()
+    spent: list[float] = []
+    while len(spent) < CALLS and (len(spent) < 3 or sum(spent) < SECONDS):
+        started = time.process_time_ns()
+        call()
+        spent.append((time.process_time_ns() - started) / 1e9)
+    return round(sorted(spent)[len(spent) // 2] * 1000, 4)

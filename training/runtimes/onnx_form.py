@@ -1,0 +1,63 @@
+"""ONNX's form of a graph, for ONNX Runtime: in float32, or with eight-bit layers that were calibrated on training data."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.runtimes.candidates import Builder, Entry, Material
+
+FILE, INT8_FILE = "onnxruntime.onnx", "onnxruntime-int8.onnx"
+
+
+def build(material: Material, precision: str, folder: Path) -> Entry:
+    """Write the .onnx."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.29 on it tells its makers; read when it is first imported
+    if not (folder / FILE).exists():
+        _converted(material, folder / FILE)
+    if precision == "int8":
+        _quantised(material, folder / FILE, folder / INT8_FILE)
+    return {"runtime": "onnxruntime", "precision": precision, "file": INT8_FILE if precision == "int8" else FILE}
+
+
+BUILDER = Builder(
+    tools=dict.fromkeys(("fp32", "int8"), ("onnx", "onnxscript", "onnxruntime")),
+    extra=dict.fromkeys(("fp32", "int8"), "onnx"),
+    build=build,
+)
+
+
+def _converted(material: Material, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own affairs with torch
+        made = torch.onnx.export(material.program, dynamo=True, verbose=False)
+    assert made is not None
+    made.save(path)
+
+
+def _quantised(material: Material, source: Path, path: Path) -> None:
+    """Static quantisation: weights per channel, the ranges of the activations measured on training data."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    names = [one.name for one in _inputs_of(source)]
+    instances = iter(material.calibration())
+
+    class Instances(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+        def get_next(self) -> dict[str, Any] | None:
+            """The next instance, None after the last."""
+            parts = next(instances, None)
+            return None if parts is None else dict(zip(names, parts, strict=True))
+
+    folded = path.with_name("onnxruntime-folded.onnx")
+    quant_pre_process(source, folded, skip_symbolic_shape=True)
+    quantize_static(folded, path, Instances(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+
+
+def _inputs_of(source: Path) -> Iterator[Any]:
+    import onnx
+
+    yield from onnx.load(source).graph.input

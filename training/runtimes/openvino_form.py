@@ -1,0 +1,87 @@
+"""OpenVINO's form of a graph: one file for float32 and bfloat16, another with eight-bit layers, calibrated on training data.
+
+Neither OpenVINO's converter nor NNCF is let tell its makers that it is used.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from training.runtimes.candidates import Builder, Entry, Material
+
+from bundle_imports import without
+
+FILE, INT8_FILE = "openvino.xml", "openvino-int8.xml"
+
+
+def build(material: Material, precision: str, folder: Path) -> Entry:
+    """Write the .xml and the .bin beside it."""
+    if not (folder / FILE).exists():
+        converted(material.program, folder / FILE)
+    if precision == "int8":
+        _quantised(material, folder / FILE, folder / INT8_FILE)
+    return {"runtime": "openvino", "precision": precision, "file": INT8_FILE if precision == "int8" else FILE}
+
+
+BUILDER = Builder(
+    tools={"fp32": ("openvino",), "bf16": ("openvino",), "int8": ("openvino", "nncf")},
+    extra={"fp32": "openvino", "bf16": "openvino", "int8": "int8"},
+    build=build,
+)
+
+
+def converted(program: ExportedProgram, path: Path) -> None:
+    """Write OpenVINO's form of `program` to `path` (.xml, and .bin beside it).
+
+    Its own converter isn't called, because that would tell its makers; these are its steps.
+    """
+    import openvino  # half a second, for exports alone
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of decompositions that this torch doesn't have
+    try:
+        decoder = TorchFXPythonDecoder.from_exported_program(program)  # the frontend keeps no reference to it
+    finally:
+        logging.disable(before)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    if len(model.inputs) != len(inputs):
+        raise ValueError(f"{len(model.inputs)} of {len(inputs)} inputs are left")
+    kinds = openvino.Type
+    types = {torch.uint8: kinds.u8, torch.int64: kinds.i64, torch.float32: kinds.f32, torch.bool: kinds.boolean}
+    for place, given in zip(model.inputs, inputs, strict=True):
+        place.get_node().set_element_type(types[given.dtype])
+    model.reshape({place: openvino.PartialShape([-1, *given.shape[1:]]) for place, given in zip(model.inputs, inputs, strict=True)})
+    model.validate_nodes_and_infer_types()
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _quantised(material: Material, source: Path, path: Path) -> None:
+    """Write the model of `source` with eight-bit convolutions and products, as far as NNCF finds them fit.
+
+    Post-training quantisation: ranges of the activations are measured on training data, and the shift of each layer's mean that
+    rounding causes is taken back (Nagel et al. 2019, Data-free quantization through weight equalization and bias correction,
+    section 4.2).
+    """
+    inputs = material.calibration()
+    with without("openvino_telemetry"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NNCF's own affairs with numpy and torch
+        import nncf
+    import openvino
+    from openvino._offline_transformations import apply_moc_transformations
+
+    model = openvino.Core().read_model(source)
+    apply_moc_transformations(model, False)  # normalisation becomes a part of convolutions; else it stands between them in float32
+    nncf.set_log_level(logging.ERROR)
+    one = len(inputs[0]) == 1
+    data = nncf.Dataset([parts[0] if one else parts for parts in inputs])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = nncf.quantize(model, data, subset_size=len(inputs))
+    openvino.save_model(made, path, compress_to_fp16=False)
