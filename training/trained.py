@@ -71,5 +71,5 @@ class Trained:
 
 
 def spread(examples: Any, most: int = CALIBRATION) -> Any:
-    """About `most` of a sequence or a tensor's rows, `most` at most, evenly from its whole length: data often lies in the order of its classes."""
+    """Up to `most` of a sequence or of a tensor's rows, evenly from its whole length: data often lies in the order of its classes."""
     return examples[:: max(1, -(-len(examples) // most))]

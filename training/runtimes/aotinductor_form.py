@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor
 
 from training.runtimes.candidates import Builder, Entry, Material, Refused
 
@@ -32,7 +33,7 @@ def build(material: Material, precision: str, folder: Path) -> Entry:
     return {"runtime": "aotinductor", "precision": precision, "file": file, "needs": needs}
 
 
-BUILDER = Builder(tools={"fp32": (), "bf16": ()}, extra={}, build=build)
+BUILDER = Builder(build, {"fp32": (), "bf16": ()})
 
 
 class _Autocast(torch.nn.Module):

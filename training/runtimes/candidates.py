@@ -76,21 +76,19 @@ class Builder:
     """How the files of a runtime come about.
 
     `build(material, precision, folder)` writes them and returns their entry; it raises Refused, or whatever a graph that can't be
-    converted raises. `tools` are the packages that a precision needs, and `extra` the extra of marina that brings them.
+    converted raises. `tools` are the packages that each precision needs beside marina's own, and `extra` is what brings them.
     """
 
-    tools: Mapping[str, tuple[str, ...]]
     build: Callable[[Material, str, Path], Entry]
-    extra: Mapping[str, str]
+    tools: Mapping[str, tuple[str, ...]]
+    extra: str = ""
 
     def check_tools(self, precision: str) -> None:
         """Raise Refused, with what installs it, where a package is missing."""
         missing = [name for name in self.tools[precision] if not is_installed(name)]
         if missing:
-            names = " and ".join(missing)
-            raise Refused(
-                f"{names} {'is' if len(missing) == 1 else 'are'} not installed; run: pip install 'marina[{self.extra[precision]}]'"
-            )
+            are = "is" if len(missing) == 1 else "are"
+            raise Refused(f"{' and '.join(missing)} {are} not installed; run: pip install 'marina[{self.extra}]'")
 
 
 def is_installed(package: str) -> bool:

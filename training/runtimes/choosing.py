@@ -44,7 +44,7 @@ def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: Export
     material = Material(spec, trained, handler, program, form)
     portable = Candidate("torch", "fp32")
     _measure(portable, TorchRuntime.load(folder / "model.pt2"), material)
-    tried = [(portable, {})]
+    tried: list[tuple[Candidate, Entry]] = [(portable, {})]
     making = folder / ".candidates"
     making.mkdir()
     for runtime in spec.export.runtimes:
@@ -67,7 +67,7 @@ def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: Export
 
 
 def _handicap(row: Candidate) -> float:
-    return AS_FAST**2 if row.runtime in WITH_TORCH else 1.0
+    return AS_FAST**2 if row.runtime in WITH_TORCH else 1.0  # a cost is two times multiplied
 
 
 def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, Entry]:

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,7 @@ def build(material: Material, precision: str, folder: Path) -> Entry:
     return {"runtime": "onnxruntime", "precision": precision, "file": INT8_FILE if precision == "int8" else FILE}
 
 
-BUILDER = Builder(
-    tools=dict.fromkeys(("fp32", "int8"), ("onnx", "onnxscript", "onnxruntime")),
-    extra=dict.fromkeys(("fp32", "int8"), "onnx"),
-    build=build,
-)
+BUILDER = Builder(build, dict.fromkeys(("fp32", "int8"), ("onnx", "onnxscript", "onnxruntime")), "onnx")
 
 
 def _converted(material: Material, path: Path) -> None:
@@ -40,10 +35,11 @@ def _converted(material: Material, path: Path) -> None:
 
 def _quantised(material: Material, source: Path, path: Path) -> None:
     """Static quantisation: weights per channel, the ranges of the activations measured on training data."""
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    names = [one.name for one in _inputs_of(source)]
+    names = [one.name for one in onnx.load(source).graph.input]
     instances = iter(material.calibration())
 
     class Instances(CalibrationDataReader):  # type: ignore[misc]  # it has no types
@@ -55,9 +51,3 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     folded = path.with_name("onnxruntime-folded.onnx")
     quant_pre_process(source, folded, skip_symbolic_shape=True)
     quantize_static(folded, path, Instances(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-
-
-def _inputs_of(source: Path) -> Iterator[Any]:
-    import onnx
-
-    yield from onnx.load(source).graph.input

@@ -26,11 +26,7 @@ def build(material: Material, precision: str, folder: Path) -> Entry:
     return {"runtime": "openvino", "precision": precision, "file": INT8_FILE if precision == "int8" else FILE}
 
 
-BUILDER = Builder(
-    tools={"fp32": ("openvino",), "bf16": ("openvino",), "int8": ("openvino", "nncf")},
-    extra={"fp32": "openvino", "bf16": "openvino", "int8": "int8"},
-    build=build,
-)
+BUILDER = Builder(build, {"fp32": (), "bf16": (), "int8": ("nncf",)}, "int8")
 
 
 def converted(program: ExportedProgram, path: Path) -> None:
