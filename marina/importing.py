@@ -99,6 +99,7 @@ def bring(one: Spec, trust_pickle: bool, output: Output) -> None:
         raise WorkError(f"{one.name} can't be exported: {reason}; give {smaller}") from error
     reached = ", ".join(f"{name} {value:.4g}" for name, value in up.export_metrics(one).items()) or "nothing measured, without --data"
     output.say(f"{one.name}: {reached} after {monotonic() - started:.0f} s; exported to {folder}")
+    up.show_runtimes(one, output)
 
 
 def write(one: Spec) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from marina import __version__
+from marina import __version__, candidates
 from marina.samples import short
 from marina.spec import Spec
 
@@ -61,6 +61,7 @@ def page(spec: Spec) -> str:
         _section("By class", _classes(folder / "report" / "classes.json", by_class)),
         _section("What it answers", _samples(folder / "samples")),
         _pair(_section("Data", _facts(said["data"])), _section("Environment", _facts(_environment(folder, said)))),
+        _section("Runtimes", _runtimes(spec)),
         _section("Training", _halves({"parameters": said["parameters"], **training})),
         _section("The spec as it was used", _spec(folder / "report" / "spec.yaml", spec)),
         _section("Files", _files(folder)),
@@ -167,6 +168,13 @@ def _files(folder: Path) -> str:
     return _table(["file", "bytes", "SHA-256"], rows, mono=("SHA-256",))
 
 
+def _runtimes(spec: Spec) -> str:
+    """What was tried to compute it."""
+    rows = candidates.rows(spec)
+    table = _table(candidates.columns(spec), rows, kind="words")
+    return f'{table}<p class="note">{candidates.LEGEND}</p>' if rows else ""
+
+
 def _facts(said: Mapping[str, Any]) -> str:
     """A table of names and values; what is nested stands flat under dotted names."""
     rows = "".join(f"<tr><th>{escape(name.replace('_', ' '))}</th>{_cell(value)}</tr>" for name, value in _flat(said) if value is not None)
@@ -188,11 +196,12 @@ def _flat(said: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield prefix + name, value
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], mono: Sequence[str] = ()) -> str:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], mono: Sequence[str] = (), kind: str = "") -> str:
     numeric = [all(_is_number(row[k]) for row in rows) for k in range(len(columns))]
     head = "".join(f"<th{' class=number' if numeric[k] else ''}>{escape(name)}</th>" for k, name in enumerate(columns))
     body = "".join(f"<tr>{''.join(_cell(value, numeric[k], columns[k] in mono) for k, value in enumerate(row))}</tr>" for row in rows)
-    return f'<div class="card"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    named = f' class="{kind}"' if kind else ""
+    return f'<div class="card"><table{named}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _is_number(value: Any) -> bool:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 
-from marina import archive, paths, ready, server, spec
+from marina import archive, candidates, paths, ready, server, spec
 from marina.client import Client
 from marina.console import Output
 from marina.errors import CallError, ServerError, WorkError
@@ -37,6 +37,12 @@ def train(one: Spec, output: Output, fresh: bool = False, devices: int = 1, node
     folder = run(one, fresh, devices, nodes)
     reached = ", ".join(f"{name} {value:.4g}" for name, value in export_metrics(one).items())
     output.say(f"{one.name}: {reached} after {monotonic() - started:.0f} s; exported to {folder}")
+    show_runtimes(one, output)
+
+
+def show_runtimes(one: Spec, output: Output) -> None:
+    """Print what was tried to compute the export, and which of it serves."""
+    output.table(f"{one.name}: runtimes that were tried", candidates.columns(one), candidates.rows(one))
 
 
 def warn_if_stale(one: Spec, output: Output) -> None:

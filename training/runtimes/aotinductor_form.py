@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor
 
 from training.runtimes.candidates import Builder, Entry, Material, Refused
 
@@ -21,6 +20,8 @@ from bundle_runtimes import flat, form_of, in_form, processor_instructions
 
 def build(material: Material, precision: str, folder: Path) -> Entry:
     """Write the package. Raises Refused where there is no C++ compiler."""
+    from torch._inductor import aoti_compile_and_package  # seconds, for who asks for it
+
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise Refused(f"there is no C++ compiler {compiler!r}; install one (Debian: apt-get install g++), or name it in CXX")
@@ -28,7 +29,7 @@ def build(material: Material, precision: str, folder: Path) -> Entry:
     file = f"aotinductor-{precision}.pt2"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own affairs with itself
-        torch._inductor.aoti_compile_and_package(program, package_path=str(folder / file), inductor_configs={"freezing": True})
+        aoti_compile_and_package(program, package_path=str(folder / file), inductor_configs={"freezing": True})
     needs = {"torch": version("torch"), "instructions": sorted(processor_instructions())}
     return {"runtime": "aotinductor", "precision": precision, "file": file, "needs": needs}
 

@@ -4,7 +4,9 @@ Neither OpenVINO's converter nor NNCF is let tell its makers that it is used.
 """
 
 import logging
+import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -77,7 +79,7 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     nncf.set_log_level(logging.ERROR)
     one = len(inputs[0]) == 1
     data = nncf.Dataset([parts[0] if one else parts for parts in inputs])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # its progress
         warnings.simplefilter("ignore")
         made = nncf.quantize(model, data, subset_size=len(inputs))
     openvino.save_model(made, path, compress_to_fp16=False)
