@@ -6,11 +6,11 @@ from typing import Any
 
 from marina.spec import Spec
 
-COLUMNS = ("runtime", "precision", "ms at 1", "ms at {batch}", "difference", "agreement", "verdict")
+COLUMNS = ("runtime", "ms at 1", "ms at {batch}", "off by", "agrees", "verdict")
 
 LEGEND = (
-    "Milliseconds of processor time per call, alone and at the serving batch. Difference: the largest of all outputs from the trained "
-    "model's. Agreement: the share of held-out instances with the same answer, which decides where bits are fewer."
+    "Milliseconds of processor time per call, alone and at the serving batch. Off by: the largest difference of all outputs from the "
+    "trained model's. Agrees: the share of held-out instances with the same answer, which decides where bits are fewer."
 )
 
 
@@ -32,8 +32,7 @@ def rows(spec: Spec) -> list[tuple[str, ...]]:
 def _row(one: dict[str, Any], serves: bool) -> tuple[str, ...]:
     measured = one["milliseconds"] > 0
     return (
-        one["runtime"],
-        one["precision"],
+        f"{one['runtime']} {one['precision']}",
         *(f"{one[key]:.3g}" if measured else "" for key in ("milliseconds", "milliseconds_batch")),
         f"{one['difference']:.1e}" if measured else "",
         "" if one["agreement"] is None else f"{one['agreement']:.3f}",
