@@ -15,19 +15,23 @@ from bundle_runtimes import Runtime, arrays, flat
 MANY, FEW = 100, 16  # held-out instances that tell what is lost, where each has one answer or many
 
 
+def check_instances(material: Material) -> None:
+    """Raise Refused where fewer bits may not serve, or where there are too few held-out instances to tell what is lost."""
+    if material.spec.kind == "policy":
+        raise Refused("a policy acts step for step as it was evaluated")
+    held_out, least = material.trained.validation, FEW if material.spec.kind in ("detector", "segmenter") else MANY
+    if (count := len(held_out[0]) if held_out else 0) < least:
+        raise Refused(f"{count} held-out instances are too few to tell what is lost; {least} are needed")
+
+
 def check_answers(row: Candidate, runtime: Runtime, material: Material, folder: Path) -> None:
     """Write the share of held-out instances with the same answer into `row`.
 
-    Raises Refused where it is too small, where there are too few to tell, or where a golden sample of the export in `folder` is
-    answered differently.
+    Raises Refused where it is too small, or where a golden sample of the export in `folder` is answered differently.
     """
-    spec, held_out = material.spec, material.trained.validation
-    count, least = len(held_out[0]) if held_out else 0, FEW if spec.kind in ("detector", "segmenter") else MANY
-    if count < least:
-        raise Refused(f"{count} held-out instances are too few to tell what is lost; {least} are needed")
-    shares = []
+    spec, held_out, shares = material.spec, material.trained.validation, []
     with torch.inference_mode():
-        for start in range(0, count, material.batch):
+        for start in range(0, len(held_out[0]), material.batch):
             inputs = tuple(part[start : start + material.batch] for part in held_out)
             expected = arrays(material.trained.module(*inputs))
             shares += agreements(spec.kind, material.handler, inputs, expected, runtime(*arrays_of(inputs)))

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 
 from marina.spec import Spec
 from training.runtimes import aotinductor_form, onnx_form, openvino_form
-from training.runtimes.agreement import check_answers, distance
+from training.runtimes.agreement import check_answers, check_instances, distance
 from training.runtimes.candidates import Builder, Candidate, Entry, Material, Refused, arrays_of
 from training.trained import Trained
 
@@ -74,8 +74,8 @@ def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, E
     """Build, check and time one; its row says why where it may not serve."""
     entry: Entry = {}
     try:
-        if row.precision != "fp32" and material.spec.kind == "policy":
-            raise Refused("a policy acts step for step as it was evaluated")
+        if row.precision != "fp32":
+            check_instances(material)
         builder = BUILDERS[row.runtime]
         builder.check_tools(row.precision)
         entry = builder.build(material, row.precision, making)

@@ -1,0 +1,256 @@
+"""Compiled forms beside OpenVINO's: built where their tools are, refused where they answer otherwise, given up where they can't run."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from marina import HANDLERS, candidates, report, spec
+from marina.spec import Spec
+from tests.conftest import export_toy
+from tests.toy_policies import balance
+from tests.unit.test_runtimes import STARTED, answers, classifier, coloured, exported_classifier, started, table
+from training.export import handler_of
+from training.runtimes import aotinductor_form, onnx_form, openvino_form
+from training.runtimes.candidates import Material
+from training.trained import Trained, spread
+
+from bundle_golden import read_samples
+from bundle_runtimes import TorchRuntime, arrays, form_of, load, processor_instructions
+
+CPUINFO = "processor\t: 0\nflags\t\t: fpu vme sse4_2 avx2 avx512f amx_int8 hypervisor\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16 paca\n"
+
+
+def calibrated(trained: Trained) -> Trained:
+    """With training pictures."""
+    return replace(trained, calibration=lambda: (coloured(32, seed=2),))
+
+
+def material(one: Spec, trained: Trained) -> Material:
+    """What candidates of an export are built from."""
+    program = torch.export.load(one.export_dir / "model.pt2")
+    return Material(one, trained, handler_of(one.kind), program, form_of(trained.module(*trained.example)))
+
+
+def serve(one: Spec, **entry: Any) -> None:
+    """Let an export's runtime.json name this as what serves."""
+    path = one.export_dir / "runtime.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "serve": [entry]}))
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An export with all candidates that need no compiler."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARINA_HOME", str(home))
+        more = "export: {runtimes: [openvino, onnxruntime], precisions: [fp32, bf16, int8]}\n"
+        yield exported_classifier(home, calibrated(classifier()), more)
+
+
+def test_every_runtime_is_tried_in_every_precision_that_it_has(tried: Spec) -> None:
+    rows = table(tried)
+
+    wanted = [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
+    assert list(rows) == [*wanted, ("onnxruntime", "fp32"), ("onnxruntime", "int8")]
+    assert rows["onnxruntime", "fp32"]["difference"] < 1e-4
+    for runtime in ("openvino", "onnxruntime"):
+        assert rows[runtime, "int8"]["milliseconds"] > 0
+        assert rows[runtime, "int8"]["agreement"] > 0.8
+        assert bool(rows[runtime, "int8"]["refused"]) == (rows[runtime, "int8"]["agreement"] < 0.99)
+
+
+def test_only_the_files_of_what_serves_are_kept(tried: Spec) -> None:
+    said = json.loads((tried.export_dir / "runtime.json").read_text())
+    files = {path.name for path in tried.export_dir.iterdir() if path.suffix in (".onnx", ".xml", ".bin")}
+
+    assert said["serve"][0]["file"] in files
+    assert len({name.partition(".")[0] for name in files}) == 1
+    assert not (tried.export_dir / ".candidates").exists()
+
+
+def test_the_table_says_what_serves_and_why_others_do_not(tried: Spec) -> None:
+    rows = candidates.rows(tried)
+
+    verdicts = {row[0]: row[-1] for row in rows}
+    assert list(verdicts.values()).count("serves") == 1
+    assert verdicts["torch fp32"] == "slower"
+    page = report.page(tried)
+    assert all(f"<td>{name}</td>" in page for name in verdicts)
+    assert "ms at 8" in page
+
+
+def test_eight_bits_answer_any_batch_nearly_as_the_model_does(tried: Spec, tmp_path: Path) -> None:
+    made = material(tried, calibrated(classifier()))
+    batch = coloured(7, seed=5)
+    expected = torch.softmax(made.trained.module(batch), 1).numpy()
+
+    for form in (openvino_form, onnx_form):
+        runtime = load(tmp_path, form.build(made, "int8", tmp_path), made.form)
+        for size in (1, 7):
+            found = torch.softmax(torch.from_numpy(runtime(batch[:size].numpy())), 1).numpy()
+            np.testing.assert_allclose(found, expected[:size], atol=0.1)
+        assert (runtime.precision, runtime(batch.numpy()).dtype) == ("int8", np.float32)
+
+
+def test_the_ranges_of_eight_bits_are_measured_on_training_data_alone(home: Path) -> None:
+    one = exported_classifier(home, more="export: {precisions: [int8]}\n")
+
+    assert table(one)["openvino", "int8"]["refused"] == "there is no training data to measure the ranges of eight bits on"
+    assert started(one).computing["precision"] == "fp32"
+
+
+def test_a_missing_tool_is_told_with_what_installs_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nncf", "onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    more = "export: {runtimes: [openvino, onnxruntime], precisions: [fp32, int8]}\n"
+    rows = table(exported_classifier(home, calibrated(classifier()), more))
+
+    assert rows["openvino", "int8"]["refused"] == "nncf is not installed; run: pip install 'marina[int8]'"
+    assert rows["onnxruntime", "fp32"]["refused"] == "onnx and onnxscript are not installed; run: pip install 'marina[onnx]'"
+    assert not rows["openvino", "fp32"]["refused"]
+
+
+def test_onnx_runtime_serves_what_the_trained_model_answers(home: Path) -> None:
+    one = exported_classifier(home, more="export: {runtimes: [onnxruntime], precisions: [fp32]}\n")
+    handler = started(one)
+    portable = TorchRuntime.load(one.export_dir / "model.pt2")
+
+    assert handler.computing == {"runtime": "onnxruntime", "precision": "fp32", "threads": 1}
+    assert [answer["predictions"][0]["class"] for answer in answers(handler, one)] == ["red", "green", "blue"]
+    for size in (1, 3, 64):
+        batch = coloured(size, seed=size).numpy()
+        np.testing.assert_allclose(handler.model(batch), portable(batch), rtol=1e-4, atol=1e-4)
+    handler.model.set_threads(2)
+    np.testing.assert_allclose(handler.model(batch), portable(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_worker_with_onnx_runtime_reads_neither_torch_nor_what_made_its_file(home: Path) -> None:
+    one = exported_classifier(home, more="export: {runtimes: [onnxruntime], precisions: [fp32]}\n")
+    names = ("torch", "openvino", "onnx", "onnxscript")
+    script = STARTED.format(handlers=str(HANDLERS), kind="classifier", folder=str(one.export_dir), names=names)
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["onnxruntime"]
+
+
+def test_a_policy_acts_through_onnx_runtime_as_it_was_trained(home: Path) -> None:
+    one = export_toy(home, more="export: {runtimes: [onnxruntime], precisions: [fp32, int8]}\nserving: {batch_size: 4}\n")
+    handler = started(one)
+    observations = torch.randn(9, 4)
+
+    expected, found = arrays(balance().module(observations)), handler.model(observations.numpy())
+
+    assert table(one)["onnxruntime", "int8"]["refused"] == "a policy acts step for step as it was evaluated"
+    assert handler.computing["runtime"] == "onnxruntime"
+    assert list(found) == ["action", "q_values"]
+    assert np.array_equal(found["action"], expected["action"])
+    np.testing.assert_allclose(found["q_values"], expected["q_values"], rtol=1e-5, atol=1e-6)
+
+
+def test_where_onnx_runtime_is_not_installed_the_portable_program_serves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = exported_classifier(home, more="export: {runtimes: [onnxruntime], precisions: [fp32]}\n")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    assert started(one).computing["runtime"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        ({"instructions": ["avx1024", "sse2"]}, "compiled for a processor with avx1024"),
+        ({"torch": "1.13.0"}, "compiled by torch 1.13.0, and here is 2"),
+    ],
+)
+def test_machine_code_for_another_machine_is_refused_and_the_portable_program_serves(
+    home: Path, needs: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = exported_classifier(home, more="export: {runtimes: []}\n")
+    serve(one, runtime="aotinductor", precision="fp32", file="aotinductor-fp32.pt2", needs=needs)
+
+    assert started(one).computing["runtime"] == "torch"
+    assert why in caplog.text
+
+
+def test_a_processor_tells_its_instructions_as_linux_names_them(tmp_path: Path) -> None:
+    (tmp_path / "x86").write_text(CPUINFO)
+    (tmp_path / "arm").write_text(ARM)
+
+    assert processor_instructions(tmp_path / "x86") >= {"sse4_2", "avx2", "avx512f", "amx_int8"}
+    assert "hypervisor" not in processor_instructions(tmp_path / "x86")
+    assert processor_instructions(tmp_path / "arm") == {"fp", "asimd", "sve", "bf16"}
+    assert processor_instructions(tmp_path / "none") == set()
+
+
+def test_without_a_compiler_machine_code_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    one = exported_classifier(home, more="export: {runtimes: [aotinductor]}\n")
+
+    assert table(one)["aotinductor", "fp32"]["refused"].startswith("there is no C++ compiler 'no-such-compiler'; install one")
+
+
+def test_calibration_takes_its_instances_from_the_whole_length() -> None:
+    assert spread(list(range(10)), 4) == [0, 3, 6, 9]
+    assert spread(list(range(3)), 4) == [0, 1, 2]
+    assert len(spread(torch.arange(1000))) <= 128
+
+
+@pytest.mark.slow
+def test_machine_code_answers_as_the_model_does(home: Path, tmp_path: Path) -> None:
+    one, trained = exported_classifier(home, more="export: {runtimes: []}\n"), classifier()
+    made, batch = material(one, trained), coloured(9, seed=5)
+    expected = trained.module(batch).numpy()
+
+    for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.05)):
+        entry = aotinductor_form.build(made, precision, tmp_path)
+        runtime = load(tmp_path, entry, made.form)
+        for size in (1, 9):
+            np.testing.assert_allclose(runtime(batch[:size].numpy()), expected[:size], rtol=tolerance, atol=tolerance)
+        assert set(entry["needs"]) == {"torch", "instructions"}
+
+
+@pytest.mark.slow
+def test_machine_code_serves_and_says_so(home: Path) -> None:
+    one = exported_classifier(home, more="export: {runtimes: [aotinductor], precisions: [fp32]}\n")
+
+    assert table(one)["aotinductor", "fp32"]["refused"] == ""
+    assert started(one).computing["runtime"] == "aotinductor"
+    assert len(answers(started(one), one)) == len(read_samples(one.export_dir))
+
+
+QUIET = """
+import sys
+sys.path.insert(0, {source!r})
+from tests.unit.test_compiled_forms import calibrated, classifier, exported_classifier, table
+from pathlib import Path
+del sys.modules["pytest"]  # with it NNCF wouldn't tell anyway
+one = exported_classifier(Path({home!r}), calibrated(classifier()), "export: {{precisions: [int8]}}\\n")
+import nncf
+print(type(nncf.telemetry.telemetry).__name__, table(one)["openvino", "int8"]["agreement"] is not None)
+"""
+
+
+@pytest.mark.slow
+def test_the_quantiser_tells_its_makers_nothing(home: Path) -> None:
+    script = QUIET.format(source=str(HANDLERS.parent), home=str(home))
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split()[-2:] == ["MagicMock", "True"]
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_ones(home: Path) -> None:
+    (home / "models" / "colours.yaml").write_text(
+        "# Names.\nkind: classifier\ntraining: {recipe: classifier}\nfloor: {accuracy: 0.5}\nexport: {runtimes: [onnx]}\n"
+    )
+
+    with pytest.raises(Exception, match="'openvino', 'onnxruntime' or 'aotinductor'"):
+        spec.load("colours")
