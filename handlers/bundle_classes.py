@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bundle_decision import Decision, ranked
-from bundle_handler import Prepared
 from bundle_options import Number
+from bundle_requests import Prepared
 
 TOP_K = Number(int, 1, 1000, "so many classes at most; all when there are fewer")
 

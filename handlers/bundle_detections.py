@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+BLOCK = 256  # boxes that are compared with each other at once
+
 
 class Detections(NamedTuple):
     """What was found in one picture, best first, in pixels of the graph's input."""
@@ -54,10 +56,10 @@ def select(
     `detections_per_image` are given back.
     """
     above = scores > score_threshold
-    if candidates_per == "class" and bool((above.sum(0) > candidates).any()):
+    if candidates_per == "class" and np.count_nonzero(above) > candidates and bool((above.sum(0) > candidates).any()):
         most = min(candidates, len(scores))
         above &= scores >= np.partition(scores, -most, axis=0)[-most]
-    places, labels = above.nonzero()
+    places, labels = np.divmod(np.flatnonzero(above), scores.shape[1])  # in a third of the time of two-dimensional indices
     kept = scores[places, labels]
     best = np.argsort(-kept, kind="stable")
     if candidates_per == "image":
@@ -72,18 +74,29 @@ def _non_maximum_suppression(boxes: np.ndarray, labels: np.ndarray, threshold: f
 
     Each class by itself, as its boxes are moved to where no other's are (torchvision's `batched_nms`).
     """
-    if not len(boxes):
-        return np.zeros(0, np.int64)
-    x1, y1, x2, y2 = (boxes + (labels.astype(boxes.dtype) * (boxes.max() + 1))[:, None]).T
-    areas = (x2 - x1) * (y2 - y1)
-    left = np.arange(len(boxes))
+    apart = boxes + (labels.astype(boxes.dtype) * (boxes.max(initial=0) + 1))[:, None]
     stays: list[int] = []
-    while len(left) and len(stays) < most:
-        best, left = left[0], left[1:]
-        stays.append(best)
-        wide = np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left])
-        high = np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left])
-        common = np.maximum(wide, 0) * np.maximum(high, 0)
-        with np.errstate(invalid="ignore"):  # of boxes without an area, which overlap with nothing
-            left = left[~(common / (areas[best] + areas[left] - common) > threshold)]
-    return np.array(stays)
+    most_overlap = np.float64(threshold)  # compared in double precision, as by torchvision
+    for start in range(0, len(apart), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(apart)))
+        block = block[~(_overlaps(apart[stays], apart[block]) > most_overlap).any(0)]
+        over = _overlaps(apart[block], apart[block]) > most_overlap
+        free = np.ones(len(block), bool)
+        for place, index in enumerate(block.tolist()):
+            if free[place]:
+                stays.append(index)
+                free &= ~over[place]
+            if len(stays) == most:
+                return np.array(stays)
+    return np.array(stays, np.int64)
+
+
+def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes [N, 4] and [M, 4], [N, M]; NaN for two without an area."""
+    left, top, right, bottom = (column[:, None] for column in one.T)
+    x1, y1, x2, y2 = other.T
+    common = np.maximum(np.minimum(right, x2) - np.maximum(left, x1), 0)
+    common *= np.maximum(np.minimum(bottom, y2) - np.maximum(top, y1), 0)
+    with np.errstate(invalid="ignore"):
+        shares: np.ndarray = common / ((right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common)
+    return shares

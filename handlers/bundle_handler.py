@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from itertools import islice
@@ -35,7 +35,7 @@ from bundle_errors import BrokenArchive, ModelFault, NotSupported, NotUnderstood
 from bundle_golden import difference, read_samples
 from bundle_kserve import tensor_answer
 from bundle_options import Option
-from bundle_requests import MAX_INSTANCES, Instance, Request, read_request
+from bundle_requests import MAX_INSTANCES, Instance, Prepared, Request, read_request
 from bundle_runtimes import PROGRAM, TorchRuntime, usable
 from bundle_telemetry import Telemetry
 
@@ -46,15 +46,6 @@ MAX_ANSWER_BYTES = 6_000_000  # TorchServe kills a worker that answers more than
 NOT_FINITE = "the model's answer is not finite; the request may be out of the range that it was trained on"
 
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]  # what TorchServe gives: the body's fields, and the headers
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One instance, ready for the batch: the graph's inputs (without batch dimension) and what postprocessing needs of it."""
-
-    arrays: tuple[np.ndarray, ...]
-    options: dict[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ import binascii
 import hashlib
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bundle_errors import NotUnderstood, StateConflict
 from bundle_options import Text
+from bundle_requests import Prepared
 
 HEAD = struct.Struct("<8s16sI1s")
 MOST_STEPS = 2**31 - 1
@@ -34,6 +36,14 @@ class State(NamedTuple):
 
     step: int
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class PreparedStep(Prepared):
+    """One step of an episode: its number, and the frames that the next one remembers; None where the graph says what to."""
+
+    step: int = 0
+    frames: np.ndarray | None = None
 
 
 class States:

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from bundle_classes import TOP_K, ClassAnswers, softmax
-from bundle_handler import Picture, Prepared
+from bundle_handler import Picture
 from bundle_image_handler import ImageHandler
 from bundle_images import view_of
 from bundle_options import Choice, Number
+from bundle_requests import Prepared
 
 if TYPE_CHECKING:
     from bundle_explanations import GradCam

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from bundle_detections import Detections, detections_of, further_inputs
-from bundle_handler import Prepared
 from bundle_image_handler import ImageHandler
 from bundle_images import boxes_to_image
 from bundle_instances import ABOUT, FORMATS, laid
 from bundle_options import Choice, Number
-from bundle_requests import Instance
+from bundle_requests import Instance, Prepared
 
 
 class DetectorHandler(ImageHandler):

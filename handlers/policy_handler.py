@@ -13,28 +13,19 @@ A stack of frames is taken whole, or frame by frame; then the state holds the fr
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bundle_errors import NotSupported, NotUnderstood
-from bundle_handler import BundleHandler, Prepared
+from bundle_handler import BundleHandler
 from bundle_options import Flag, Mask, Number, keyed_schema
 from bundle_payloads import numbers_of, only_key
-from bundle_requests import Instance
-from bundle_states import MOST_STEPS, State, States, asked
+from bundle_requests import Instance, Prepared
+from bundle_states import MOST_STEPS, PreparedStep, State, States, asked
 
 KEYS = ("observation", "data")
-
-
-@dataclass(frozen=True)
-class PreparedStep(Prepared):
-    """One step of an episode: its number, and the frames that the next one remembers; None where the graph says what to."""
-
-    step: int = 0
-    frames: np.ndarray | None = None
 
 
 class PolicyHandler(BundleHandler):

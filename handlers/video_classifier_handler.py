@@ -9,10 +9,10 @@ from PIL import Image
 from bundle_classes import TOP_K, ClassAnswers
 from bundle_clips import ANIMATED, ClipInput, open_clip, open_frames, prepare_clip
 from bundle_errors import NotUnderstood
-from bundle_handler import BundleHandler, Prepared
+from bundle_handler import BundleHandler
 from bundle_options import keyed_schema
 from bundle_payloads import bytes_of, only_key
-from bundle_requests import Instance
+from bundle_requests import Instance, Prepared
 
 KEYS = ("clip", "frames", "data", "b64")
 

@@ -15,7 +15,7 @@ from training.classification.calibration import calibration_error, fitted_decisi
 from training.classifier import Settings
 
 from bundle_decision import Decision, ranked
-from bundle_handler import Prepared
+from bundle_requests import Prepared
 from bundle_runtimes import TorchRuntime
 from classifier_handler import ClassifierHandler
 

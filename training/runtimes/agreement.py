@@ -9,7 +9,8 @@ import torch
 from training.runtimes.candidates import Candidate, Material, Refused, arrays_of
 
 from bundle_golden import difference, read_samples
-from bundle_handler import BundleHandler, Prepared
+from bundle_handler import BundleHandler
+from bundle_requests import Prepared
 from bundle_runtimes import Runtime, arrays, flat
 
 MANY, FEW = 100, 16  # held-out instances that tell what is lost, where each has one answer or many
