@@ -71,6 +71,7 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     with without("openvino_telemetry"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNCF's own affairs with numpy and torch
         import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     import openvino
     from openvino._offline_transformations import apply_moc_transformations
 
@@ -79,7 +80,9 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     nncf.set_log_level(logging.ERROR)
     one = len(inputs[0]) == 1
     data = nncf.Dataset([parts[0] if one else parts for parts in inputs])
+    whole = RangeEstimatorParametersSet.MINMAX  # all that was seen: a mean of extremes, as is usual, was further off for each model tried
+    settings = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole)
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # its progress
         warnings.simplefilter("ignore")
-        made = nncf.quantize(model, data, subset_size=len(inputs))
+        made = nncf.quantize(model, data, subset_size=len(inputs), advanced_parameters=settings)
     openvino.save_model(made, path, compress_to_fp16=False)
