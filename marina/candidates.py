@@ -22,21 +22,22 @@ def columns(spec: Spec) -> list[str]:
 def rows(spec: Spec) -> list[tuple[str, ...]]:
     """The candidates as they were tried; none for an export without runtime.json.
 
-    What wasn't measured is empty; the verdict is "serves", "slower", or why it may not serve.
+    What wasn't measured is empty; the verdict is "serves", "serves where that can't", "slower", or why it may not serve.
     """
     said = _said(spec.export_dir)
-    served = [(one["runtime"], one["precision"]) for one in said.get("serve", [])] or [("torch", "fp32")]
-    return [_row(one, (one["runtime"], one["precision"]) in served) for one in said.get("candidates", [])]
+    serving = [(one["runtime"], one["precision"]) for one in said.get("serve", [])] or [("torch", "fp32")]
+    verdicts = {**dict.fromkeys(serving, "serves where that can't"), serving[0]: "serves"}
+    return [_row(one, verdicts.get((one["runtime"], one["precision"]), "slower")) for one in said.get("candidates", [])]
 
 
-def _row(one: dict[str, Any], serves: bool) -> tuple[str, ...]:
+def _row(one: dict[str, Any], verdict: str) -> tuple[str, ...]:
     measured = one["milliseconds"] > 0
     return (
         f"{one['runtime']} {one['precision']}",
         *(f"{one[key]:.3g}" if measured else "" for key in ("milliseconds", "milliseconds_batch")),
         f"{one['difference']:.1e}" if measured else "",
         "" if one["agreement"] is None else f"{one['agreement']:.3f}",
-        "serves" if serves else one["refused"] or "slower",
+        one["refused"] or verdict,
     )
 
 

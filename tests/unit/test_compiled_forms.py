@@ -18,7 +18,8 @@ from tests.toy_policies import balance
 from tests.unit.test_runtimes import STARTED, answers, classifier, coloured, exported_classifier, started, table
 from training.export import handler_of
 from training.runtimes import aotinductor_form, onnx_form, openvino_form
-from training.runtimes.candidates import Material
+from training.runtimes.candidates import Candidate, Material
+from training.runtimes.choosing import _serving
 from training.trained import Trained, spread
 
 from bundle_golden import read_samples
@@ -68,12 +69,31 @@ def test_every_runtime_is_tried_in_every_precision_that_it_has(tried: Spec) -> N
 
 
 def test_only_the_files_of_what_serves_are_kept(tried: Spec) -> None:
-    said = json.loads((tried.export_dir / "runtime.json").read_text())
+    serving = json.loads((tried.export_dir / "runtime.json").read_text())["serve"]
     files = {path.name for path in tried.export_dir.iterdir() if path.suffix in (".onnx", ".xml", ".bin")}
 
-    assert said["serve"][0]["file"] in files
-    assert len({name.partition(".")[0] for name in files}) == 1
+    assert {entry["file"] for entry in serving} <= files
+    assert {name.partition(".")[0] for name in files} == {entry["file"].partition(".")[0] for entry in serving}
     assert not (tried.export_dir / ".candidates").exists()
+
+
+def test_what_a_machine_may_not_have_is_followed_by_what_it_has() -> None:
+    def serving(*said: tuple[str, str, float]) -> list[str]:
+        return [
+            entry["file"]
+            for entry in _serving([(Candidate(*one, milliseconds_batch=1), {"file": f"{one[0]} {one[1]}"}) for one in said], 8)
+        ]
+
+    portable = ("torch", "fp32", 5.0)
+    reduced, exact = ("openvino", "bf16", 2.0), ("openvino", "fp32", 3.0)
+    assert serving(portable, exact, reduced) == ["openvino bf16"]
+    assert serving(portable, exact, reduced, ("onnxruntime", "fp32", 2.5)) == ["openvino bf16"]
+    assert serving(portable, exact, reduced, ("onnxruntime", "fp32", 1.0), ("onnxruntime", "int8", 1.5)) == [
+        "onnxruntime fp32",
+        "openvino bf16",
+    ]
+    assert serving(portable, ("openvino", "fp32", 5.5), ("aotinductor", "fp32", 1.0)) == ["aotinductor fp32", "openvino fp32"]
+    assert serving(portable, ("openvino", "fp32", 7.0)) == []
 
 
 def test_the_table_says_what_serves_and_why_others_do_not(tried: Spec) -> None:

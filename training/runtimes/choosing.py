@@ -50,13 +50,13 @@ def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: Export
     for runtime in spec.export.runtimes:
         precisions = [one for one in spec.export.precisions if one in BUILDERS[runtime].tools]
         tried += [_try(Candidate(runtime, precision), material, making) for precision in precisions]
-    _, best = min(((row.cost(material.batch) * _handicap(row), entry) for row, entry in tried if not row.refused), key=lambda pair: pair[0])
-    if best:
-        for path in making.glob(f"{Path(best['file']).stem}.*"):
+    serve = _serving(tried, material.batch)
+    for entry in serve:
+        for path in making.glob(f"{Path(entry['file']).stem}.*"):
             path.rename(folder / path.name)
     shutil.rmtree(making)
     content = {
-        "serve": [best] if best else [],
+        "serve": serve,
         "outputs": form,
         "batch": material.batch,
         "measured_on": platform.processor() or platform.machine(),
@@ -64,6 +64,23 @@ def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: Export
     }
     (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return content
+
+
+def _serving(tried: list[tuple[Candidate, Entry]], batch: int) -> list[Entry]:
+    """The entries that are kept, best first: the cheapest, as far as the portable program isn't cheaper.
+
+    Where that is one which another machine may not have, the cheapest of each next runtime follows, down to OpenVINO, which every
+    installation has.
+    """
+    ranked = sorted((pair for pair in tried if not pair[0].refused), key=lambda pair: pair[0].cost(batch) * _handicap(pair[0]))
+    kept: dict[str, Entry] = {}
+    for row, entry in ranked:
+        if row.runtime == "torch":
+            break
+        kept.setdefault(row.runtime, entry)
+        if row.runtime == "openvino":
+            break
+    return list(kept.values())
 
 
 def _handicap(row: Candidate) -> float:
