@@ -64,7 +64,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     """
     started = time.monotonic()
     torch.manual_seed(seed)
-    brought = _brought(settings)
+    brought, like_learnt = _brought(settings), settings.calibration_pictures()
     data = datasets.held_out(settings.data, "classifier") if settings.data else None
     names = _names(settings, brought.classes, data)
     if data:
@@ -80,6 +80,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=brought.graph,
         example=(_noise(brought.inputs),),
         validation=(pixels_of(brought.inputs, data.test[:HELD_OUT]),) if data else (),
+        calibration=lambda: (pixels_of(brought.inputs, like_learnt),) if like_learnt else (),
         metrics=metrics,
         preprocess=brought.inputs.as_config(),
         postprocess={"type": "classification", "top_k": min(5, len(names))},

@@ -82,7 +82,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     started = time.monotonic()
     torch.manual_seed(seed)
     model = _known(build(settings), settings)
-    inputs = _inputs(model, settings)
+    inputs, like_learnt = _inputs(model, settings), settings.calibration_pictures()
     graph = graph_of(model, inputs, settings)
     if graph.has_masks:
         inputs = replace(inputs, max_pixels=MAX_PIXELS)
@@ -110,6 +110,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=graph,
         example=graph.inputs(_prepared(made_pictures()[:2], inputs), 0.05),
         validation=graph.inputs(pixels_of(inputs, data.test[:HELD_OUT]), 0.05) if data else (),
+        calibration=lambda: graph.inputs(pixels_of(inputs, like_learnt), 0.05) if like_learnt else (),
         metrics=metrics,
         preprocess=inputs.as_config(),
         postprocess=postprocess,

@@ -626,6 +626,19 @@ def test_the_test_of_a_folder_that_has_one_is_measured_alone(tmp_path: Path) -> 
     assert len(datasets.held_out(str(tmp_path), "classifier").test) == 4
 
 
+def test_the_ranges_of_eight_bits_may_be_measured_on_pictures_without_a_class(own: Callable[[str], str], tmp_path: Path) -> None:
+    for number in range(20):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+
+    without, given = (classifier(tmp_path, source=own("brightest"), image_size=32, calibration=one) for one in (None, str(tmp_path)))
+
+    assert without.calibration() == ()
+    (pictures,) = given.calibration()
+    assert pictures.shape == (20, *given.example[0].shape[1:])
+    with pytest.raises(CallError, match="calibration: no folder"):
+        classifier(tmp_path, source=own("brightest"), image_size=32, calibration=str(tmp_path / "gone"))
+
+
 def test_a_class_that_the_model_does_not_know_is_named(own: Callable[[str], str], tmp_path: Path) -> None:
     for name in ("red", "mauve"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -31,6 +31,7 @@ from torchvision.models import detection
 
 from marina.errors import CallError
 from marina.spec import Section
+from training.datasets import Example, image_folder
 from training.imports.files import (
     State,
     aligned,
@@ -43,6 +44,7 @@ from training.imports.files import (
     read_state,
     tensors_alone,
 )
+from training.trained import spread
 
 Kind = Literal["torchvision", "timm", "program", "pickle", "factory"]
 FORMS = "torchvision:NAME, timm:NAME, package.module:function, file.py:function, or a file .pt2, .pth or .pt"
@@ -63,8 +65,21 @@ class Source(Section):
         default=None, description="a file of names, one per line or JSON; imagenet or coco; default: the weights' own, else numbers"
     )
     data: str | None = Field(default=None, description="a folder of pictures with their truth to measure on; nothing is learnt from it")
+    calibration: str | None = Field(
+        default=None, description="a folder of pictures like those that it learned from, to measure the ranges of eight bits on"
+    )
     licence: str = Field(default="the owner's", description="of the weights")
     trust_pickle: bool = Field(default=False, description="read a pickle, which runs whatever code is in it, once")
+
+    def calibration_pictures(self) -> list[Example]:
+        """Some of them, evenly from all; none where the spec names no folder. Raises CallError for one without pictures."""
+        if self.calibration is None:
+            return []
+        folder = Path(self.calibration).expanduser()
+        if not folder.is_dir():
+            raise CallError(f"calibration: no folder {folder}; give one with pictures like those that the model learned from")
+        examples: list[Example] = spread(image_folder.unlabelled(folder))
+        return examples
 
 
 class Origin(NamedTuple):
