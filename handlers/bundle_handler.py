@@ -213,6 +213,10 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         """What was sent, read. Raises a Refusal that says what to send instead."""
         raise NotImplementedError
 
+    def decode_whole(self, instance: Instance) -> Any:
+        """As `decode`, for an explanation, which may show what was sent: with nothing left out for speed."""
+        return self.decode(instance)
+
     def preprocess(self, item: Any, instance: Instance) -> Prepared:
         """The graph's inputs for one instance."""
         raise NotImplementedError
@@ -275,9 +279,9 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             logger.exception("a request failed before its inference")
             return ModelFault("the server failed on this request; its log says why")
 
-    def _prepared(self, instance: Instance) -> tuple[Any, Prepared]:
+    def _prepared(self, instance: Instance, whole: bool = False) -> tuple[Any, Prepared]:
         with self.telemetry.decode:
-            item = self.decode(instance)
+            item = self.decode_whole(instance) if whole else self.decode(instance)
         with self.telemetry.preprocess:
             return item, self.preprocess(item, instance)
 
@@ -287,7 +291,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             request = read_request(row, _accepting(headers), {**self.options, **self.explain_options})
         answers = []
         for instance in request.instances:
-            item, prepared = self._prepared(instance)
+            item, prepared = self._prepared(instance, whole=True)
             with self.telemetry.inference:
                 answers.append(self.explanation(item, prepared))
         self.telemetry.instances += len(answers)

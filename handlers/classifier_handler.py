@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from bundle_classes import TOP_K, ClassAnswers
 from bundle_explanations import GradCam, on_image, overlay
 from bundle_handler import Picture, Prepared
 from bundle_image_handler import ImageHandler
-from bundle_images import view_of
+from bundle_images import Opened, view_of
 from bundle_options import Choice, Number
 
 
@@ -38,7 +37,7 @@ class ClassifierHandler(ImageHandler):
         """Logits [B, classes] -> the `top_k` best classes of each row."""
         return self.answers.of(outputs, prepared)
 
-    def explanation(self, item: Image.Image, prepared: Prepared) -> Any:
+    def explanation(self, item: Opened, prepared: Prepared) -> Any:
         """Grad-CAM of one class: the heat on a grid over the picture that was sent, or laid over that picture as PNG."""
         image = torch.as_tensor(prepared.tensors[0])[None].to(self.device)
         chosen = prepared.options.get("class_index")
@@ -47,10 +46,10 @@ class ClassifierHandler(ImageHandler):
             with torch.inference_mode():
                 chosen = int(decision.decided(self.model(image).float().softmax(dim=1)))
         heat = self.grad_cam(image, chosen)
-        view = view_of(item, self.input)
+        view = view_of(item.image, self.input)
         if prepared.options.get("format") == "png":
             buffer = io.BytesIO()
-            overlay(item, heat.values, view).save(buffer, "PNG")
+            overlay(item.image, heat.values, view).save(buffer, "PNG")
             return Picture(buffer.getvalue(), "image/png")
         probability = float(heat.logits.float().softmax(dim=-1).flatten()[heat.target])
         grid = [[round(value, 4) for value in row] for row in on_image(heat.values, view, item.size).tolist()]
