@@ -4,7 +4,8 @@
     .venv/bin/marina bench decode ~/pictures --side 64  # one's own files as they are, all together
 
 The input is 224 x 224, a crop of 256, unless said otherwise. Printed are medians of the CPU milliseconds from bytes to uint8 pixels, on
-one thread, and the largest and mean difference of those pixels from Pillow's, in levels of 255. "served" is what handlers do.
+one thread, and the largest and mean difference of those pixels from Pillow's, in levels of 255. The paths take turns. "served" is what
+handlers do, with all checks. `pip install simplejpeg` adds a path.
 """
 
 import argparse
@@ -13,10 +14,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -27,12 +28,12 @@ import marina  # noqa: F401  # puts handlers/ on the path
 from bundle_images import ImageInput, in_mode, open_input, prepare, view_of_size
 
 SIZES = ((500, 375), (1600, 1200), (4000, 3000))
-PIXELS_TIMED = 60_000_000  # so many for each path and size, at least five pictures
+PIXELS_TIMED = 30_000_000  # so many for each path and size, at least five pictures
 
 
 def pillow(file: bytes, config: ImageInput) -> np.ndarray:
     """The reference: decode all, then resize the view."""
-    return np.asarray(prepare(in_mode(Image.open(io.BytesIO(file)), config.mode), config))
+    return prepare(in_mode(Image.open(io.BytesIO(file)), config.mode), config)
 
 
 def pillow_gap(file: bytes, config: ImageInput) -> np.ndarray:
@@ -46,7 +47,14 @@ def pillow_draft(file: bytes, config: ImageInput) -> np.ndarray:
     """Pillow's own decoding at a fraction, never below twice what is needed."""
     image = Image.open(io.BytesIO(file))
     image.draft(config.mode, (2 * config.resize, 2 * config.resize))
-    return np.asarray(prepare(in_mode(image, config.mode), config))
+    return prepare(in_mode(image, config.mode), config)
+
+
+def from_memory(file: bytes, config: ImageInput) -> np.ndarray:
+    """libjpeg-turbo without Pillow around it; its pixels are copied for Pillow's resize."""
+    import simplejpeg
+
+    return prepare(Image.fromarray(simplejpeg.decode_jpeg(file)), config)
 
 
 def whole(file: bytes, config: ImageInput) -> np.ndarray:
@@ -54,25 +62,17 @@ def whole(file: bytes, config: ImageInput) -> np.ndarray:
     return served(file, replace(config, decode="exact"))
 
 
-def unpacked(file: bytes, config: ImageInput) -> np.ndarray:
-    """Four bytes a pixel, as Pillow keeps them, so that nothing is copied; four channels are resized then."""
-    pixels = simplejpeg.decode_jpeg(file, "RGBX")
-    size = (pixels.shape[1], pixels.shape[0])
-    image = Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1)
-    return _planes(image.resize((config.width, config.height), Image.Resampling.BILINEAR, view_of_size(size, config)))
-
-
 def served(file: bytes, config: ImageInput) -> np.ndarray:
     """What handlers do."""
-    return np.asarray(prepare(open_input(file, config).image, config))
+    return prepare(open_input(file, config).image, config)
 
 
 PATHS: dict[str, Callable[[bytes, ImageInput], np.ndarray]] = {
     "Pillow": pillow,
     "Pillow, reducing_gap 3": pillow_gap,
     "Pillow, draft": pillow_draft,
+    **({"simplejpeg": from_memory} if find_spec("simplejpeg") else {}),
     "served, decode: exact": whole,
-    "the same into RGBX, not copied": unpacked,
     "served, decode: fast": served,
 }
 
@@ -100,24 +100,30 @@ def main() -> None:
     folders = [sorted(path.rglob("*.jpg")) if path.is_dir() else [path] for path in arguments.pictures]
     own = [file.read_bytes() for files in folders for file in files]
     groups = {f"{len(own)} files": own} if own else {f"{w} x {h}": [photograph(w, h)] for w, h in SIZES}
-    table = Table("path", *(f"{name}: ms" for name in groups), *(f"{name}: max, mean" for name in groups))
+    table = Table("CPU ms (max, mean difference)", *groups)
+    milliseconds = [_timed(files, config) for files in groups.values()]
     for name, path in PATHS.items():
-        measured = [_measured(path, files, config) for files in groups.values()]
-        table.add_row(name, *(f"{ms:.2f}" for ms, _, _ in measured), *(f"{most}, {mean:.2f}" for _, most, mean in measured))
+        cells = (f"{ms[name]:.2f} ({_distance(path, files, config)})" for ms, files in zip(milliseconds, groups.values(), strict=True))
+        table.add_row(name, *cells)
     Console(width=150).print(table)
 
 
-def _measured(path: Callable[[bytes, ImageInput], np.ndarray], files: list[bytes], config: ImageInput) -> tuple[float, int, float]:
-    """(median CPU milliseconds, largest and mean difference from Pillow's)."""
-    differences = [np.abs(path(file, config).astype(np.int16) - pillow(file, config)) for file in files]
+def _timed(files: list[bytes], config: ImageInput) -> dict[str, float]:
+    """Median CPU milliseconds by path."""
     pixels = statistics.mean(np.prod(Image.open(io.BytesIO(file)).size) for file in files)
-    seconds = []
-    for turn in range(max(5, len(files), round(PIXELS_TIMED / pixels / 4))):
-        started = time.thread_time()
-        path(files[turn % len(files)], config)
-        seconds.append(time.thread_time() - started)
-    most = max(int(difference.max()) for difference in differences)
-    return 1000 * statistics.median(seconds), most, statistics.mean(float(difference.mean()) for difference in differences)
+    seconds: dict[str, list[float]] = {name: [] for name in PATHS}
+    for turn in range(max(5, len(files), round(PIXELS_TIMED / pixels))):
+        for name, path in PATHS.items():
+            started = time.thread_time()
+            path(files[turn % len(files)], config)
+            seconds[name].append(time.thread_time() - started)
+    return {name: 1000 * statistics.median(spent) for name, spent in seconds.items()}
+
+
+def _distance(path: Callable[[bytes, ImageInput], np.ndarray], files: list[bytes], config: ImageInput) -> str:
+    """Largest and mean difference from Pillow's."""
+    differences = [np.abs(path(file, config).astype(np.int16) - pillow(file, config)) for file in files]
+    return f"{max(int(one.max()) for one in differences)}, {statistics.mean(float(one.mean()) for one in differences):.2f}"
 
 
 if __name__ == "__main__":

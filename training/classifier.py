@@ -46,6 +46,9 @@ class Settings(Learning):
     fit: Literal["stretch", "crop", "letterbox", "ink"] | None = Field(
         default=None, description="how a picture is brought to that size; default: ink for 'digits', else crop"
     )
+    decode: Literal["fast", "exact"] = Field(
+        default="fast", description="whether large JPEG files may be decoded at a fraction of their size"
+    )
     mode: Literal["RGB", "L"] | None = Field(
         default=None, description="colour or grey; default: grey for fit ink and where the data is, else colour"
     )
@@ -110,7 +113,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     model.temperature = temperature
     decision = _decision(settings, classes, (validation / temperature).softmax(1), expected)
     probabilities = (logits / temperature).softmax(1)
-    answers = ranked(probabilities, decision)[:, 0]
+    answers = torch.from_numpy(ranked(probabilities.numpy(), decision)[:, 0].copy())
     told = [0, 1] if len(classes) == 2 else [decision.class_index] if decision else []
     metrics = calibration.measured(probabilities, labels, answers, classes, told)
     metrics["ece_uncalibrated"] = calibration.calibration_error(logits.softmax(1), labels)
@@ -167,7 +170,9 @@ def _network(settings: Settings, data: datasets.ImageData) -> tuple[networks.Cla
     model = networks.build(settings.architecture, settings.weights, len(data.classes), 1 if mode == "L" else 3, preset)
     model.both_ways = settings.average_mirrored
     resize = preset.resize if fit_ == "crop" else 0
-    config = ImageInput(preset.crop, preset.crop, mode=mode, fit=fit_, resize=resize, interpolation=preset.interpolation)
+    config = ImageInput(
+        preset.crop, preset.crop, mode=mode, fit=fit_, resize=resize, interpolation=preset.interpolation, decode=settings.decode
+    )
     return model, config
 
 
