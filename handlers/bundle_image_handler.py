@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ KEYS = ("image", "data", "b64")
 
 class ImageHandler(BundleHandler):
     """Takes an image as raw bytes, as base64 text under "image", "data" or "b64", or as a tensor of pixels (KServe v2)."""
+
+    side_by_side: ClassVar[bool] = True
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export; the image's form and limits become `self.input`."""
