@@ -49,7 +49,7 @@ class ImageInput:
     shrinks; so torchvision's detectors resize.
 
     decode  "fast"   a JPEG of more than 8 x 8 pixels per pixel of the graph's input is decoded at a half, quarter or eighth of its
-                     sides, where that divides them; the input differs by 5/255 at most. Not with "ink" or without `antialias`
+                     sides, where that divides them; the input differs by 5/255 or less. Not with "ink" or without `antialias`
             "exact"  every picture is decoded whole
     """
 
