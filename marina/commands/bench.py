@@ -14,7 +14,8 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
-    help="Measure: a served request (serve), a picture's decoding (decode), policies' training (rl). `--help` behind it lists its options.",
+    help="Measure: a served request (serve), a detected picture (detect), a picture's decoding (decode), policies' training (rl). "
+    "`--help` behind it lists its options.",
 )
 app.add_typer(bench, name="bench", rich_help_panel="Look")
 
@@ -31,6 +32,13 @@ def serve(context: typer.Context) -> None:
 def decode(context: typer.Context) -> None:
     """What a JPEG costs on its way to the graph, by several paths, and how far each is from Pillow's."""
     _run("decoding", context.args)
+
+
+@bench.command(context_settings=PASSED_ON)
+@guarded
+def detect(context: typer.Context) -> None:
+    """What a detected picture costs, beside TorchServe's own object_detector handler."""
+    _run("detection", context.args)
 
 
 @bench.command(context_settings=PASSED_ON)
