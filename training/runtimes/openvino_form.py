@@ -6,7 +6,8 @@ Neither OpenVINO's converter nor NNCF is let tell its makers that it is used.
 import logging
 import sys
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -41,12 +42,8 @@ def converted(program: ExportedProgram, path: Path) -> None:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # of decompositions that this torch doesn't have
-    try:
+    with _silent():  # of decompositions that this torch doesn't have
         decoder = TorchFXPythonDecoder.from_exported_program(program)  # the frontend keeps no reference to it
-    finally:
-        logging.disable(before)
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     if len(model.inputs) != len(inputs):
@@ -68,8 +65,7 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     section 4.2).
     """
     inputs = material.calibration()
-    with without("openvino_telemetry"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NNCF's own affairs with numpy and torch
+    with without("openvino_telemetry"), _silent():  # of a GPU that torch's compilers look for
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     import openvino
@@ -82,7 +78,19 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     data = nncf.Dataset([parts[0] if one else parts for parts in inputs])
     whole = RangeEstimatorParametersSet.MINMAX  # all that was seen: a mean of extremes, as is usual, was further off for each model tried
     settings = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole)
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # its progress
-        warnings.simplefilter("ignore")
+    with _silent(), redirect_stdout(sys.stderr):  # its progress
         made = nncf.quantize(model, data, subset_size=len(inputs), advanced_parameters=settings)
     openvino.save_model(made, path, compress_to_fp16=False)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the warnings of tools about their own affairs with torch."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
