@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, action="append", help="default: 1, 8 and 32")
     parser.add_argument("--seconds", type=float, default=3, help="of each load")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=float, default=20, help="seconds of load for each before; Java compiles what is hot")
+    parser.add_argument("--warm-up", type=float, default=30, help="seconds of load for each before; Java compiles what is hot")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="marina-bench-"))
     table = Table(title="ms of processor time per request")
@@ -95,7 +95,8 @@ def main() -> None:
         _, *content = made("policy", argparse.Namespace(delay=1, agreement=0.99), home)
         variants = [started(text, (content[0], content[1]), stack) for text in ["", *arguments.variant]]
         for variant in variants:
-            variant.load(32, arguments.warm_up)
+            for clients in (32, 1):
+                variant.load(clients, arguments.warm_up / 2)
         for clients in arguments.clients or [1, 8, 32]:
             rounds = [[variant.load(clients, arguments.seconds) for variant in variants] for _ in range(arguments.rounds)]
             for index, variant in enumerate(variants):

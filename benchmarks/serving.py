@@ -291,12 +291,12 @@ def main() -> None:
         arguments.kit = _kit(arguments, home, parser) if arguments.peers else None
         for name in names:
             rows += measure(name, arguments, home)
+        show(rows)
         if arguments.kit:
             arguments.kit.load_peers(names)
             arguments.kit.show()
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    show(rows)
     if arguments.json:
         plain = [{key: value for key, value in row.items() if key != "found"} | _plain(row.get("found")) for row in rows]
         arguments.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
