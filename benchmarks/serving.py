@@ -1,11 +1,12 @@
 """What a served request costs, beside a bare loop of the same work in one process without a server.
 
     .venv/bin/marina bench serve                     # digits-sized, ResNet-18-sized and policy-sized models
-    .venv/bin/marina bench serve --model policy --seconds 8 --peers ../shared/bench/peers --peer mosec
+    .venv/bin/marina bench serve --model policy --model resnet18 --peers KIT --peer mosec --peer torchserve --mode bf16
 
 Models have random weights of seed 0 and go the whole way: export, archive, TorchServe, HTTP, in a home and on ports of their own.
 `ms CPU` is the processor time of the server's processes, workers included, per request: on a busy machine it is what to compare by.
-Latencies of the open loop count from when a request was due. `bare` is the same handler called in process.
+Latencies of the open loop count from when a request was due. `bare` is the same handler called in process. The client here is
+Python and takes as much time as the server does; --peers loads ours and other servers with wrk, and prints them in one table.
 """
 
 import argparse
@@ -14,8 +15,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import numpy as np
 import psutil
 import torch
 import torchvision
+from peers import WORKLOADS, Kit
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +40,7 @@ from training.trained import Sample, Trained
 
 from bundle_images import ImageInput, open_image, prepare
 
-WORKERS = 2
+WORKERS = {"policy": 1}  # several would share the batches of a tiny model out among them; of all others 2
 STAGES = ("decode", "preprocess", "inference", "postprocess")
 
 
@@ -88,14 +88,16 @@ def digits() -> tuple[Trained, bytes, str]:
     return _classifier(Normalised(SmallCNN(1, 10)), inputs, 10, [_part(seed, 28, 28).convert("L") for seed in range(120)], "PNG")
 
 
-def resnet18() -> tuple[Trained, bytes, str]:
-    """ResNet-18 on a JPEG of 500 x 375."""
+def resnet18(weights: Path | None = None) -> tuple[Trained, bytes, str]:
+    """ResNet-18 on a JPEG of 500 x 375; `weights` is a state dict of torchvision's own."""
     inputs = ImageInput(224, 224, fit="crop", resize=256)
     network = torchvision.models.resnet18(weights=None)
+    if weights:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return _classifier(Normalised(network), inputs, 1000, [_part(seed, 500, 375) for seed in range(120)], "JPEG")
 
 
-MODELS: dict[str, Callable[[], tuple[Trained, bytes, str]]] = {"policy": policy, "digits": digits, "resnet18": resnet18}
+MODELS: dict[str, Callable[..., tuple[Trained, bytes, str]]] = {"policy": policy, "digits": digits, "resnet18": resnet18}
 
 
 def _part(seed: int, width: int, height: int) -> Image.Image:
@@ -132,7 +134,7 @@ def _trained(kind: Any, module: torch.nn.Module, example: torch.Tensor) -> Train
 def made(name: str, arguments: argparse.Namespace, home: Path) -> tuple[spec.Spec, bytes, str]:
     """Export and archive a model into `home`."""
     torch.manual_seed(0)
-    trained, body, content_type = MODELS[name]()
+    trained, body, content_type = MODELS[name](arguments.weights) if name == "resnet18" else MODELS[name]()
     with torch.inference_mode():
         output = trained.module(*(part[:1] for part in trained.example))
     expected = {"action": int(output["action"][0])} if trained.kind == "policy" else {"class": trained.classes[int(output[0].argmax())]}  # type: ignore[index]
@@ -140,7 +142,7 @@ def made(name: str, arguments: argparse.Namespace, home: Path) -> tuple[spec.Spe
         body = json.dumps({"observation": trained.example[0][0].tolist()}).encode()
     trained.samples = [Sample("first", body, content_type, expected)]
     batch = 32 if name == "policy" else 8
-    serving = {"workers": WORKERS, "batch_size": batch, "max_batch_delay_ms": arguments.delay}
+    serving = {"workers": WORKERS.get(name, 2), "batch_size": batch, "max_batch_delay_ms": arguments.delay}
     text = f"# {name}\nkind: {trained.kind}\ntraining: {{recipe: benchmark}}\nfloor: {{none: 0}}\nserving: {json.dumps(serving)}\n"
     text += f"export: {{agreement: {arguments.agreement}}}\n"
     (home / "models").mkdir(exist_ok=True)
@@ -222,6 +224,9 @@ def measure(name: str, arguments: argparse.Namespace, home: Path) -> list[dict[s
             answered = len(found.milliseconds)
             rows.append({"load": words, "cpu": 1000 * spent / max(1, answered), "found": found, "stages": stages(log, begin)})
         rows[-1]["memory"] = resident(port)
+        state = server.read_state(port)
+        if arguments.kit and state and name in WORKLOADS:
+            arguments.kit.load_ours(name, runtime, port, state.pid, _token(port)["Authorization"])
     for row in rows:
         row |= {"model": name, "runtime": runtime}
     return rows
@@ -264,40 +269,45 @@ def show(rows: list[dict[str, Any]]) -> None:
             console.print(f"{row['model']}: a worker holds {row['memory'][0]} MiB, {row['memory'][1]} MiB of it its own share")
 
 
-def peers(folder: Path, names: list[str]) -> None:
-    """Run the peers' kit in the same run, and print its table."""
-    started = time.strftime("%Y-%m-%dT%H:%M:%S")
-    for name in names:
-        subprocess.run([sys.executable, "bench.py", name], cwd=folder, check=False)
-    subprocess.run([sys.executable, "bench.py", "--table", "--since", started], cwd=folder, check=False)
-
-
 def main() -> None:
     """Read the arguments, measure, show."""
     parser = argparse.ArgumentParser(prog="marina bench serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=list(MODELS), help="default: all of them")
     parser.add_argument("--seconds", type=float, default=6, help="of each load")
-    parser.add_argument("--warm-up", type=float, default=5)
+    parser.add_argument("--warm-up", type=float, default=20, help="seconds of load before; Java compiles what is hot")
     parser.add_argument("--delay", type=int, default=1, help="max_batch_delay_ms")
     parser.add_argument("--agreement", type=float, default=0.99, help="of bfloat16 with float32; random weights may need less")
-    parser.add_argument("--peers", type=Path, help="the folder of the peers' kit")
-    parser.add_argument("--peer", action="append", default=[], help="one of its peers")
+    parser.add_argument("--weights", type=Path, help="state dict of the ResNet-18; random ones may not agree enough for bfloat16")
+    parser.add_argument("--peers", type=Path, help="the folder of the peers' kit; needs wrk")
+    parser.add_argument("--peer", action="append", default=[], help="one of its peers, to be loaded beside ours")
+    parser.add_argument("--mode", action="append", help="of the peers' classifier: eager (default), bf16")
     parser.add_argument("--json", type=Path, help="write the rows there too")
     arguments = parser.parse_args()
+    names = arguments.model or list(MODELS)
     home = Path(tempfile.mkdtemp(prefix="marina-bench-"))
     os.environ["MARINA_HOME"] = str(home)
     rows: list[dict[str, Any]] = []
     try:
-        for name in arguments.model or list(MODELS):
+        arguments.kit = _kit(arguments, home, parser) if arguments.peers else None
+        for name in names:
             rows += measure(name, arguments, home)
+        show(rows)
+        if arguments.kit:
+            arguments.kit.load_peers(names)
+            arguments.kit.show()
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    show(rows)
     if arguments.json:
         plain = [{key: value for key, value in row.items() if key != "found"} | _plain(row.get("found")) for row in rows]
         arguments.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-    if arguments.peers:
-        peers(arguments.peers, arguments.peer)
+
+
+def _kit(arguments: argparse.Namespace, home: Path, parser: argparse.ArgumentParser) -> Kit:
+    seconds = max(1, round(arguments.seconds))
+    kit = Kit(arguments.peers.resolve(), arguments.peer, arguments.mode or ["eager"], seconds, home / "peers.jsonl")
+    if problem := kit.problem():
+        parser.error(problem)
+    return kit
 
 
 def _plain(found: Measured | None) -> dict[str, float]:

@@ -46,6 +46,8 @@ WORTH_SHARING_SECONDS = 0.02
 MAX_ANSWER_BYTES = 6_000_000  # TorchServe kills a worker that answers more than max_response_size, by default 6,553,500
 NOT_FINITE = "the model's answer is not finite; the request may be out of the range that it was trained on"
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # json.dumps would make an encoder for every answer
+
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]  # what TorchServe gives: the body's fields, and the headers
 
 
@@ -427,4 +429,4 @@ def _json(path: Path) -> Any:
 
 def _compact(answer: Any) -> Picture:
     """Compact JSON; ValueError for NaN and infinity, which are no JSON."""
-    return Picture(json.dumps(answer, separators=(",", ":"), allow_nan=False).encode(), "application/json")
+    return Picture(_encode(answer).encode(), "application/json")

@@ -71,7 +71,7 @@ class Serving(Section):
     workers: int = Field(default=1, ge=1, le=64, description="worker processes at the start")
     max_workers: int | None = Field(default=None, ge=1, le=64, description="upper bound when scaled; default: workers")
     batch_size: int = Field(default=8, ge=1, le=1024, description="requests that are computed together at most")
-    max_batch_delay_ms: int = Field(default=2, ge=1, le=10_000, description="how long a lone request waits for company")
+    max_batch_delay_ms: int = Field(default=1, ge=1, le=10_000, description="how long a lone request waits for company")
     response_timeout_s: int = Field(default=30, ge=1, le=3600, description="a batch that takes longer restarts its worker")
     startup_timeout_s: int = Field(default=120, ge=5, le=3600, description="a worker that loads for longer is given up")
     client_timeout_ms: int = Field(default=30_000, ge=1, le=3_600_000, description="a request that waits longer is dropped")
