@@ -35,15 +35,21 @@ class Settings(LearningSettings):
 
     environment: str = Field(default="Pendulum-v1", description="a gymnasium environment's id")
     steps: int = Field(default=10_000, ge=1, description="environment steps at most; fewer when the target is confirmed")
-    planner: Literal["cem", "random_shooting"] = Field(default="cem", description="random_shooting judges as many plans, all at once")
+    planner: Literal["cem", "random_shooting"] = Field(
+        default="cem", description="random_shooting judges as many plans, all at once, and takes the best"
+    )
     horizon: int = Field(default=20, ge=1, le=200, description="steps that are planned ahead")
-    plans: int = Field(default=64, ge=4, le=10_000, description="that are judged per iteration, of each observation")
+    plans: int = Field(default=32, ge=4, le=10_000, description="that are judged per iteration, of each observation")
     iterations: int = Field(default=3, ge=1, le=20, description="times that plans are drawn nearer to the best ones")
-    elites: int = Field(default=8, ge=1, description="plans of an iteration that the next ones are drawn about; fewer than plans")
+    elites: int = Field(default=6, ge=1, description="plans of an iteration that the next ones are drawn about; fewer than plans")
     deviation: float = Field(default=1.0, gt=0, description="of the first plans, in halves of the action's range")
     correlation: float = Field(default=0.5, ge=0, lt=1, description="of successive actions in the first plans; Box alone")
-    exploration_noise: float = Field(default=0.1, ge=0, description="deviation of the noise on actions in the environment, in halves of "
-                                     "the range; of Discrete actions the share of random ones")
+    exploration_noise: float = Field(
+        default=0.1,
+        ge=0,
+        description="deviation of the noise on actions in the environment, in halves of "
+        "the range; of Discrete actions the share of random ones",
+    )
     members: int = Field(default=3, ge=1, le=32, description="networks that learn the environment")
     hidden: tuple[int, ...] = Field(default=(32, 32), min_length=1, description="units of the hidden layers of each")
     activation: Literal["tanh", "relu"] = Field(default="relu", description="of the hidden layers")
@@ -81,7 +87,7 @@ class Planning(nn.Module):
         plans = NormalPlans(*bounds, settings.deviation) if box else CategoricalPlans(self.size)
         shooting = settings.planner == "random_shooting"
         counts = (1, settings.plans * settings.iterations) if shooting else (settings.iterations, settings.plans)
-        base = base_samples((*counts, settings.horizon, self.size), discrete=not box, correlation=settings.correlation, uniform=shooting)
+        base = base_samples((*counts, settings.horizon, self.size), not box, settings.correlation)
         self.planner = Planner(self.ensemble, plans, base, elites=1 if shooting else settings.elites)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -102,8 +108,8 @@ class Planning(nn.Module):
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """From one row per action, as the model takes them, to what the environment takes."""
         if self.action["type"] == "discrete":
-            return actions.argmax(1)
-        return actions.reshape(-1, *self.action["shape"])
+            actions = actions.argmax(1)
+        return actions.reshape(-1, *self.action.get("shape", ()))
 
     def served(self) -> Policy:
         """The graph, in eval mode, with weights of its own."""

@@ -1,4 +1,4 @@
-"""Model predictive control: planners against exact solutions, the ensemble against loops and autograd, and that what is served plans the same."""
+"""Model predictive control: planners against exact solutions, the ensemble against loops and autograd, what is served against both."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,14 @@ from training.trained import Trained
 from policy_handler import PolicyHandler
 
 SMALL: dict[str, Any] = {"plans": 32, "horizon": 4, "iterations": 2, "elites": 4, "members": 2, "hidden": (16,)}
-QUICK: dict[str, Any] = {**SMALL, "warmup_steps": 40, "phase_steps": 10, "screening_every": 80, "screening_episodes": 5, "evaluation_episodes": 10}
+QUICK: dict[str, Any] = {
+    **SMALL,
+    "warmup_steps": 40,
+    "phase_steps": 10,
+    "screening_every": 80,
+    "screening_episodes": 5,
+    "evaluation_episodes": 10,
+}
 
 
 class Point(gymnasium.Env[np.ndarray, Any]):
@@ -106,7 +113,7 @@ def planned(kind: str, starts: np.ndarray, horizon: int = 6) -> tuple[np.ndarray
     shooting = kind == "random_shooting"
     counts = (1, 1600) if shooting else (8, 200)
     with small_network_arithmetic(0):
-        base = base_samples((*counts, horizon, 1), uniform=shooting)
+        base = base_samples((*counts, horizon, 1))
     planner = Planner(Linear(), NormalPlans(torch.full((1,), -8.0), torch.full((1,), 8.0), 0.5), base, elites=1 if shooting else 20)
     first, value = planner(torch.from_numpy(starts).float())
     return first[:, 0].numpy(), value.numpy()
@@ -123,7 +130,7 @@ def test_the_cross_entropy_method_finds_what_the_riccati_equation_says_and_rando
     assert np.abs(near - best).max() < 0.05
     np.testing.assert_allclose(-value, least, rtol=0.01, atol=1e-3)
     assert np.abs(far - best).mean() > 20 * np.abs(near - best).mean()
-    assert (-poor > 1.2 * least).mean() > 0.9
+    assert (-poor - least).mean() > 20 * (-value - least).mean() > 0
 
 
 class Lock(nn.Module):
@@ -263,8 +270,13 @@ def test_what_never_changes_is_foretold_to_stay() -> None:
     steps, random = steps_of(200), np.random.default_rng(0)
     with small_network_arithmetic(0):
         fitting = Fitting(Ensemble(2, 3, 2, (8,), "relu"), 1e-3, 32)
-        fitting.fit(Steps(steps.observations, steps.following, steps.actions, np.full(200, 0.1, np.float32), steps.terminated * 0),
-                    np.arange(200) % 9 == 0, random, 3, 3)
+        fitting.fit(
+            Steps(steps.observations, steps.following, steps.actions, np.full(200, 0.1, np.float32), steps.terminated * 0),
+            np.arange(200) % 9 == 0,
+            random,
+            3,
+            3,
+        )
 
         earned = fitting.ensemble(torch.from_numpy(steps.observations[:9]), torch.randn(9, 4, 10, 2))
 
@@ -349,7 +361,8 @@ def test_what_is_served_acts_as_what_learned(environment: str) -> None:
 
 
 def test_the_same_seed_learns_the_same_policy_and_another_seed_another(tmp_path: Path) -> None:
-    settings = mpc.Settings(environment="Point-v0", steps=80, **{**QUICK, "planner": "random_shooting", "evaluation_episodes": 2})
+    few = {"planner": "random_shooting", "screening_episodes": 2, "evaluation_episodes": 2}
+    settings = mpc.Settings(environment="Point-v0", steps=50, **{**QUICK, **few})
 
     first, again, other = (mpc.train(settings, seed, tmp_path) for seed in (3, 3, 4))
 
@@ -360,10 +373,16 @@ def test_the_same_seed_learns_the_same_policy_and_another_seed_another(tmp_path:
 
 def test_settings_that_cannot_be_are_named(home: Path, tmp_path: Path) -> None:
     def written(training: str) -> Any:
-        (home / "models" / "one.yaml").write_text(f"# Plans.\nkind: policy\ntraining: {{recipe: mpc, {training}}}\nfloor: {{mean_return: 0}}\n")
+        (home / "models" / "one.yaml").write_text(
+            f"# Plans.\nkind: policy\ntraining: {{recipe: mpc, {training}}}\nfloor: {{mean_return: 0}}\n"
+        )
         return settings_of(spec.load("one"))
 
-    for training, told in (("elites: 64", r"elites \(64\) must be fewer than plans \(64\)"), ("planner: best", "planner"), ("hidden: []", "hidden")):
+    for training, told in (
+        ("elites: 32", r"elites \(32\) must be fewer than plans \(32\)"),
+        ("planner: best", "planner"),
+        ("hidden: []", "hidden"),
+    ):
         with pytest.raises(CallError, match=told):
             written(training)
     with pytest.raises(CallError, match="finite bounds"):

@@ -24,7 +24,7 @@ IMPROVED = 0.99  # of the best error on held-out transitions: less is no progres
 
 @dataclass(frozen=True)
 class Steps:
-    """N transitions, float32: observations and following ones [N, w], actions [N, a] as the model takes them, rewards and ends (0, 1) [N]."""
+    """N transitions, float32: observations and following ones [N, w], actions as the model takes them [N, a], rewards and ends [N]."""
 
     observations: np.ndarray
     following: np.ndarray

@@ -120,17 +120,15 @@ def elite_weights(returns: torch.Tensor, elites: int) -> torch.Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def base_samples(sizes: Sequence[int], discrete: bool = False, correlation: float = 0.0, uniform: bool = False) -> torch.Tensor:
+def base_samples(sizes: Sequence[int], discrete: bool = False, correlation: float = 0.0) -> torch.Tensor:
     """Base samples [iterations, N, H, a] from torch's own generator, in units of a distribution's deviation.
 
-    Of discrete actions Gumbel. Else uniform within -1..1, or standard normal, in pairs of both signs and with successive steps that
-    correlate, which moves a system further than white noise does (Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for
-    Real-time Planning", section 3.1, there by their spectrum; here every step keeps `correlation` of the one before).
+    Of discrete actions Gumbel. Else standard normal, in pairs of both signs and with successive steps that correlate, which moves a system
+    further than white noise does (Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning", section 3.1,
+    there by their spectrum; here every step keeps `correlation` of the one before).
     """
     if discrete:
         return -torch.empty(*sizes).exponential_().log()
-    if uniform:
-        return torch.empty(*sizes).uniform_(-1, 1)
     iterations, count, horizon, size = sizes
     samples = torch.randn(iterations, (count + 1) // 2, horizon, size)
     for step in range(1, horizon):
