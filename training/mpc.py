@@ -38,12 +38,12 @@ class Settings(LearningSettings):
     planner: Literal["cem", "random_shooting"] = Field(
         default="cem", description="random_shooting judges as many plans, all at once, and takes the best"
     )
-    horizon: int = Field(default=20, ge=1, le=200, description="steps that are planned ahead")
+    horizon: int = Field(default=15, ge=1, le=200, description="steps that are planned ahead")
     plans: int = Field(default=32, ge=4, le=10_000, description="that are judged per iteration, of each observation")
     iterations: int = Field(default=3, ge=1, le=20, description="times that plans are drawn nearer to the best ones")
     elites: int = Field(default=6, ge=1, description="plans of an iteration that the next ones are drawn about; fewer than plans")
     deviation: float = Field(default=1.0, gt=0, description="of the first plans, in halves of the action's range")
-    correlation: float = Field(default=0.5, ge=0, lt=1, description="of successive actions in the first plans; Box alone")
+    correlation: float = Field(default=0.8, ge=0, lt=1, description="of successive actions in the first plans; Box alone")
     exploration_noise: float = Field(
         default=0.1,
         ge=0,
