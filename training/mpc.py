@@ -84,7 +84,7 @@ class Planning(nn.Module):
         self.ensemble = Ensemble(settings.members, self.encoder.width, self.size, settings.hidden, settings.activation)
         self.low, self.high = (np.ravel(np.array(action[name], np.float32)) if box else np.zeros(1, np.float32) for name in ("low", "high"))
         bounds = torch.from_numpy(self.low), torch.from_numpy(self.high)
-        plans = NormalPlans(*bounds, settings.deviation) if box else CategoricalPlans(self.size)
+        plans: NormalPlans | CategoricalPlans = NormalPlans(*bounds, settings.deviation) if box else CategoricalPlans(self.size)
         shooting = settings.planner == "random_shooting"
         counts = (1, settings.plans * settings.iterations) if shooting else (settings.iterations, settings.plans)
         base = base_samples((*counts, settings.horizon, self.size), not box, settings.correlation)
@@ -107,9 +107,8 @@ class Planning(nn.Module):
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """From one row per action, as the model takes them, to what the environment takes."""
-        if self.action["type"] == "discrete":
-            actions = actions.argmax(1)
-        return actions.reshape(-1, *self.action.get("shape", ()))
+        chosen: np.ndarray = actions.argmax(1) if self.action["type"] == "discrete" else actions.reshape(-1, *self.action["shape"])
+        return chosen
 
     def served(self) -> Policy:
         """The graph, in eval mode, with weights of its own."""

@@ -12,31 +12,17 @@ Each request is planned for from scratch.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 MARGIN = 1e-4  # of the return: among plans as near as that rounding must not choose
 
-Parameters = tuple[torch.Tensor, ...]  # of a distribution of plans; the first is what is planned, [B, 1 or N, H, a]
-
-
-class Distribution(Protocol):
-    """Of plans, [B, N, H, a]."""
-
-    def start(self) -> Parameters:
-        """Before anything is known."""
-
-    def draw(self, parameters: Parameters, base: torch.Tensor) -> torch.Tensor:
-        """Plans [B, N, H, a] from base samples [N, H, a]."""
-
-    def refit(self, plans: torch.Tensor, weights: torch.Tensor) -> Parameters:
-        """To plans with weights [B, 1, N] that sum to 1."""
+Parameters = tuple[torch.Tensor, ...]  # of a distribution of plans, [B, 1, H, a] or what expands to it; the first is what is planned
 
 
 class NormalPlans(nn.Module):
-    """Of a Box with finite bounds [a]: every number is normal about a mean of its own, and kept within its bounds."""
+    """Plans for a Box with finite bounds [a]: every number is normal about a mean of its own, and kept within its bounds."""
 
     def __init__(self, low: torch.Tensor, high: torch.Tensor, deviation: float) -> None:
         super().__init__()
@@ -51,18 +37,18 @@ class NormalPlans(nn.Module):
         return (self.low + self.high) / 2, (self.high - self.low) / 2 * self.deviation
 
     def draw(self, parameters: Parameters, base: torch.Tensor) -> torch.Tensor:
-        """Mean plus deviation times base, within the bounds."""
+        """Plans [B, N, H, a] from base samples [N, H, a]: mean plus deviation times base, within the bounds."""
         mean, deviation = parameters
         return (mean + deviation * base).clamp(self.low, self.high)
 
     def refit(self, plans: torch.Tensor, weights: torch.Tensor) -> Parameters:
-        """Mean and deviation of the weighted plans."""
+        """Mean and deviation of plans with weights [B, 1, N] that sum to 1."""
         mean = _weighted(weights, plans)
         return mean, _weighted(weights, (plans - mean).square()).sqrt()
 
 
 class CategoricalPlans(nn.Module):
-    """Of `count` discrete actions, one-hot; base samples are Gumbel, and the action with the largest logit plus base is drawn."""
+    """Plans of `count` discrete actions, one-hot; base samples are Gumbel, and the action with the largest logit plus base is drawn."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -94,7 +80,7 @@ class Planner(nn.Module):
     `model` gives the returns [B, N] of plans [B, N, H, a] from observations on; `base` holds the base samples, [iterations, N, H, a].
     """
 
-    def __init__(self, model: nn.Module, distribution: nn.Module, base: torch.Tensor, elites: int) -> None:
+    def __init__(self, model: nn.Module, distribution: NormalPlans | CategoricalPlans, base: torch.Tensor, elites: int) -> None:
         super().__init__()
         self.base: torch.Tensor
         self.model, self.distribution, self.elites = model, distribution, elites
@@ -102,14 +88,13 @@ class Planner(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw, judge and draw nearer, once for each set of base samples."""
-        distribution: Any = self.distribution
-        parameters = distribution.start()
+        parameters = self.distribution.start()
         for base in self.base:
-            plans = distribution.draw(parameters, base)
+            plans = self.distribution.draw(parameters, base)
             plans = plans.expand(observations.shape[0], *plans.shape[-3:])  # `len` would fix the exported graph's batch
             returns = self.model(observations, plans)
             weights = elite_weights(returns, self.elites)
-            parameters = distribution.refit(plans, weights[:, None])
+            parameters = self.distribution.refit(plans, weights[:, None])
         return parameters[0][:, 0, 0], (weights * returns).sum(1)
 
 
@@ -124,7 +109,7 @@ def base_samples(sizes: Sequence[int], discrete: bool = False, correlation: floa
     """Base samples [iterations, N, H, a] from torch's own generator, in units of a distribution's deviation.
 
     Of discrete actions Gumbel. Else standard normal, in pairs of both signs and with successive steps that correlate, which moves a system
-    further than white noise does (Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning", section 3.1,
+    further than white noise does (Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning", section 3,
     there by their spectrum; here every step keeps `correlation` of the one before).
     """
     if discrete:
