@@ -171,9 +171,9 @@ class Fitting:
     def errors(self, inputs: np.ndarray, targets: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Of every member at normalised rows: mean square, plus the mean cross-entropy of terminations, [members]."""
         found, wanted = answer(self.arrays, self.ensemble.activation, inputs), targets.shape[-1]
-        squares: np.ndarray = np.square(found[..., :wanted] - targets).mean((1, 2))
-        logits = found[..., wanted]
-        return squares + self.ensemble.terminates * (np.logaddexp(0, logits) - ends * logits).mean(1)
+        squares, logits = np.square(found[..., :wanted] - targets).mean((1, 2)), found[..., wanted]
+        errors: np.ndarray = squares + self.ensemble.terminates * (np.logaddexp(0, logits) - ends * logits).mean(1)
+        return errors
 
     def _normalised(self, steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         model = self.ensemble

@@ -71,7 +71,7 @@ class CategoricalPlans(nn.Module):
 
 def _weighted(weights: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
     """The mean of plans [B, N, H, a], [B, 1, H, a]."""
-    return (weights @ plans.flatten(2)).unflatten(2, plans.shape[2:])
+    return (weights @ plans.flatten(2)).reshape(-1, 1, *plans.shape[2:])
 
 
 class Planner(nn.Module):
