@@ -133,6 +133,17 @@ def test_the_cross_entropy_method_finds_what_the_riccati_equation_says_and_rando
     assert (-poor - least).mean() > 20 * (-value - least).mean() > 0
 
 
+def test_plans_that_all_lie_on_a_bound_can_be_explained() -> None:
+    bound, start = torch.full((1,), 0.5), torch.tensor([[9.0, 1.0]], requires_grad=True)
+    planner = Planner(Linear(), NormalPlans(-bound, bound, 1e9), base_samples((3, 32, 1, 1)), elites=5)
+
+    first, value = planner(start)
+    (gradient,) = torch.autograd.grad(first.sum() + value.sum(), start)
+
+    assert first.tolist() == [[-0.5]]
+    assert bool(gradient.isfinite().all())
+
+
 class Lock(nn.Module):
     """Pays for every digit of a number that is right."""
 

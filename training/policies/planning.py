@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 MARGIN = 1e-4  # of the return: among plans as near as that rounding must not choose
+LEAST_VARIANCE = 1e-30  # the root's gradient is infinite at 0, which plans come to that all lie on a bound
 
 Parameters = tuple[torch.Tensor, ...]  # of a distribution of plans, [B, 1, H, a] or what expands to it; the first is what is planned
 
@@ -44,7 +45,7 @@ class NormalPlans(nn.Module):
     def refit(self, plans: torch.Tensor, weights: torch.Tensor) -> Parameters:
         """Mean and deviation of plans with weights [B, 1, N] that sum to 1."""
         mean = _weighted(weights, plans)
-        return mean, _weighted(weights, (plans - mean).square()).sqrt()
+        return mean, _weighted(weights, (plans - mean).square()).clamp(min=LEAST_VARIANCE).sqrt()
 
 
 class CategoricalPlans(nn.Module):
