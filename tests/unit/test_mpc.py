@@ -144,6 +144,16 @@ def test_plans_that_all_lie_on_a_bound_can_be_explained() -> None:
     assert bool(gradient.isfinite().all())
 
 
+def test_no_rounding_leads_out_of_the_bounds() -> None:
+    low, high = torch.full((1,), -0.1), torch.full((1,), 0.3)
+    planner = Planner(Linear(), NormalPlans(low, high, 1e9), base_samples((3, 41, 2, 1)), elites=5)
+
+    first, _ = planner(torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * 9)
+
+    assert float(first.min()) == pytest.approx(-0.1)
+    assert bool(((first >= low) & (first <= high)).all())
+
+
 class Lock(nn.Module):
     """Pays for every digit of a number that is right."""
 

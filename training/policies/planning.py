@@ -44,7 +44,7 @@ class NormalPlans(nn.Module):
 
     def refit(self, plans: torch.Tensor, weights: torch.Tensor) -> Parameters:
         """Mean and deviation of plans with weights [B, 1, N] that sum to 1."""
-        mean = _weighted(weights, plans)
+        mean = _weighted(weights, plans).clamp(self.low, self.high)  # which weights that sum to a little more than 1 would leave
         return mean, _weighted(weights, (plans - mean).square()).clamp(min=LEAST_VARIANCE).sqrt()
 
 
