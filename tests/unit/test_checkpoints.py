@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from marina import paths, spec
-from training import a2c, dqn, ppo, reinforce, sac, td3, trpo
+from training import a2c, dqn, mpc, ppo, reinforce, sac, td3, trpo
 from training.policies import rollout
 from training.policies.checkpoints import Checkpoint
 from training.policies.learning import Selection
@@ -36,6 +36,7 @@ RECIPES = {
     "td3": "warmup_steps: 16",
     "dqn": "gradient_steps: 4, warmup_steps: 100",
     "rainbow": RAINBOW,
+    "mpc": "warmup_steps: 20, phase_steps: 5, plans: 8, elites: 2, horizon: 3, epochs: 2",
 }
 
 
@@ -49,7 +50,9 @@ def written(home: Path, recipe: str, more: str = "") -> spec.Spec:
 
 def learner_of(one: spec.Spec, seed: int) -> Any:
     settings = settings_of(one)
-    recipe = {"dqn": dqn, "ppo": ppo, "trpo": trpo, "a2c": a2c, "reinforce": reinforce, "sac": sac, "td3": td3}[one.training.recipe]
+    recipe = {"dqn": dqn, "ppo": ppo, "trpo": trpo, "a2c": a2c, "reinforce": reinforce, "sac": sac, "td3": td3, "mpc": mpc}[
+        one.training.recipe
+    ]
     spaces = rollout.observation_config(settings.environment), rollout.action_config(settings.environment)
     return recipe.Learner(settings, *spaces, seed)
 

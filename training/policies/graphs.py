@@ -219,7 +219,33 @@ class DeterministicPolicy(nn.Module):
         return {"action": self.actor(observations)}
 
 
-Policy = GreedyPolicy | CategoricalPolicy | MultiCategoricalPolicy | GaussianPolicy | DeterministicPolicy
+class PlanningPolicy(nn.Module):
+    """Model predictive control: the first step of a plan, made anew at every observation.
+
+    `planner` takes float32 [B, w] and gives (that step [B, n], the return of the plan [B]). Answers are {"action": float32 [B, *shape],
+    "value": float32 [B]} of a Box, {"action": int64 [B], "probabilities": float32 [B, n], "value"} of Discrete actions.
+    """
+
+    inputs = ("observation",)
+
+    def __init__(self, features: nn.Module, planner: nn.Module, action: dict[str, Any]) -> None:
+        super().__init__()
+        self.features, self.planner, self.shape = features, planner, action.get("shape")
+
+    def forward(self, observations: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The plan's first step and what the plan is expected to earn."""
+        first, value = self.planner(self.features(observations))
+        if self.shape is None:
+            return {"action": first.argmax(1), "probabilities": first, "value": value}
+        return {"action": first.reshape(-1, *self.shape), "value": value}
+
+    def scores(self, observations: torch.Tensor) -> torch.Tensor:
+        """The shares of discrete actions among the best plans, [B, n]."""
+        shares: torch.Tensor = self.planner(self.features(observations))[0]
+        return shares
+
+
+Policy = GreedyPolicy | CategoricalPolicy | MultiCategoricalPolicy | GaussianPolicy | DeterministicPolicy | PlanningPolicy
 
 
 def action_size(action: dict[str, Any]) -> int:
