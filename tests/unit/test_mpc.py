@@ -21,6 +21,7 @@ from training.policies.small_networks import small_network_arithmetic
 from training.train import settings_of
 from training.trained import Trained
 
+from bundle_runtimes import TorchRuntime
 from policy_handler import PolicyHandler
 
 SMALL: dict[str, Any] = {"plans": 32, "horizon": 4, "iterations": 2, "elites": 4, "members": 2, "hidden": (16,)}
@@ -232,7 +233,7 @@ def test_the_handler_serves_the_reported_returns_step_for_step(brought: Trained,
     (tmp_path / "model_metadata.json").write_text('{"name": "policy", "version": "1.0", "max_batch": 64}')
     handler = PolicyHandler()
     handler.read_configs(tmp_path)
-    handler.model = brought.module  # type: ignore[assignment]
+    handler.model = TorchRuntime(brought.module)
 
     def act(observations: np.ndarray) -> np.ndarray:
         (found,) = handler.answer_rows([({"body": json.dumps({"instances": observations.tolist()}).encode()}, {})])
