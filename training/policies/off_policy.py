@@ -34,6 +34,7 @@ class OffPolicySettings(LearningSettings):
     polyak: float = Field(default=0.005, gt=0, le=1, description="share of the way that the targets follow per gradient step")
     replay: int = Field(default=200_000, ge=1, description="transitions that are remembered")
     warmup_steps: int = Field(default=400, ge=0, description="environment steps with random actions before the first gradient step")
+    hold: int = Field(default=1, ge=1, description="steps for which those random actions are held: more gets further from the start")
     screening_every: int = Field(default=500, ge=1, description="environment steps between two looks at the policy")
 
 
@@ -99,6 +100,7 @@ class ReplayedExperience:
         self.replay = Replay(settings.replay, actor.encoder.width, actor.size)
         self.generator = torch.Generator().manual_seed(seed)
         self.owed = 0.0  # gradient steps
+        self.held, self.steps = np.zeros((settings.copies, actor.size), np.float32), 0
 
     @property
     def warm(self) -> bool:
@@ -114,8 +116,7 @@ class ReplayedExperience:
         experience, rows = self.experience, []
         before = self.actor.encoder(experience.observations)
         for _ in range(self.settings.phase_steps):
-            uniform = experience.random.uniform(-1, 1, (len(before), self.actor.size))
-            actions = explore(before) if self.warm else uniform.astype(np.float32)
+            actions = explore(before) if self.warm else self._random()
             rewards, terminated, _, real = experience.step(self.actor.to_environment(actions))
             after = self.actor.encoder(experience.observations)
             rows.append(np.column_stack((before, after, actions, rewards, terminated))[real].astype(np.float32))
@@ -123,6 +124,13 @@ class ReplayedExperience:
         packed = torch.from_numpy(np.concatenate(rows))
         self.replay.add(Transitions(*torch.split(packed, self.replay.columns, 1)))
         self.owed += len(packed) * self.settings.gradient_steps * self.warm
+
+    def _random(self) -> np.ndarray:
+        """Uniform actions, each for `hold` steps (Dabney, Ostrovski and Barreto 2021, "Temporally-Extended epsilon-Greedy Exploration")."""
+        if self.steps % self.settings.hold == 0:
+            self.held = self.experience.random.uniform(-1, 1, self.held.shape).astype(np.float32)
+        self.steps += 1
+        return self.held
 
     def batches(self) -> list[Transitions]:
         """One batch for every gradient step that is due, in one gather."""
