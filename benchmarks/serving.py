@@ -116,7 +116,7 @@ def _classifier(
         buffer = io.BytesIO()
         picture.save(buffer, kind, quality=90)
         files.append(buffer.getvalue())
-    pixels = torch.stack([prepare(open_image(file, inputs.mode), inputs) for file in files])
+    pixels = torch.from_numpy(np.stack([prepare(open_image(file, inputs.mode), inputs) for file in files]))
     trained = _trained("classifier", module, pixels[:8])
     trained.validation = (pixels,)
     trained.preprocess = inputs.as_config()

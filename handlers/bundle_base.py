@@ -1,14 +1,17 @@
-"""TorchServe's BaseHandler without what it reads beside it: `openvino.torch` would bring torch's compilers, which take a worker seconds."""
+"""TorchServe's BaseHandler without what its module reads beside it.
 
-import sys
-from types import ModuleType
+That is torch itself, unless the process has it already, torch's compilers (`openvino.torch`) and ONNX Runtime: together seconds of a
+worker's start and half a gigabyte, for nothing that a compiled form needs. What of BaseHandler asks for torch later gets it then.
+"""
 
-_before: dict[str, ModuleType] = {name: sys.modules[name] for name in ("openvino.torch",) if name in sys.modules}
-sys.modules["openvino.torch"] = None  # type: ignore[assignment]  # an import of it fails, which BaseHandler is prepared for
-try:
+import logging
+
+from bundle_imports import without
+
+_told = logging.getLogger("ts.torch_handler.base_handler")  # it warns of all that it isn't given
+_told.disabled = True
+with without("openvino.torch", "onnxruntime", "torch_tensorrt", "torch_xla.core.xla_model", later=("torch",)):
     from ts.torch_handler.base_handler import BaseHandler
-finally:
-    del sys.modules["openvino.torch"]
-    sys.modules.update(_before)
+_told.disabled = False
 
 __all__ = ["BaseHandler"]

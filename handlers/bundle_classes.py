@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from bundle_decision import Decision, ranked
-from bundle_handler import Prepared
 from bundle_options import Number
+from bundle_requests import Prepared
 
 TOP_K = Number(int, 1, 1000, "so many classes at most; all when there are fewer")
 
@@ -29,11 +29,11 @@ class ClassAnswers:
         """Of postprocess_config.json."""
         return cls(classes, int(config["top_k"]), Decision.from_config(config))
 
-    def of(self, logits: torch.Tensor, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
+    def of(self, logits: np.ndarray, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""
-        probabilities = logits.float().softmax(dim=1)
+        probabilities = softmax(logits)
         order = ranked(probabilities, self.decision)
-        probabilities = probabilities.gather(1, order)
+        probabilities = np.take_along_axis(probabilities, order, 1)
         answers = []
         for row, indices, one in zip(probabilities.tolist(), order.tolist(), prepared, strict=True):
             best = list(zip(row, indices, strict=True))[: one.options.get("top_k", self.top_k)]
@@ -63,3 +63,11 @@ class ClassAnswers:
             return "most probable first"
         name = self.classes[self.decision.class_index]
         return f"{name} first from probability {self.decision.threshold:.3g} on; the rest most probable first"
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits [B, classes] -> probabilities, float32."""
+    with np.errstate(invalid="ignore"):  # of logits that aren't finite come shares that aren't, which are never sent
+        exponentials = np.exp(logits.astype(np.float32) - logits.max(axis=1, keepdims=True))
+        shares: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return shares

@@ -1,4 +1,4 @@
-"""Clips: an animated picture, a video file or a list of frames -> Pillow images -> the graph's uint8 tensor.
+"""Clips: an animated picture, a video file or a list of frames -> Pillow images -> the graph's uint8 array.
 
 The one transform of both sides, as `bundle_images` is for single pictures. Time is counted in frames, not in seconds. Limits are
 checked before frames are decoded. Video files are read by PyAV where it is installed; nothing else needs it.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from PIL import Image
 
 from bundle_errors import NotSupported, NotUnderstood, Refusal, TooLarge
@@ -109,9 +109,9 @@ def open_frames(files: Sequence[bytes], config: ClipInput) -> list[Image.Image]:
     return [opened[index] for index in chosen]
 
 
-def prepare_clip(frames: Sequence[Image.Image], config: ClipInput) -> torch.Tensor:
+def prepare_clip(frames: Sequence[Image.Image], config: ClipInput) -> np.ndarray:
     """Frames, as `open_clip` gives them, as the graph's input: uint8 [frames, C, height, width]."""
-    return torch.stack([prepare(frame, config.image) for frame in frames])
+    return np.stack([prepare(frame, config.image) for frame in frames])
 
 
 def _named(index: int, read: Callable[..., Image.Image], *arguments: Any) -> Image.Image:

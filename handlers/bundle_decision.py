@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,18 @@ class Decision:
         said = config.get("decision")
         return cls(int(said["class_index"]), float(said["threshold"])) if said else None
 
-    def decided(self, probabilities: torch.Tensor) -> torch.Tensor:
+    def decided(self, probabilities: np.ndarray) -> np.ndarray:
         """The answer of each row of [B, classes], int64 [B]."""
         own = probabilities[:, self.class_index]
-        others = probabilities.clone()
+        others = probabilities.copy()
         others[:, self.class_index] = -1
-        return torch.where(own >= self.threshold, self.class_index, others.argmax(1))
+        return np.where(own >= self.threshold, self.class_index, others.argmax(1))
 
 
-def ranked(probabilities: torch.Tensor, decision: Decision | None) -> torch.Tensor:
+def ranked(probabilities: np.ndarray, decision: Decision | None) -> np.ndarray:
     """The classes of each row of [B, classes], int64 [B, classes]: the answer first, then by probability."""
     order = probabilities
     if decision:
-        order = probabilities.scatter(1, decision.decided(probabilities)[:, None], 2.0)
-    return order.sort(dim=1, descending=True, stable=True).indices
+        order = probabilities.copy()
+        np.put_along_axis(order, decision.decided(probabilities)[:, None], 2.0, 1)
+    return np.argsort(-order, axis=1, kind="stable")

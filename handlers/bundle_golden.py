@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bundle_masks import read_mask
+from bundle_states import contents
+
 FOLDER = "samples"
 INDEX = "samples.json"
 
@@ -100,8 +103,6 @@ def _is_named(entry: Any, golden: list[Any]) -> bool:
 
 def _mask_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:
     """As `difference` for two masks; None where `golden` is none."""
-    from bundle_masks import read_mask  # it needs torch, which the tools that compare other answers start without
-
     one, other = read_mask(golden), read_mask(answer)
     if one is None:
         return None
@@ -113,8 +114,6 @@ def _mask_difference(golden: Any, answer: Any, where: str, patience: Patience) -
 
 def _state_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:
     """As `difference` for what two policies remember; None where `golden` is no state."""
-    from bundle_states import contents  # it needs torch, as above
-
     one, other = contents(golden), contents(answer)
     if one is None:
         return None

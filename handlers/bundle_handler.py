@@ -9,7 +9,7 @@
 A bad request fails alone: it gets its 4xx, the others of its batch get the answers that they would get alone.
 A worker whose archive was changed, or which answers its golden samples differently, does not come up.
 
-What computes the graph is chosen by `bundle_runtimes`.
+What computes the graph is chosen by `bundle_runtimes`. All is numpy, so that a worker with a compiled form never reads torch.
 """
 
 import json
@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from itertools import islice
@@ -26,7 +26,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import psutil
-import torch
 
 from bundle_base import BaseHandler
 from bundle_checksums import NAME as CHECKSUMS
@@ -36,7 +35,7 @@ from bundle_errors import BrokenArchive, ModelFault, NotSupported, NotUnderstood
 from bundle_golden import difference, read_samples
 from bundle_kserve import tensor_answer
 from bundle_options import Option
-from bundle_requests import MAX_INSTANCES, Instance, Request, read_request
+from bundle_requests import MAX_INSTANCES, Instance, Prepared, Request, read_request
 from bundle_runtimes import PROGRAM, TorchRuntime, usable
 from bundle_telemetry import Telemetry
 
@@ -47,15 +46,6 @@ MAX_ANSWER_BYTES = 6_000_000  # TorchServe kills a worker that answers more than
 NOT_FINITE = "the model's answer is not finite; the request may be out of the range that it was trained on"
 
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]  # what TorchServe gives: the body's fields, and the headers
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One instance, ready for the batch: the graph's inputs (without batch dimension) and what postprocessing needs of it."""
-
-    tensors: tuple[torch.Tensor | np.ndarray, ...]
-    options: dict[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
 
     def __init__(self) -> None:
         super().__init__()
-        self.device = torch.device("cpu")
+        self.device = "cpu"
         self.max_answer_bytes = MAX_ANSWER_BYTES
         self.computing: dict[str, Any] = {}  # runtime, precision and threads, once they are chosen
         self.options: dict[str, Option] = {}  # that every request may set
@@ -96,8 +86,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         folder = Path(context.system_properties["model_dir"])
         self.context = context
         files = verify_checksums(folder, ignored=("MAR-INF",))
-        gpu = context.system_properties.get("gpu_id")
-        self.device = torch.device(f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu")
+        self.device = _device(context.system_properties.get("gpu_id"))
         config = getattr(context, "model_yaml_config", None) or {}
         self.max_answer_bytes = (config.get("handler") or {}).get("max_answer_bytes") or MAX_ANSWER_BYTES
         checked = self.load(folder, config)
@@ -107,7 +96,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         ready = {
             "files_verified": files,
             "golden_samples": checked,
-            "device": str(self.device),
+            "device": self.device,
             **self.computing,
             "own_codec": codec,
             "initialize_seconds": round(time.monotonic() - started, 2),
@@ -140,9 +129,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     @cached_property
     def graph(self) -> Any:
         """The portable program's graph, which alone has gradients: read when it is first asked for, unless it serves."""
-        if isinstance(self.model, torch.nn.Module):  # a graph that serves without an archive
-            return self.model
-        return (self.model if isinstance(self.model, TorchRuntime) else TorchRuntime(self.folder / PROGRAM, self.device)).module
+        return (self.model if isinstance(self.model, TorchRuntime) else TorchRuntime.load(self.folder / PROGRAM, self.device)).module
 
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export."""
@@ -161,7 +148,6 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         A request that one core answers at once is not worth sharing: its threads would only wait for each other, and where
         the other core is busy they wait long (a small CNN on two cores, one of them busy: 1.4 ms with one thread, 211 with two).
         """
-        torch.set_num_threads(1)  # outside the graph there is little to share
         row: Row = ({"body": read_samples(folder)[0]["body"]}, {})
         seconds = []
         for _ in range(4):
@@ -317,12 +303,11 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         return answers
 
     def _forward(self, prepared: list[Prepared]) -> list[Any]:
-        with torch.inference_mode():
-            with self.telemetry.inference:
-                columns = zip(*(item.tensors for item in prepared), strict=True)
-                outputs = self.model(*(_stacked(column).to(self.device) for column in columns))
-            with self.telemetry.postprocess:
-                return self.postprocess(outputs, prepared)
+        with self.telemetry.inference:
+            columns = zip(*(item.arrays for item in prepared), strict=True)
+            outputs = self.model(*(np.stack(column) for column in columns))
+        with self.telemetry.postprocess:
+            return self.postprocess(outputs, prepared)
 
     def _collect(self, accepted: Accepted, answers: Iterator[Any]) -> Any:
         """The next answers, one per instance, in the request's protocol; the first failure among them stands for the request."""
@@ -370,11 +355,13 @@ def _reply(reply: Any, index: int, context: Any) -> bytes:
     return content
 
 
-def _stacked(column: Sequence[torch.Tensor | np.ndarray]) -> torch.Tensor:
-    """One input of the graph for the whole batch."""
-    if isinstance(column[0], np.ndarray):  # small ones: torch takes ten times as long per call
-        return torch.from_numpy(np.stack(column))
-    return torch.stack(column)  # type: ignore[arg-type]
+def _device(gpu: int | None) -> str:
+    """The device that TorchServe gave this worker."""
+    if gpu is None:
+        return "cpu"
+    import torch  # where there is a GPU, it computes
+
+    return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
 
 
 def _lower(headers: Mapping[str, Any]) -> dict[str, str]:

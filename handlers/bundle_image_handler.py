@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from bundle_errors import NotUnderstood, TooLarge
-from bundle_handler import BundleHandler, Prepared
+from bundle_handler import BundleHandler
 from bundle_images import FORMATS, ImageInput, open_image, prepare
 from bundle_options import keyed_schema
 from bundle_payloads import bytes_of, only_key
-from bundle_requests import Instance
+from bundle_requests import Instance, Prepared
 
 KEYS = ("image", "data", "b64")
 

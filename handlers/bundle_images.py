@@ -1,4 +1,4 @@
-"""Pictures: bytes -> Pillow image -> the graph's uint8 tensor, and its places back to the picture's pixels.
+"""Pictures: bytes -> Pillow image -> the graph's uint8 array, and its places back to the picture's pixels.
 
 The one transform of both sides: training evaluates with `prepare`, the server serves with it, so there is no skew.
 Limits are checked from the header, before anything is decoded. Normalisation is not here: it is in the graph.
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
 
 from bundle_errors import NotUnderstood, Refusal, TooLarge
@@ -156,7 +155,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def prepare(image: Image.Image, config: ImageInput) -> torch.Tensor:
+def prepare(image: Image.Image, config: ImageInput) -> np.ndarray:
     """A picture of `config.mode` as the graph's input, uint8 [C, height, width] with C = 3 (RGB) or 1 (L)."""
     size = (config.width, config.height)
     if config.fit == "ink":
@@ -168,8 +167,8 @@ def prepare(image: Image.Image, config: ImageInput) -> torch.Tensor:
         fitted.paste(_resized(image, inner, config), (0, 0))
     else:
         fitted = _resized(image, size, config, view_of_size(image.size, config))
-    pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8))
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+    pixels = np.array(fitted, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _resized(image: Image.Image, size: tuple[int, int], config: ImageInput, view: View | None = None) -> Image.Image:
@@ -219,16 +218,17 @@ def _letterbox_scale(size: tuple[int, int], config: ImageInput) -> float:
     return min(config.width / size[0], config.height / size[1])
 
 
-def boxes_to_image(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput, clip: bool = True) -> torch.Tensor:
+def boxes_to_image(boxes: np.ndarray, size: tuple[int, int], config: ImageInput, clip: bool = True) -> np.ndarray:
     """Boxes [N, 4] from pixels of the graph's input to pixels of the picture of `size` (width, height), clipped to it if asked for."""
     left, top, right, bottom = view_of_size(size, config)
-    factor = boxes.new_tensor([(right - left) / config.width, (bottom - top) / config.height] * 2)
-    placed = boxes * factor + boxes.new_tensor([left, top] * 2)
-    return torch.minimum(placed.clamp(min=0), boxes.new_tensor([*size, *size])) if clip else placed
+    factor = np.array([(right - left) / config.width, (bottom - top) / config.height] * 2, boxes.dtype)
+    placed: np.ndarray = boxes * factor + np.array([left, top] * 2, boxes.dtype)
+    return placed.clip(0, np.array([*size, *size], boxes.dtype)) if clip else placed
 
 
-def boxes_to_input(boxes: torch.Tensor, size: tuple[int, int], config: ImageInput) -> torch.Tensor:
+def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], config: ImageInput) -> np.ndarray:
     """Boxes [N, 4] from pixels of the picture of `size` (width, height) to pixels of the graph's input, not clipped to it."""
     left, top, right, bottom = view_of_size(size, config)
-    factor = boxes.new_tensor([config.width / (right - left), config.height / (bottom - top)] * 2)
-    return (boxes - boxes.new_tensor([left, top] * 2)) * factor
+    factor = np.array([config.width / (right - left), config.height / (bottom - top)] * 2, boxes.dtype)
+    placed: np.ndarray = (boxes - np.array([left, top] * 2, boxes.dtype)) * factor
+    return placed

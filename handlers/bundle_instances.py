@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from bundle_masks import compressed
+from bundle_masks import between, compressed, places
 
 FORMATS = ("none", "rle", "compressed_rle", "polygons")
 ABOUT = (
@@ -57,19 +55,21 @@ class Instance:
         return {"size": size, "counts": compressed(counts) if form == "compressed_rle" else counts}
 
 
-def laid(mask: torch.Tensor, box: torch.Tensor, size: tuple[int, int]) -> Instance:
+def laid(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> Instance:
     """A graph's `mask` (probabilities float32 [s, s]) of a `box` (x1, y1, x2, y2) in pixels of a picture of `size` (width, height).
 
     The box may reach beyond the picture; what does is cut off.
     """
     grown = (len(mask) + 2) / len(mask)  # one cell of nothing around, so that it fades out
     centre, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * grown
-    left, top, right, bottom = torch.cat([centre - half, centre + half]).long().tolist()
+    left, top, right, bottom = np.concatenate([centre - half, centre + half]).astype(np.int64).tolist()
     wide, high = max(1, right - left + 1), max(1, bottom - top + 1)
     first, last = (max(0, left), max(0, top)), (min(size[0], left + wide), min(size[1], top + high))
-    likely = functional.interpolate(functional.pad(mask, (1, 1, 1, 1))[None, None], (high, wide), mode="bilinear")[0, 0]
-    inside = likely[first[1] - top : max(first[1], last[1]) - top, first[0] - left : max(first[0], last[0]) - left]
-    return Instance((inside > LIKELY).cpu().numpy(), *first, size)
+    cells = np.pad(mask, 1)
+    across = [part[first[0] - left : max(first[0], last[0]) - left] for part in places(wide, 0, wide, len(cells))]
+    down = [part[first[1] - top : max(first[1], last[1]) - top] for part in places(high, 0, high, len(cells))]
+    likely = between(between(cells, 1, across[0], across[1], across[2]), 0, down[0], down[1], down[2])
+    return Instance(likely > LIKELY, *first, size)
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:

@@ -12,46 +12,53 @@ import io
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bundle_images import ImageInput, view_of_size
 
-VALUES_AT_ONCE = 16_000_000  # of logits at the picture's own size, which would not fit into memory for large ones
+ROWS_AT_ONCE = 64  # of logits at the picture's own size: so they stay in the processor's cache
 MAX_CLASSES = 255  # of a label map in bytes; 255 itself is used for pixels that count for nothing
 GOLDEN_ANGLE = 0.381966  # of a turn: hues that follow each other are far apart
 
 
-def label_map(logits: torch.Tensor, size: tuple[int, int], config: ImageInput) -> np.ndarray:
+def label_map(logits: np.ndarray, size: tuple[int, int], config: ImageInput) -> np.ndarray:
     """The likeliest class of every pixel of a picture of `size` (width, height): uint8 [height, width].
 
     `logits` float [classes, h, w] cover the graph's input; they are interpolated bilinearly (pixel centres, edges repeated), rows
     by rows, and compared after it, so that outlines are as fine as the picture.
     """
     width, height = size
-    scores = logits.float()
     left, top, right, bottom = view_of_size(size, config)
-    columns, column_share = _between(width, left, right, scores.shape[2])
-    wide = torch.lerp(scores[:, :, columns], scores[:, :, (columns + 1).clamp(max=scores.shape[2] - 1)], column_share)
-    rows, row_share = _between(height, top, bottom, scores.shape[1])
-    labels = np.empty((height, width), np.uint8)
-    step = max(1, VALUES_AT_ONCE // (len(scores) * width))
-    for start in range(0, height, step):
-        above = rows[start : start + step]
-        strip = torch.lerp(wide[:, above], wide[:, (above + 1).clamp(max=scores.shape[1] - 1)], row_share[start : start + step, None])
-        labels[start : start + step] = strip.argmax(0).to(torch.uint8).cpu().numpy()
+    wide = between(logits.astype(np.float32, copy=False), 2, *places(width, left, right, logits.shape[2]))
+    above, below, share = places(height, top, bottom, logits.shape[1])
+    labels = np.zeros((height, width), np.uint8)
+    for start in range(0, height, ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        best = between(wide[0], 0, above[part], below[part], share[part])
+        for index in range(1, len(wide)):  # one class after the other: numpy's argmax over the first axis takes several times as long
+            scores = between(wide[index], 0, above[part], below[part], share[part])
+            np.copyto(labels[part], index, where=scores > best)
+            np.maximum(best, scores, out=best)
     return labels
 
 
-def _between(pixels: int, first: float, last: float, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each of `pixels` the cell before its centre, int64, and how far it is from that to the next, in 0..1; edges repeat.
+def places(pixels: int, first: float, last: float, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `pixels` the cells before and behind its centre, int64, and the share of the second, float32; edges repeat.
 
     The `cells` reach from `first` to `last`, in pixels.
     """
-    places = (torch.arange(pixels, dtype=torch.float64) + 0.5 - first) * cells / (last - first) - 0.5
-    places = places.clamp(0, cells - 1)
-    before = places.floor()
-    return before.long(), (places - before).float()
+    centres = ((np.arange(pixels) + 0.5 - first) * cells / (last - first) - 0.5).clip(0, cells - 1)
+    before = centres.astype(np.int64)
+    return before, np.minimum(before + 1, cells - 1), (centres - before).astype(np.float32)
+
+
+def between(values: np.ndarray, axis: int, before: np.ndarray, behind: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Linear interpolation of `values` along `axis`, at `places`."""
+    one, other = values.take(before, axis), values.take(behind, axis)
+    other -= one
+    other *= share.reshape(-1, *[1] * (values.ndim - 1 - axis))
+    other += one
+    return other
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:

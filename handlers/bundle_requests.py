@@ -35,6 +35,15 @@ class Instance:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """One instance, ready for the batch: the graph's inputs (without batch dimension) and what postprocessing needs of it."""
+
+    arrays: tuple[np.ndarray, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
+
+
+@dataclass(frozen=True)
 class Request:
     """One request: its instances and the protocol in which they came."""
 

@@ -2,15 +2,20 @@
 
 `runtime.json` lists the runtimes of an export, best first, as `training/runtimes.py` measured them; the last is always the
 portable program `model.pt2`. A worker takes the first that its machine can run and that answers the golden samples.
+
+Runtimes take and give numpy arrays: torch, which costs a worker more than all the rest of it, is read by the runtime that needs it.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+import numpy as np
+
+from bundle_imports import without
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +29,7 @@ class Runtime(Protocol):
     name: str
     precision: str
 
-    def __call__(self, *inputs: torch.Tensor) -> Any:
+    def __call__(self, *inputs: np.ndarray) -> Any:
         """One batch."""
 
     def set_threads(self, threads: int) -> None:
@@ -32,26 +37,36 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """The portable program, computed by torch itself; `module` is its graph."""
+    """A torch module, computed by torch itself on `device`: the graph of the portable program, or one that was never exported."""
 
     name, precision = "torch", "fp32"
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        import torch._dynamo.config  # torch.export's reading needs it, and a compiled form doesn't
+    def __init__(self, module: Any, device: str = "cpu") -> None:
+        import torch
+
+        self.torch, self.module, self.device = torch, module, device
+        self.set_threads(1)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> "TorchRuntime":
+        """The program of a .pt2 file."""
+        import torch._dynamo.config  # reading a program needs it
         from torch.export.passes import move_to_device_pass
 
+        _load_operators(torch.ops)
         program = torch.export.load(path)
-        if device.type != "cpu":  # the graph itself names the device that it was exported on
+        if device != "cpu":  # the graph itself names the device that it was exported on
             program = move_to_device_pass(program, device)
-        self.module = program.module()
+        return cls(program.module(), device)
 
-    def __call__(self, *inputs: torch.Tensor) -> Any:
+    def __call__(self, *inputs: np.ndarray) -> Any:
         """One batch."""
-        return self.module(*inputs)
+        with self.torch.inference_mode():
+            return arrays(self.module(*(self.torch.from_numpy(one).to(self.device) for one in inputs)))
 
     def set_threads(self, threads: int) -> None:
         """Of the whole process, as torch has it."""
-        torch.set_num_threads(threads)
+        self.torch.set_num_threads(threads)
 
 
 class OpenVinoRuntime:
@@ -63,7 +78,8 @@ class OpenVinoRuntime:
     name = "openvino"
 
     def __init__(self, path: Path, precision: str, form: Mapping[str, Any]) -> None:
-        import openvino  # only where it serves
+        with without("openvino.tools.ovc"):  # its converter, which would bring what tells its makers
+            import openvino
 
         self.core, self.tensor = openvino.Core(), openvino.Tensor
         self.source = self.core.read_model(path)
@@ -72,14 +88,14 @@ class OpenVinoRuntime:
         self.form = form
         self.set_threads(1)
 
-    def __call__(self, *inputs: torch.Tensor) -> Any:
+    def __call__(self, *inputs: np.ndarray) -> Any:
         """One batch; the outputs are copies, as the runtime writes its next answer into the same memory."""
-        arrays = [one.contiguous().numpy() for one in inputs]  # they are read while the request runs
-        for index, array in enumerate(arrays):
+        given = [np.ascontiguousarray(one) for one in inputs]  # they are read while the request runs
+        for index, array in enumerate(given):
             self.request.set_input_tensor(index, self.tensor(array, shared_memory=True))
         self.request.start_async()  # `infer` would look at its inputs for a third of a small policy's time
         self.request.wait()
-        outputs = [torch.from_numpy(self.request.get_output_tensor(index).data.copy()) for index in range(self.count)]
+        outputs = [self.request.get_output_tensor(index).data.copy() for index in range(self.count)]
         return in_form(outputs, self.form)
 
     def set_threads(self, threads: int) -> None:
@@ -94,37 +110,51 @@ class OpenVinoRuntime:
         self.request, self.count = compiled.create_infer_request(), len(compiled.outputs)
 
 
+def _load_operators(operators: Any) -> None:
+    """torchvision's, which two-stage detectors' graphs hold, without the rest of it, which takes a worker seconds to read."""
+    if not hasattr(operators.torchvision, "nms"):
+        for package in getattr(find_spec("torchvision"), "submodule_search_locations", None) or []:
+            for library in sorted(Path(package).glob("_C*.so")):
+                operators.load_library(library)
+
+
 def form_of(outputs: Any) -> dict[str, Any]:
-    """How a module's outputs are named, as JSON; `in_form` gives a list of tensors that form."""
+    """How a module's outputs are named, as JSON; `in_form` gives a list of arrays that form."""
     if isinstance(outputs, dict):
         return {"form": "dict", "names": list(outputs)}
     return {"form": "tuple" if isinstance(outputs, tuple | list) else "tensor"}
 
 
-def flat(outputs: Any) -> list[torch.Tensor]:
-    """The tensors of a module's outputs, in their order."""
+def flat(outputs: Any) -> list[Any]:
+    """The arrays or tensors of a module's outputs, in their order."""
     if isinstance(outputs, dict):
         return list(outputs.values())
     return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
 
 
-def in_form(tensors: list[torch.Tensor], form: Mapping[str, Any]) -> Any:
+def in_form(parts: Sequence[Any], form: Mapping[str, Any]) -> Any:
     """The reverse of `flat`."""
     if form["form"] == "dict":
-        return dict(zip(form["names"], tensors, strict=True))
-    return tuple(tensors) if form["form"] == "tuple" else tensors[0]
+        return dict(zip(form["names"], parts, strict=True))
+    return tuple(parts) if form["form"] == "tuple" else parts[0]
 
 
-def usable(folder: Path, device: torch.device) -> Iterator[Runtime]:
+def arrays(outputs: Any) -> Any:
+    """A torch module's outputs in the same form, as numpy arrays; bfloat16, which numpy has not, becomes float32."""
+    parts = [one.detach().cpu() for one in flat(outputs)]
+    return in_form([(one.float() if str(one.dtype) == "torch.bfloat16" else one).numpy() for one in parts], form_of(outputs))
+
+
+def usable(folder: Path, device: str) -> Iterator[Runtime]:
     """The runtimes of an export that this machine has, best first; the last is the portable program."""
     chosen = read(folder)
-    if device.type == "cpu":
+    if device == "cpu":
         for entry in chosen.get("serve", []):
             try:
                 yield OpenVinoRuntime(folder / entry["file"], entry["precision"], chosen["outputs"])
             except Exception as error:  # whatever is missing or fails here: there is another way to compute it
                 logger.warning("the runtime %s can't be used here, the next is taken: %s", entry["runtime"], error)
-    yield TorchRuntime(folder / PROGRAM, device)
+    yield TorchRuntime.load(folder / PROGRAM, device)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bundle_errors import NotUnderstood, StateConflict
-from bundle_handler import Prepared
 from bundle_options import Text
+from bundle_requests import Prepared
 
 HEAD = struct.Struct("<8s16sI1s")
 MOST_STEPS = 2**31 - 1

@@ -3,17 +3,20 @@
 import io
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from PIL import Image
 
-from bundle_classes import TOP_K, ClassAnswers
-from bundle_explanations import GradCam, on_image, overlay
-from bundle_handler import Picture, Prepared
+from bundle_classes import TOP_K, ClassAnswers, softmax
+from bundle_handler import Picture
 from bundle_image_handler import ImageHandler
 from bundle_images import view_of
 from bundle_options import Choice, Number
+from bundle_requests import Prepared
+
+if TYPE_CHECKING:
+    from bundle_explanations import GradCam
 
 
 class ClassifierHandler(ImageHandler):
@@ -30,23 +33,28 @@ class ClassifierHandler(ImageHandler):
         }
 
     @cached_property
-    def grad_cam(self) -> GradCam:
-        """Made at the first explanation; most workers never explain anything."""
+    def grad_cam(self) -> "GradCam":
+        """Made at the first explanation; most workers never explain anything, and never read torch."""
+        from bundle_explanations import GradCam
+
         return GradCam(self.graph)
 
-    def postprocess(self, outputs: torch.Tensor, prepared: list[Prepared]) -> list[Any]:
+    def postprocess(self, outputs: np.ndarray, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""
         return self.answers.of(outputs, prepared)
 
     def explanation(self, item: Image.Image, prepared: Prepared) -> Any:
         """Grad-CAM of one class: the heat on a grid over the picture that was sent, or laid over that picture as PNG."""
-        image = torch.as_tensor(prepared.tensors[0])[None].to(self.device)
+        import torch
+
+        from bundle_explanations import on_image, overlay
+
+        pixels = prepared.arrays[0][None]
         chosen = prepared.options.get("class_index")
         decision = self.answers.decision
         if chosen is None and decision:
-            with torch.inference_mode():
-                chosen = int(decision.decided(self.model(image).float().softmax(dim=1)))
-        heat = self.grad_cam(image, chosen)
+            chosen = int(decision.decided(softmax(self.model(pixels)))[0])
+        heat = self.grad_cam(torch.from_numpy(pixels).to(self.device), chosen)
         view = view_of(item, self.input)
         if prepared.options.get("format") == "png":
             buffer = io.BytesIO()

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from bundle_detections import Detections, detections_of, further_inputs
-from bundle_handler import Prepared
 from bundle_image_handler import ImageHandler
 from bundle_images import boxes_to_image
 from bundle_instances import ABOUT, FORMATS, laid
 from bundle_options import Choice, Number
-from bundle_requests import Instance
+from bundle_requests import Instance, Prepared
 
 
 class DetectorHandler(ImageHandler):
@@ -32,7 +31,7 @@ class DetectorHandler(ImageHandler):
         prepared = super().preprocess(item, instance)
         masks = instance.options.get("masks", "none") != "none"
         further = further_inputs(self._threshold(prepared), masks, self.postprocess_config)
-        return replace(prepared, tensors=(*prepared.tensors, *further))
+        return replace(prepared, arrays=(*prepared.arrays, *further))
 
     def postprocess(self, outputs: Any, prepared: list[Prepared]) -> list[Any]:
         """The graph's outputs -> detections in pixels of each image."""
@@ -73,7 +72,7 @@ class DetectorHandler(ImageHandler):
         form = one.options.get("masks", "none")
         if found.masks is not None and form != "none":
             whole = boxes_to_image(found.boxes, one.size, self.input, clip=False)
-            for item, mask, box in zip(named, found.masks.cpu(), whole.cpu(), strict=True):
+            for item, mask, box in zip(named, found.masks, whole, strict=True):
                 item["mask"] = laid(mask, box, one.size).sent(form)
         return named
 

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bundle_errors import NotSupported, NotUnderstood
-from bundle_explanations import policy_saliency
-from bundle_handler import BundleHandler, Prepared
+from bundle_handler import BundleHandler
 from bundle_options import Flag, Mask, Number, keyed_schema
 from bundle_payloads import numbers_of, only_key
-from bundle_requests import Instance
+from bundle_requests import Instance, Prepared
 from bundle_states import MOST_STEPS, PreparedStep, State, States, asked
 
 KEYS = ("observation", "data")
@@ -38,7 +36,7 @@ class PolicyHandler(BundleHandler):
         super().read_configs(folder)
         self.inputs: list[str] = self.preprocess_config.get("inputs", ["observation"])
         self.shape = tuple(self.preprocess_config["shape"])
-        self.dtype: torch.dtype = getattr(torch, self.preprocess_config["dtype"])
+        self.dtype = np.dtype(self.preprocess_config["dtype"])
         self.action_space: dict[str, Any] = self.postprocess_config["action_space"]
         self.actions = int(self.action_space["n"]) if self.action_space["type"] == "discrete" else 0
         self.all_allowed = np.ones(self.actions, bool)
@@ -61,10 +59,10 @@ class PolicyHandler(BundleHandler):
         sent = only_key(instance.payload, *KEYS)
         alone = self.stacked and _axes(sent) == len(self.shape) - 1
         numbers = numbers_of(sent, self.shape[1:] if alone else self.shape, "observation")
-        if not self.dtype.is_floating_point:
+        if self.dtype.kind != "f":
             self._check_whole(numbers)
         with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused
-            observation: np.ndarray = numbers.astype(self.preprocess_config["dtype"])
+            observation: np.ndarray = numbers.astype(self.dtype)
         if observation.dtype.kind == "f" and not np.isfinite(observation).all():
             raise NotUnderstood(f"observation must fit into {self.preprocess_config['dtype']}")
         return observation
@@ -81,26 +79,30 @@ class PolicyHandler(BundleHandler):
         }
         if not instance.options.get("deterministic", self.deterministic) and "noise" not in self.inputs:
             raise NotSupported("this policy has no distribution to sample from; leave 'deterministic' out, or true")
-        tensors = tuple(parts[name]() for name in self.inputs)
+        arrays = tuple(parts[name]() for name in self.inputs)
         if self.states is None or (self.stacked and item.shape == self.shape):
-            return Prepared(tensors, instance.options)
-        return PreparedStep(tensors, instance.options, step=state.step if state else 0, frames=stack[1:] if self.stacked else None)
+            return Prepared(arrays, instance.options)
+        return PreparedStep(arrays, instance.options, step=state.step if state else 0, frames=stack[1:] if self.stacked else None)
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], prepared: list[Prepared]) -> list[Any]:
-        """Tensors [B, ...] by name -> one dict per row, "action" first, "state" last."""
+    def postprocess(self, outputs: dict[str, np.ndarray], prepared: list[Prepared]) -> list[Any]:
+        """Arrays [B, ...] by name -> one dict per row, "action" first, "state" last."""
         names = ["action", *(name for name in outputs if name not in ("action", "state"))]
         columns = [outputs[name].tolist() for name in names]
         answers = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         if self.states:
             for index, (answer, one) in enumerate(zip(answers, prepared, strict=True)):
                 if isinstance(one, PreparedStep):
-                    values = outputs["state"][index].cpu().numpy() if one.frames is None else one.frames
+                    values = outputs["state"][index] if one.frames is None else one.frames
                     answer["state"] = self.states.written(State(one.step + 1, values))
         return answers
 
     def explanation(self, item: np.ndarray, prepared: Prepared) -> Any:
         """Saliency over the observation: what it is in it that makes this action lead."""
-        why = policy_saliency(self.graph, tuple(torch.as_tensor(one)[None].to(self.device) for one in prepared.tensors))
+        import torch
+
+        from bundle_explanations import policy_saliency
+
+        why = policy_saliency(self.graph, tuple(torch.from_numpy(one[None]).to(self.device) for one in prepared.arrays))
         return {
             "action": why.action,
             "method": "gradient",
@@ -183,7 +185,7 @@ class PolicyHandler(BundleHandler):
         return _nested(tuple(self.action_space["shape"]), {"type": "number"})
 
     def _number(self) -> dict[str, Any]:
-        if self.dtype.is_floating_point:
+        if self.dtype.kind == "f":
             return {"type": "number"}
         low, high = self.preprocess_config["low"], self.preprocess_config["high"]
         return {"type": "integer", "minimum": int(np.min(low)), "maximum": int(np.max(high))}

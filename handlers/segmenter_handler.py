@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bundle_handler import Picture, Prepared
+from bundle_handler import Picture
 from bundle_image_handler import ImageHandler
 from bundle_instances import Instance
 from bundle_masks import compressed, label_map, png_of, run_lengths
 from bundle_options import Choice
+from bundle_requests import Prepared
 
 FORMATS = ("json", "png", "rle", "compressed_rle", "polygons", "areas")
 ABOUT = (
@@ -28,7 +28,7 @@ class SegmenterHandler(ImageHandler):
         super().read_configs(folder)
         self.options = {"format": Choice(FORMATS, ABOUT)}
 
-    def postprocess(self, outputs: torch.Tensor, prepared: list[Prepared]) -> list[Any]:
+    def postprocess(self, outputs: np.ndarray, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes, h, w] -> the class of every pixel of each image."""
         return [self._answer(label_map(logits, one.size, self.input), one) for logits, one in zip(outputs, prepared, strict=True)]
 

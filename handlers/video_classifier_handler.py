@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bundle_classes import TOP_K, ClassAnswers
 from bundle_clips import ANIMATED, ClipInput, open_clip, open_frames, prepare_clip
 from bundle_errors import NotUnderstood
-from bundle_handler import BundleHandler, Prepared
+from bundle_handler import BundleHandler
 from bundle_options import keyed_schema
 from bundle_payloads import bytes_of, only_key
-from bundle_requests import Instance
+from bundle_requests import Instance, Prepared
 
 KEYS = ("clip", "frames", "data", "b64")
 
@@ -44,7 +43,7 @@ class VideoClassifierHandler(BundleHandler):
         """The frames as the graph's input."""
         return Prepared((prepare_clip(item, self.input),), instance.options, item[0].size)
 
-    def postprocess(self, outputs: torch.Tensor, prepared: list[Prepared]) -> list[Any]:
+    def postprocess(self, outputs: np.ndarray, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""
         return self.answers.of(outputs, prepared)
 

@@ -110,7 +110,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     model.temperature = temperature
     decision = _decision(settings, classes, (validation / temperature).softmax(1), expected)
     probabilities = (logits / temperature).softmax(1)
-    answers = ranked(probabilities, decision)[:, 0]
+    answers = torch.from_numpy(ranked(probabilities.numpy(), decision)[:, 0].copy())
     told = [0, 1] if len(classes) == 2 else [decision.class_index] if decision else []
     metrics = calibration.measured(probabilities, labels, answers, classes, told)
     metrics["ece_uncalibrated"] = calibration.calibration_error(logits.softmax(1), labels)

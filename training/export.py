@@ -28,7 +28,7 @@ from training.trained import Sample, Trained
 from bundle_checksums import write_checksums
 from bundle_golden import FOLDER, INDEX
 from bundle_handler import BundleHandler
-from bundle_runtimes import flat
+from bundle_runtimes import TorchRuntime, arrays, flat
 
 SUFFIXES = {f"image/{kind}": f".{kind}" for kind in ("png", "webp", "bmp", "gif", "tiff")}
 SUFFIXES |= {"image/jpeg": ".jpg", "image/apng": ".png", "application/json": ".json"}
@@ -49,7 +49,7 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
         _write_json(folder / "class_mapping.json", {str(index): name for index, name in enumerate(trained.classes)})
     handler = handler_of(spec.kind)
     handler.read_configs(folder)
-    handler.model = trained.module  # type: ignore[assignment]  # where a loaded program stands later, the model itself
+    handler.model = TorchRuntime(trained.module)
     write_samples(spec, trained, handler, folder)
     program = save_program(spec, trained, folder / "model.pt2")
     chosen = runtimes.choose(spec, trained, handler, program, folder)
@@ -114,7 +114,7 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> ExportedProgram:
         rows = torch.arange(size) % len(trained.example[0])
         inputs = [part[rows] for part in trained.example]
         with torch.inference_mode():
-            expected, found = trained.module(*inputs), loaded(*inputs)
+            expected, found = arrays(trained.module(*inputs)), arrays(loaded(*inputs))
         worst = max(runtimes.distance(*pair) for pair in zip(flat(expected), flat(found), strict=True))
         if not worst <= spec.export.parity:
             raise ParityError(f"{spec.name}: at batch {size} the exported graph is off by {worst:.3g}, allowed {spec.export.parity:g}")

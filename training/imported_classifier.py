@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torchvision
 from pydantic import Field
@@ -237,6 +238,7 @@ def _as_found(brought: Brought, names: list[str]) -> list[Sample]:
     """Made pictures with what the model says, the steadiest first: they prove that a server answers as it does, no more."""
     files = made_pictures(plain=brought.inputs.fit == "ink")
     with torch.inference_mode():
-        logits = brought.graph(torch.stack([prepare(open_image(file, brought.inputs.mode), brought.inputs) for file in files]))
+        pixels = np.stack([prepare(open_image(file, brought.inputs.mode), brought.inputs) for file in files])
+        logits = brought.graph(torch.from_numpy(pixels))
     order = steadiness(logits).argsort(descending=True).tolist()
     return [Sample(f"made-{row}-as-found", files[row], "image/png", {"class": names[int(logits[row].argmax())]}) for row in order]

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from rich.progress import track
@@ -87,7 +88,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         inputs = replace(inputs, max_pixels=MAX_PIXELS)
     data = datasets.held_out(settings.data, "detector") if settings.data else None
     pictures = [example.encoded()[0] for example in data.test[:4]] if data else made_pictures()[:4]
-    difference = compare(model, graph, torch.stack([prepare(open_image(file), inputs) for file in pictures]))
+    difference = compare(model, graph, _prepared(pictures, inputs))
     labels, names = _named_labels(graph, settings, data)
     graph.labels = torch.tensor(labels)
     masks = graph.has_masks
@@ -107,7 +108,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     return Trained(
         kind="detector",
         module=graph,
-        example=graph.inputs(torch.stack([prepare(open_image(file), inputs) for file in made_pictures()[:2]]), 0.05),
+        example=graph.inputs(_prepared(made_pictures()[:2], inputs), 0.05),
         validation=graph.inputs(pixels_of(inputs, data.test[:HELD_OUT]), 0.05) if data else (),
         metrics=metrics,
         preprocess=inputs.as_config(),
@@ -122,6 +123,10 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         classes=names,
         training={**difference, "files": fingerprints(settings), "seconds": round(time.monotonic() - started, 1)},
     )
+
+
+def _prepared(files: Sequence[bytes], inputs: ImageInput) -> torch.Tensor:
+    return torch.from_numpy(np.stack([prepare(open_image(file), inputs) for file in files]))
 
 
 def _known(model: nn.Module, settings: Settings) -> Whole:
@@ -221,7 +226,7 @@ def _found(
     many = max(1, min(BATCH, BATCH * 320 * 320 // (inputs.height * inputs.width)))  # so that large inputs fit into memory
     for start in track(range(0, len(examples), many), "measuring", transient=True):
         images = [open_example(example) for example in examples[start : start + many]]
-        pixels = torch.stack([prepare(image, inputs) for image in images])
+        pixels = torch.from_numpy(np.stack([prepare(image, inputs) for image in images]))
         found += detect(graph, pixels, [image.size for image in images], inputs, postprocess, masks)
     return found
 
@@ -254,7 +259,9 @@ def _as_found(graph: Detector, inputs: ImageInput, postprocess: dict[str, Any], 
     samples = []
     for number, file in enumerate(made_pictures()):
         image = open_image(file)
-        (found,) = detect(graph, prepare(image, inputs)[None], [image.size], inputs, {**postprocess, "score_threshold": 0.0})
+        (found,) = detect(
+            graph, torch.from_numpy(prepare(image, inputs)[None]), [image.size], inputs, {**postprocess, "score_threshold": 0.0}
+        )
         sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amin(1)
         sound = int((sides >= LEAST_SIDE).long().cumprod(0).sum())  # so many before the first that isn't
         edges = torch.cat([torch.ones(1), found.scores, torch.zeros(1)])[: min(CROWD, sound) + 2]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 
@@ -21,8 +22,9 @@ from marina.spec import Spec
 from training.trained import Trained
 
 from bundle_golden import difference, read_samples
-from bundle_handler import BundleHandler, Prepared
-from bundle_runtimes import INDEX, OpenVinoRuntime, Runtime, TorchRuntime, flat, form_of
+from bundle_handler import BundleHandler
+from bundle_requests import Prepared
+from bundle_runtimes import INDEX, OpenVinoRuntime, Runtime, TorchRuntime, arrays, flat, form_of
 
 FILE = "openvino.xml"
 AS_FAST = 1.1  # of the portable program's time: a compiled form that takes no longer is still ready seconds earlier
@@ -54,7 +56,7 @@ class Candidate:
 
 def choose(spec: Spec, trained: Trained, handler: BundleHandler, program: ExportedProgram, folder: Path) -> dict[str, Any]:
     """Measure the candidates for an export in `folder`, keep what serves, write runtime.json, and return what it says."""
-    portable = TorchRuntime(folder / "model.pt2", torch.device("cpu"))
+    portable = TorchRuntime.load(folder / "model.pt2")
     table = [_measured(Candidate("torch", "fp32"), portable, spec, trained)]
     form = form_of(trained.module(*_rows(trained.example, 2)))
     wanted = spec.export.precisions if "openvino" in spec.export.runtimes else ()
@@ -139,9 +141,9 @@ def _measured(row: Candidate, runtime: Runtime, spec: Spec, trained: Trained) ->
         with torch.inference_mode():
             for size in sorted({1, min(3, spec.export.max_batch), _batch(spec)}):
                 inputs = _rows(trained.example, size)
-                pairs = zip(flat(trained.module(*inputs)), flat(runtime(*inputs)), strict=True)
+                pairs = zip(flat(arrays(trained.module(*inputs))), flat(runtime(*_arrays(inputs))), strict=True)
                 row.difference = max(row.difference, *(distance(*pair) for pair in pairs))
-            one, batch = _rows(trained.example, 1), _rows(trained.example, _batch(spec))
+            one, batch = (_arrays(_rows(trained.example, size)) for size in (1, _batch(spec)))
             row.milliseconds = _milliseconds(lambda: runtime(*one))
             row.milliseconds_batch = _milliseconds(lambda: runtime(*batch))
     finally:
@@ -170,7 +172,7 @@ def _disagreement(row: Candidate, runtime: Runtime, spec: Spec, trained: Trained
     with torch.inference_mode():
         for start in range(0, len(held_out[0]), _batch(spec)):
             inputs = tuple(part[start : start + _batch(spec)] for part in held_out)
-            shares += agreements(spec.kind, handler, inputs, trained.module(*inputs), runtime(*inputs))
+            shares += agreements(spec.kind, handler, inputs, arrays(trained.module(*inputs)), runtime(*_arrays(inputs)))
     row.agreement = sum(shares) / len(shares)
     if row.agreement < spec.export.agreement:
         return f"the same answer to {row.agreement:.4f} of {len(shares)} held-out instances, wanted {spec.export.agreement:g}"
@@ -192,16 +194,16 @@ def _golden_difference(runtime: Runtime, handler: BundleHandler, folder: Path) -
 
 
 def agreements(kind: str, handler: BundleHandler, inputs: tuple[torch.Tensor, ...], expected: Any, found: Any) -> list[float]:
-    """How far two outputs for one batch give the same answers, 0..1 for each instance.
+    """How far two outputs, arrays for one batch, give the same answers, 0..1 for each instance.
 
     Classifiers: whether the answered class is the same. Detectors: the share of detections, of both, that have a partner of the
     same class which overlaps by three quarters. Segmenters: the share of pixels with the same class.
     """
     if kind == "segmenter":
         same = flat(expected)[0].argmax(1) == flat(found)[0].argmax(1)
-        return [float(share) for share in same.flatten(1).float().mean(1)]
+        return [float(share) for share in same.mean((1, 2))]
     height, width = inputs[0].shape[-2:]
-    prepared = [Prepared(tuple(part[row] for part in inputs), {}, (width, height)) for row in range(len(inputs[0]))]
+    prepared = [Prepared(_arrays(tuple(part[row] for part in inputs)), {}, (width, height)) for row in range(len(inputs[0]))]
     pairs = list(zip(handler.postprocess(expected, prepared), handler.postprocess(found, prepared), strict=True))
     if kind == "detector":
         return [_partners(one["detections"], other["detections"]) for one, other in pairs]
@@ -230,12 +232,19 @@ def _overlap(one: list[float], other: list[float]) -> float:
     return common / (areas - common) if areas > common else 0.0
 
 
-def distance(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value where that is above 1; infinite for another shape."""
+def distance(expected: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference, relative to the largest value where that is above 1; infinite for another shape or no number."""
     if expected.shape != found.shape:
         return float("inf")
-    scale = max(1.0, float(expected.double().abs().max()))
-    return float((expected.double() - found.double()).abs().max()) / scale
+    one, other = expected.astype(np.float64), found.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(one == other, 0, np.abs(one - other))  # equal infinities too, as of forbidden actions
+    scale = np.abs(one, where=np.isfinite(one), out=np.ones_like(one)).max(initial=1)
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0) / scale)
+
+
+def _arrays(inputs: tuple[torch.Tensor, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(one.numpy() for one in inputs)
 
 
 def _batch(spec: Spec) -> int:

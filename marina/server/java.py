@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from marina import paths
+from marina import HANDLERS, paths
 from marina.errors import CallError
 
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 PORTS = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
-WITH_PARENT = ("-I", "-S", str(paths.SOURCE / "marina" / "server" / "exec_with_parent.py"))
+HERE = paths.SOURCE / "marina" / "server"
+WITH_PARENT = ("-I", "-S", str(HERE / "exec_with_parent.py"))
+WORKER = (str(HERE / "worker.py"), str(HANDLERS))
 
 
 def find_java() -> Path:
@@ -87,9 +89,9 @@ def environment(port: int, folder: Path, temporary: str, access: Access) -> dict
 
 
 def _worker_python(folder: Path) -> Path:
-    """A program for TorchServe's `--python`: Python that dies with the Java process. Java can be told one word only."""
+    """A program for TorchServe's `--python`: `worker.py`, which dies with the Java process. Java can be told one word only."""
     script, python = folder / "python", shlex.quote(sys.executable)
-    words = f'{python} {shlex.join(WITH_PARENT)} "$MARINA_PARENT" {python} "$@"'
+    words = f'{python} {shlex.join(WITH_PARENT)} "$MARINA_PARENT" {python} {shlex.join(WORKER)} "$@"'
     script.write_text(f"#!/bin/sh\nexec {words}\n", encoding="utf-8")
     script.chmod(0o700)
     return script

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,8 @@ from training.classification.calibration import calibration_error, fitted_decisi
 from training.classifier import Settings
 
 from bundle_decision import Decision, ranked
-from bundle_handler import Prepared
+from bundle_requests import Prepared
+from bundle_runtimes import TorchRuntime
 from classifier_handler import ClassifierHandler
 
 
@@ -57,7 +59,7 @@ def test_the_decision_finds_the_wanted_share_and_no_more(recall: float, found: i
 
 
 def test_the_class_of_the_decision_comes_first_from_its_threshold_on_and_probabilities_stay() -> None:
-    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3], [0.1, 0.75, 0.15], [0.05, 0.9, 0.05]])
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3], [0.1, 0.75, 0.15], [0.05, 0.9, 0.05]])
 
     assert ranked(probabilities, Decision(2, 0.25)).tolist() == [[0, 1, 2], [2, 0, 1], [1, 2, 0], [1, 0, 2]]
     assert ranked(probabilities, Decision(1, 0.8))[:, 0].tolist() == [0, 0, 2, 1]
@@ -79,7 +81,7 @@ def served(tmp_path: Path, postprocess: dict[str, object]) -> ClassifierHandler:
 
 def test_a_decision_is_served_with_the_honest_probability(tmp_path: Path) -> None:
     handler = served(tmp_path, {"decision": {"class_index": 1, "threshold": 0.2}})
-    logits = torch.tensor([[0.7, 0.3], [0.9, 0.1]]).log()
+    logits = np.log([[0.7, 0.3], [0.9, 0.1]])
     sick, well = handler.postprocess(logits, [Prepared((), {"top_k": 1}), Prepared(())])
 
     assert sick["predictions"] == [{"class": "pneumonia", "probability": pytest.approx(0.3), "class_index": 1}]
@@ -89,7 +91,7 @@ def test_a_decision_is_served_with_the_honest_probability(tmp_path: Path) -> Non
 
 def test_without_a_decision_the_most_probable_class_is_first(tmp_path: Path) -> None:
     handler = served(tmp_path, {})
-    (answer,) = handler.postprocess(torch.tensor([[0.7, 0.3]]).log(), [Prepared(())])
+    (answer,) = handler.postprocess(np.log([[0.7, 0.3]]), [Prepared(())])
 
     assert [one["class"] for one in answer["predictions"]] == ["normal", "pneumonia"]
 
@@ -100,8 +102,8 @@ def test_the_class_that_is_answered_is_the_one_that_is_explained(tmp_path: Path)
     picture = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     unlikely = int(network(picture[None]).argmin())
     handler = served(tmp_path, {"decision": {"class_index": unlikely, "threshold": 0.01}})
-    handler.model = torch.export.export(network, (picture[None],), strict=False).module()
-    answer = handler.explanation(Image.new("RGB", (8, 8)), Prepared((picture,), {}, (8, 8)))
+    handler.model = TorchRuntime(torch.export.export(network, (picture[None],), strict=False).module())
+    answer = handler.explanation(Image.new("RGB", (8, 8)), Prepared((picture.numpy(),), {}, (8, 8)))
 
     assert answer["class_index"] == unlikely
     assert answer["probability"] < 0.5

@@ -97,7 +97,7 @@ def test_samples_are_answered_rightly_from_their_bytes_and_go_round_the_classes(
     assert trained.classes is not None
     config = ImageInput.from_config(trained.preprocess)
     for sample in trained.samples:
-        image = prepare(open_image(sample.body, config.mode), config)
+        image = torch.from_numpy(prepare(open_image(sample.body, config.mode), config))
         answer = trained.classes[int(trained.module(image[None]).argmax())]
 
         assert {"class": answer} == sample.expect
@@ -109,7 +109,7 @@ def test_samples_are_answered_rightly_from_their_bytes_and_go_round_the_classes(
 def test_the_reported_accuracy_is_that_of_the_module_on_the_test_split(trained: Trained) -> None:
     config = ImageInput.from_config(trained.preprocess)
     test = digits.load().test
-    images = torch.stack([prepare(Image.fromarray(np.asarray(example.image)), config) for example in test])
+    images = torch.from_numpy(np.stack([prepare(Image.fromarray(np.asarray(example.image)), config) for example in test]))
     right = trained.module(images).argmax(1) == torch.tensor([example.label for example in test])
 
     assert float(right.float().mean()) == pytest.approx(trained.metrics["accuracy"], abs=1e-6)
@@ -172,7 +172,7 @@ def test_a_grey_picture_is_repeated_for_a_network_of_colour() -> None:
 def test_serving_equals_the_evaluation_transform_of_the_weights() -> None:
     preset = networks.preset_of("mobilenet_v2", "IMAGENET1K_V1", None)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)).resize((400, 300), Image.Resampling.BICUBIC)
-    ours = prepare(image, ImageInput(preset.crop, preset.crop, fit="crop", resize=preset.resize)).float() / 255
+    ours = torch.from_numpy(prepare(image, ImageInput(preset.crop, preset.crop, fit="crop", resize=preset.resize))) / 255
     ours = (ours - torch.tensor(preset.mean)[:, None, None]) / torch.tensor(preset.std)[:, None, None]
     theirs = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms()(image)
 

@@ -296,7 +296,7 @@ def test_the_heat_of_a_digit_in_a_corner_lies_on_the_digit(built_digits: tuple[A
     module, config = built_digits
     canvas, (x1, y1, x2, y2) = two(left, top)
 
-    heat = GradCam(module)(prepare(canvas, config)[None])
+    heat = GradCam(module)(torch.from_numpy(prepare(canvas, config)[None]))
     difference = np.abs(np.asarray(overlay(canvas, heat.values, view_of(canvas, config)), int) - np.asarray(canvas.convert("RGB"), int))
     grid = on_image(heat.values, view_of(canvas, config), canvas.size)
     y, x = np.mgrid[0:700, 0:900]
@@ -314,7 +314,7 @@ def test_covering_the_hottest_ink_costs_more_than_covering_the_coldest(built_dig
     module, config = built_digits
     cam, drops = GradCam(module), []
     for example in digits.load().test[:40]:
-        image = prepare(Image.fromarray(np.asarray(example.image)), config)[None]
+        image = torch.from_numpy(prepare(Image.fromarray(np.asarray(example.image)), config)[None])
         heat = cam(image)
         inked = image[0, 0].float().reshape(4, 4, 4, 4).mean((1, 3)).numpy() > 40
         order = [cell for cell in heat.values.argsort(axis=None) if inked.flat[cell]]

@@ -94,7 +94,7 @@ def test_a_row_on_which_the_model_fails_gets_a_500_alone(served: tuple[PolicyHan
     handler, one = served
     model = handler.model
 
-    def breaks(batch: torch.Tensor) -> Any:
+    def breaks(batch: np.ndarray) -> Any:
         if bool((batch[:, 0] == 99).any()):
             raise RuntimeError("secret detail")
         return model(batch)
@@ -344,7 +344,7 @@ def threads_of(one: Spec, config: dict, monkeypatch: pytest.MonkeyPatch, seconds
         def __init__(self, model: Any) -> None:
             self.model = model
 
-        def __call__(self, batch: torch.Tensor) -> Any:
+        def __call__(self, batch: np.ndarray) -> Any:
             time.sleep(seconds)
             return self.model(batch)
 

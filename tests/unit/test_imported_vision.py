@@ -542,7 +542,7 @@ def test_the_crop_is_torchvisions_to_the_pixel(size: tuple[int, int]) -> None:
     usual = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
     mean, std = torch.tensor(usual.mean).view(3, 1, 1), torch.tensor(usual.std).view(3, 1, 1)
 
-    found = prepare(picture, ImageInput(224, 224, fit="crop", resize=256))
+    found = torch.from_numpy(prepare(picture, ImageInput(224, 224, fit="crop", resize=256)))
 
     assert ((usual(picture) * std + mean) * 255 - found).abs().max() < 1.01  # Pillow rounds once or twice
 
@@ -553,7 +553,7 @@ def test_without_antialiasing_a_picture_is_resized_as_torchvisions_detectors_do(
     picture = Image.fromarray(noise(size[1], size[0], 3).numpy()).convert(mode)
     pixels = torch.from_numpy(np.array(picture)).float().view(size[1], size[0], -1).permute(2, 0, 1)
 
-    found = prepare(picture, ImageInput(96, 128, mode=mode, antialias=False))
+    found = torch.from_numpy(prepare(picture, ImageInput(96, 128, mode=mode, antialias=False)))
 
     expected = nn.functional.interpolate(pixels[None], (96, 128), mode="bilinear", align_corners=False)[0]
     assert (expected - found).abs().max() < 0.51
@@ -562,7 +562,7 @@ def test_without_antialiasing_a_picture_is_resized_as_torchvisions_detectors_do(
 def test_the_pictures_of_a_letterbox_keep_their_proportions_without_antialiasing_too() -> None:
     picture = Image.new("RGB", (200, 100), (255, 0, 0))
 
-    found = prepare(picture, ImageInput(64, 64, fit="letterbox", antialias=False))
+    found = torch.from_numpy(prepare(picture, ImageInput(64, 64, fit="letterbox", antialias=False)))
 
     assert found[:, :32].float().mean((1, 2)).tolist() == [255, 0, 0]
     assert found[:, 32:].unique().tolist() == [114]
@@ -753,7 +753,11 @@ def test_a_detector_is_measured_on_boxes_by_the_names_of_their_classes(own: Call
         picture.save(folder / "images" / f"{number}.png")
         content["images"].append({"id": number, "file_name": f"{number}.png"})
         (found,) = detect(
-            model.module, prepare(picture, inputs)[None], [picture.size], inputs, {**model.postprocess, "score_threshold": 0.4}
+            model.module,
+            torch.from_numpy(prepare(picture, inputs)[None]),
+            [picture.size],
+            inputs,
+            {**model.postprocess, "score_threshold": 0.4},
         )
         for box, label in zip(found.boxes.tolist(), found.labels.tolist(), strict=True):
             if label != 1:

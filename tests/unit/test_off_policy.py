@@ -19,6 +19,7 @@ from training.policies.replay import Transitions
 from training.policies.small_networks import Perceptrons, answer, flatten, small_network_arithmetic
 from training.trained import Trained
 
+from bundle_runtimes import TorchRuntime
 from policy_handler import PolicyHandler
 
 RECIPES = [sac, td3]
@@ -207,7 +208,7 @@ def test_the_handler_earns_the_reported_returns(aiming: Trained, tmp_path: Path)
     (tmp_path / "model_metadata.json").write_text('{"name": "policy", "version": "1.0", "max_batch": 64}')
     handler = PolicyHandler()
     handler.read_configs(tmp_path)
-    handler.model = aiming.module  # type: ignore[assignment]
+    handler.model = TorchRuntime(aiming.module)
 
     def act(observations: np.ndarray) -> np.ndarray:
         (found,) = handler.answer_rows([({"body": json.dumps({"instances": observations.tolist()}).encode()}, {})])

@@ -22,6 +22,7 @@ from training.policies.on_policy import ActorCritic, Ascent, OnPolicySettings, R
 from training.policies.small_networks import Adam, small_network_arithmetic
 from training.trained import Trained
 
+from bundle_runtimes import TorchRuntime
 from policy_handler import PolicyHandler
 
 
@@ -314,7 +315,7 @@ def served(trained: Trained, folder: Path) -> PolicyHandler:
     (folder / "model_metadata.json").write_text('{"name": "policy", "version": "1.0", "max_batch": 64}')
     handler = PolicyHandler()
     handler.read_configs(folder)
-    handler.model = trained.module  # type: ignore[assignment]
+    handler.model = TorchRuntime(trained.module)
     return handler
 
 

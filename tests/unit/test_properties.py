@@ -34,6 +34,7 @@ from bundle_kserve import DTYPES, read_tensors, split_binary
 from bundle_options import Choice, Flag, Mask, Number, Option
 from bundle_payloads import bytes_of, numbers_of
 from bundle_requests import read_request
+from bundle_runtimes import TorchRuntime
 from classifier_handler import ClassifierHandler
 from detector_handler import DetectorHandler
 from policy_handler import PolicyHandler
@@ -291,7 +292,7 @@ def test_a_damaged_picture_becomes_the_declared_tensor_or_is_refused(data: bytes
 
     assert image.mode == config.mode
     assert image.width * image.height <= config.max_pixels
-    assert (tensor.dtype, tuple(tensor.shape)) == (torch.uint8, (3 if config.mode == "RGB" else 1, config.height, config.width))
+    assert (tensor.dtype, tuple(tensor.shape)) == (np.uint8, (3 if config.mode == "RGB" else 1, config.height, config.width))
     left, top, right, bottom = view_of(image, config)
     assert left < right
     assert top < bottom
@@ -466,7 +467,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     handler = make()
     handler.read_configs(folder)
     batch = tuple({0: torch.export.Dim("batch", min=1, max=8)} for _ in example)
-    handler.model = torch.export.export(module.eval(), example, dynamic_shapes=batch).module()
+    handler.model = TorchRuntime(torch.export.export(module.eval(), example, dynamic_shapes=batch).module())
     return kind, Served(handler, folder)
 
 

@@ -20,6 +20,8 @@ from training.tabular_policy import METHODS, Settings, TablePolicy, train
 from training.train import train as train_and_export
 from training.trained import Trained
 
+from bundle_runtimes import TorchRuntime
+
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
 
@@ -154,7 +156,7 @@ def test_hands_that_there_are_not_are_refused_and_the_schema_says_what_there_is(
     (tmp_path / "model_metadata.json").write_text(json.dumps({"name": "hand", "version": "1.0", "max_batch": 4}))
     handler = handler_of("policy")
     handler.read_configs(tmp_path)
-    handler.model = blackjack.module
+    handler.model = TorchRuntime(blackjack.module)
 
     (refused,) = handler.answer_rows([({"body": json.dumps({"observation": observation}).encode()}, {})])
 

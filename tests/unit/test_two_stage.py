@@ -30,6 +30,7 @@ from bundle_detections import detections_of
 from bundle_images import ImageInput, boxes_to_image, open_image, prepare
 from bundle_instances import Instance, laid
 from bundle_masks import mask_of_run_lengths, read_mask, run_lengths
+from bundle_runtimes import arrays
 from detector_handler import DetectorHandler
 
 HEIGHT, WIDTH = 64, 96
@@ -103,7 +104,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def pixels_of(seeds: range) -> torch.Tensor:
-    return torch.stack([prepare(blotches(seed, (WIDTH, HEIGHT)), ImageInput(HEIGHT, WIDTH)) for seed in seeds])
+    return torch.from_numpy(np.stack([prepare(blotches(seed, (WIDTH, HEIGHT)), ImageInput(HEIGHT, WIDTH)) for seed in seeds]))
 
 
 # --- the graph
@@ -120,12 +121,12 @@ def test_a_batch_finds_exactly_what_torchvision_finds_one_by_one_also_where_it_p
     with torch.inference_mode():
         outputs = graph(*graph.inputs(pixels, threshold))
         whole = [model([one.float() / 255])[0] for one in pixels]
-    found = detections_of(outputs, [threshold] * 3, graph.postprocess())
+    found = detections_of(arrays(outputs), [threshold] * 3, graph.postprocess())
 
     for ours, theirs in zip(found, whole, strict=True):
-        torch.testing.assert_close(ours.boxes, theirs["boxes"], rtol=0, atol=1e-3)
-        torch.testing.assert_close(ours.scores, theirs["scores"], rtol=0, atol=1e-5)
-        assert torch.equal(ours.labels + 1, theirs["labels"])
+        np.testing.assert_allclose(ours.boxes, theirs["boxes"], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(ours.scores, theirs["scores"], rtol=0, atol=1e-5)
+        assert np.array_equal(ours.labels + 1, theirs["labels"])
         for mask, box, pasted in zip(ours.masks, ours.boxes, theirs["masks"], strict=True):  # type: ignore[arg-type]
             assert (whole_mask(laid(mask, box, (WIDTH, HEIGHT))) != (pasted[0] > 0.5).numpy()).mean() < 1e-3
     many = [len(one.scores) for one in found]
@@ -168,7 +169,7 @@ def test_masks_are_laid_on_their_boxes_as_torchvision_does_and_their_run_lengths
         corners = rng.uniform(0, size, (2, 2))
         box = torch.tensor(np.concatenate([corners.min(0), corners.max(0)]), dtype=torch.float32)
         expected = (paste_masks_in_image(mask[None, None], box[None], size[::-1])[0, 0] > 0.5).numpy()
-        instance = laid(mask, box, size)  # type: ignore[arg-type]
+        instance = laid(mask.numpy(), box.numpy(), size)  # type: ignore[arg-type]
 
         assert np.array_equal(whole_mask(instance), expected)
         assert instance.run_lengths() == run_lengths(expected)
@@ -389,13 +390,13 @@ def test_pictures_of_different_sizes_are_answered_together_as_the_model_by_itsel
     for picture, answer in zip(pictures, answers, strict=True):
         inputs = handler[0].input
         with torch.inference_mode():
-            (whole,) = model([prepare(open_image(png(picture)), inputs).float() / 255])
+            (whole,) = model([torch.from_numpy(prepare(open_image(png(picture)), inputs)).float() / 255])
         found = answer["detections"]
         assert len(found) == len(whole["labels"]) > 5
         assert [one["class_index"] + 1 for one in found] == whole["labels"].tolist()
         torch.testing.assert_close(torch.tensor([one["score"] for one in found]), whole["scores"], rtol=0, atol=1e-4)
-        boxes = boxes_to_image(whole["boxes"], picture.size, inputs)
-        torch.testing.assert_close(torch.tensor([one["bbox"] for one in found]), boxes, rtol=0, atol=0.01)
+        boxes = boxes_to_image(whole["boxes"].numpy(), picture.size, inputs)
+        np.testing.assert_allclose([one["bbox"] for one in found], boxes, rtol=0, atol=0.01)
         if picture.size == (WIDTH, HEIGHT):
             for one, mask in zip(found, whole["masks"], strict=True):
                 ours = mask_of_run_lengths(one["mask"]["counts"], HEIGHT, WIDTH)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
@@ -37,7 +38,7 @@ def truth_of(data: ImageData, names: list[str]) -> torch.Tensor:
 def pixels_of(inputs: ImageInput, examples: Sequence[Example]) -> torch.Tensor:
     """Pictures as the graph takes them, uint8 [N, C, H, W]."""
     files = (example.encoded()[0] for example in examples)
-    return torch.stack([prepare(open_image(file, inputs.mode), inputs) for file in files])
+    return torch.from_numpy(np.stack([prepare(open_image(file, inputs.mode), inputs) for file in files]))
 
 
 def logits_of(graph: nn.Module, inputs: ImageInput, examples: Sequence[Example]) -> torch.Tensor:

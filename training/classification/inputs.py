@@ -49,10 +49,10 @@ def picture(example: datasets.Example, config: ImageInput | ClipInput) -> torch.
     """One picture as the graph takes it, uint8 [C, H, W]; or one clip, uint8 [T, C, H, W]."""
     if isinstance(config, ClipInput):
         assert isinstance(example, Clip)
-        return prepare_clip(example.chosen(config), config)
+        return torch.from_numpy(prepare_clip(example.chosen(config), config))
     if isinstance(example.image, Path):
-        return prepare(open_image(example.image.read_bytes(), config.mode), config)
-    return prepare(Image.fromarray(example.image).convert(config.mode), config)
+        return torch.from_numpy(prepare(open_image(example.image.read_bytes(), config.mode), config))
+    return torch.from_numpy(prepare(Image.fromarray(example.image).convert(config.mode), config))
 
 
 def pixels(examples: Sequence[datasets.Example], config: ImageInput | ClipInput) -> TensorDataset:

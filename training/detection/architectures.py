@@ -7,6 +7,7 @@ normalisation and box decoding included. Thresholds and non-maximum suppression 
 from collections import OrderedDict
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision.models.detection import FCOS, RetinaNet
@@ -101,7 +102,7 @@ class Detector(nn.Module):
         """What `forward` takes for a batch of pictures, where the graph takes a threshold too, or whether masks are wanted."""
         settings = self.postprocess()
         further = [further_inputs(threshold, masks, settings)] * len(pixels)
-        return (pixels, *(torch.stack(column).to(pixels.device) for column in zip(*further, strict=True)))
+        return (pixels, *(torch.from_numpy(np.stack(column)).to(pixels.device) for column in zip(*further, strict=True)))
 
     def postprocess(self) -> dict[str, Any]:
         """What postprocess_config.json says of how the outputs become detections, as far as the graph decides it."""

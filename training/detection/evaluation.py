@@ -20,6 +20,7 @@ from bundle_detections import detections_of, further_inputs
 from bundle_images import ImageInput, boxes_to_image
 from bundle_instances import laid
 from bundle_masks import read_mask
+from bundle_runtimes import arrays
 
 LEAST = 0.02  # score from which on a detection counts for average precision
 BATCH = 32
@@ -63,12 +64,14 @@ def detect(
     many = BATCH_OF_TWO_STAGES if further else BATCH
     for start in range(0, len(pixels), many):
         part = pixels[start : start + many]
-        outputs = [output.cpu() for output in module(part.to(device), *(one.expand(len(part)).to(device) for one in further))]
+        more = [torch.from_numpy(one).expand(len(part)).to(device) for one in further]
+        outputs = arrays(tuple(module(part.to(device), *more)))
         for size, one in zip(sizes[start : start + many], detections_of(outputs, [least] * len(part), postprocess), strict=True):
             whole = boxes_to_image(one.boxes, size, inputs, clip=False)
             objects = zip(one.masks, whole, strict=True) if masks and one.masks is not None else None
             sent = [laid(mask, box, size).sent("compressed_rle") for mask, box in objects] if objects is not None else None
-            found.append(Found(boxes_to_image(one.boxes, size, inputs), one.scores, one.labels, sent))
+            boxes = boxes_to_image(one.boxes, size, inputs)
+            found.append(Found(torch.from_numpy(boxes), torch.from_numpy(one.scores), torch.from_numpy(one.labels), sent))
     return found
 
 

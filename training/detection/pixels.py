@@ -46,9 +46,9 @@ class Prepared:
         targets: Targets = []
         for k, example in enumerate(track(examples, f"preparing {what}", transient=True)):
             image = open_example(example)
-            pixels[k] = prepare(image, inputs)
+            pixels[k] = torch.from_numpy(prepare(image, inputs))
             sizes.append(image.size)
-            boxes = boxes_to_input(torch.from_numpy(example.boxes), image.size, inputs)
+            boxes = torch.from_numpy(boxes_to_input(example.boxes, image.size, inputs))
             targets.append({"boxes": boxes, "labels": torch.from_numpy(example.labels)})
             if masks:
                 layers_of_it = [fitted(one, inputs, outside=0) for one in object_masks(example, *image.size)]

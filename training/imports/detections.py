@@ -15,6 +15,7 @@ from training.imports.files import called
 
 from bundle_detections import detections_of
 from bundle_images import ImageInput
+from bundle_runtimes import arrays
 
 Inside = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # boxes [N, 4] in pixels of the input, scores [N], torchvision's labels [N]
 COMPARED = 100  # candidates of each picture that count for the comparison at least
@@ -98,9 +99,10 @@ def compare(model: Any, graph: Cut | TwoStage, pixels: torch.Tensor) -> dict[str
             raise CallError("the model gives values that are no finite numbers; look at its weights")
         owner.score_thresh = least = graph.compared_at(image[None], own["score_threshold"])
         outputs = graph(*graph.inputs(image[None], least, masks=False))
-        (found,) = detections_of(outputs, [least], {**own, **({"selection": "graph"} if isinstance(graph, TwoStage) else {})})
+        (found,) = detections_of(arrays(outputs), [least], {**own, **({"selection": "graph"} if isinstance(graph, TwoStage) else {})})
         (theirs,) = called(lambda: model([image.float() / 255]), "the model's own forward")  # noqa: B023  # called at once
-        ours = (found.boxes, found.scores, graph.labels[found.labels])
+        boxes, scores, labels = (torch.from_numpy(part) for part in found[:3])
+        ours = (boxes, scores, graph.labels[labels])
         whole = (theirs["boxes"], theirs["scores"], theirs["labels"])
         apart = torch.cat([_to_nearest(ours, whole), _to_nearest(whole, ours)])
         alike = (apart <= torch.tensor([SCORE_DIFFERENCE, PIXEL_DIFFERENCE])).all(1)

@@ -25,7 +25,7 @@ def segment(module: torch.nn.Module, pixels: torch.Tensor, truth: Sequence[np.nd
     device = next(module.parameters()).device
     found = []
     for start in range(0, len(pixels), BATCH):
-        logits = module(pixels[start : start + BATCH].to(device)).cpu()
+        logits = module(pixels[start : start + BATCH].to(device)).cpu().numpy()
         sizes = [one.shape[::-1] for one in truth[start : start + BATCH]]
         found += [found_map(one, (size[0], size[1]), inputs) for one, size in zip(logits, sizes, strict=True)]
     return found

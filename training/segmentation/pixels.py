@@ -36,7 +36,7 @@ class Prepared:
         truth = []
         for k, example in enumerate(track(examples, f"preparing {what}", transient=True)):
             image = open_example(example)
-            pixels[k] = prepare(image, inputs)
+            pixels[k] = torch.from_numpy(prepare(image, inputs))
             truth.append(label_map(example, *image.size))
         return cls(pixels, truth)
 
