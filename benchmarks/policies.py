@@ -199,8 +199,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Read the arguments, learn in turns, print the table."""
+def main(words: list[str] | None = None) -> None:
+    """Read the arguments (default: the command line's), learn in turns, print the table."""
     parser = argparse.ArgumentParser(prog="marina bench rl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = sorted({row.spec.training.recipe for row in PLAN})
     parser.add_argument("algorithm", nargs="?", choices=known, help="for one row of your own")
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what came out there, run by run")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with a file of --json")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the processor time of every row, as FILE.png or .svg")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         rows = rows_of(arguments)
         results = Results(arguments.resume or arguments.json, resume=arguments.resume is not None)

@@ -28,7 +28,7 @@ def serve(context: typer.Context) -> None:
 @bench.command(context_settings=PASSED_ON)
 @guarded
 def rl(context: typer.Context) -> None:
-    """How fast a policy reaches its return, beside stable-baselines3."""
+    """Processor time until policies reach their return, beside stable-baselines3: all recipes, --quick, --only ppo, or a row of your own."""
     _run("policies", context.args)
 
 

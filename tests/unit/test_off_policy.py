@@ -198,6 +198,18 @@ def aiming(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param.train(settings, 0, tmp_path_factory.mktemp("report"))
 
 
+def test_random_actions_before_learning_are_held() -> None:
+    learner = learner_of(sac, copies=2, phase_steps=3, hold=3, warmup_steps=100)
+
+    for _ in range(2):
+        learner.replayed.collect(lambda rows: pytest.fail("nothing was learned yet"))
+
+    first, second, third, following = (rows[:, 4:6].tolist() for rows in learner.replayed.replay.rows[:8].split(2))
+    assert first == second == third != following
+    assert first[0] != first[1]
+
+
+
 def test_actions_find_their_place_within_the_bounds(aiming: Trained) -> None:
     assert aiming.metrics["mean_return"] > -0.5  # the middle of the bounds earns -2
 

@@ -1,7 +1,6 @@
 """`marina bench rl`: its plan, one tiny row from its run to its table, and what is gone on with."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,11 @@ import gymnasium
 import pytest
 
 from benchmarks import policies, policy_plan
-from marina import paths
 from marina.errors import CallError
 from training.policies import environments
 from training.train import recipe, settings_of
 
 DEEP = {"a2c", "dqn", "ppo", "reinforce", "sac", "td3", "trpo"}
-
-
-def bench(*words: str) -> subprocess.CompletedProcess[str]:
-    file = paths.SOURCE / "benchmarks" / "policies.py"
-    return subprocess.run([sys.executable, "-W", "ignore", file, *words], check=False, capture_output=True, text=True, timeout=200)
 
 
 def run_of(row: str, whose: str, seed: int, **said: Any) -> dict[str, Any]:
@@ -51,25 +44,25 @@ def test_rows_are_chosen_by_recipe_algorithm_or_environment() -> None:
 
     assert [row.recipe for row in by_recipe] == ["pendulum"]
     assert {row.spec.training.recipe for row in by_algorithm} == {"sac"}
-    assert set(by_recipe) < set(by_environment)
+    assert [row for row in by_environment if row in by_recipe] == by_recipe != by_environment
     assert 0 < len(policy_plan.chosen([], quick=True)) < len(policy_plan.PLAN)
 
 
-def test_what_was_stopped_is_gone_on_with_and_only_what_is_missing_runs(tmp_path: Path) -> None:
+def test_what_was_stopped_is_gone_on_with_and_only_what_is_missing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "table.json"
     own = ["a2c", "CartPole-v1", "--threshold", "9", "--every", "64", "--set", "steps=64"]
 
-    first = bench(*own, "--seeds", "1", "--json", str(file))
+    policies.main([*own, "--seeds", "1", "--json", str(file)])
     before = json.loads(file.read_text())["runs"]
-    again = bench(*own, "--seeds", "2", "--resume", str(file), "--alone")
-    after = json.loads(file.read_text())["runs"]
+    capsys.readouterr()
+    policies.main([*own, "--seeds", "2", "--resume", str(file), "--alone"])
+    after, said = json.loads(file.read_text())["runs"], capsys.readouterr()
 
-    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert [(run["whose"], run["seed"]) for run in before] == [("ours", 0), ("stable-baselines3", 0)]
     assert after[:2] == before
     assert [(run["whose"], run["seed"]) for run in after[2:]] == [("ours", 1)]
-    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 2 of 2 |" in again.stdout
-    assert "seed 0" not in again.stderr
+    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 2 of 2 |" in said.out
+    assert "seed 0" not in said.err
 
 
 @pytest.mark.parametrize(
@@ -81,12 +74,12 @@ def test_what_was_stopped_is_gone_on_with_and_only_what_is_missing_runs(tmp_path
         (["ppo", "CartPole-v1", "--threshold", "9", "--set", "epohcs=3"], "unknown key 'epohcs'"),
     ],
 )
-def test_a_wrong_call_says_what_to_give_instead(words: list[str], told: str) -> None:
-    done = bench(*words)
+def test_a_wrong_call_says_what_to_give_instead(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        policies.main(words)
 
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_results_are_not_overwritten_nor_read_from_what_is_none(tmp_path: Path) -> None:
