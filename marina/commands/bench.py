@@ -28,7 +28,7 @@ def serve(context: typer.Context) -> None:
 @bench.command(context_settings=PASSED_ON)
 @guarded
 def rl(context: typer.Context) -> None:
-    """Processor time until policies reach their return, beside stable-baselines3: all recipes, --quick, --only ppo, or a row of your own."""
+    """Processor time until policies reach their return, beside stable-baselines3: all recipes, some of them, or a row of your own."""
     _run("policies", context.args)
 
 
