@@ -10,7 +10,7 @@ from bundle_imports import without
 
 _told = logging.getLogger("ts.torch_handler.base_handler")  # it warns of all that it isn't given
 _told.disabled = True
-with without("openvino.torch", "onnxruntime", "torch_tensorrt", "torch_xla.core.xla_model", later=("torch",)):
+with without("openvino", "openvino.torch", "onnxruntime", "torch_tensorrt", "torch_xla.core.xla_model", later=("torch",)):
     from ts.torch_handler.base_handler import BaseHandler
 _told.disabled = False
 

@@ -100,6 +100,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             **self.computing,
             "own_codec": codec,
             "initialize_seconds": round(time.monotonic() - started, 2),
+            "processor_seconds": round(time.process_time(), 2),
             "seconds_since_process_start": round(time.time() - process.create_time(), 2),
             "memory_mib": round(process.memory_info().rss / 2**20),
         }

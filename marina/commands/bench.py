@@ -13,7 +13,8 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 app = typer.Typer()
 bench = typer.Typer(
-    no_args_is_help=True, help="Measure: a served request (serve), policies' training (rl). `--help` behind it lists its options."
+    no_args_is_help=True,
+    help="Measure: a served request (serve), a detected picture (detect), policies' training (rl). `--help` behind it lists its options.",
 )
 app.add_typer(bench, name="bench", rich_help_panel="Look")
 
@@ -23,6 +24,13 @@ app.add_typer(bench, name="bench", rich_help_panel="Look")
 def serve(context: typer.Context) -> None:
     """What a served request costs: rate, latencies, processor time and stages, beside the bare loop."""
     _run("serving", context.args)
+
+
+@bench.command(context_settings=PASSED_ON)
+@guarded
+def detect(context: typer.Context) -> None:
+    """What a detected picture costs, beside TorchServe's own object_detector handler."""
+    _run("detection", context.args)
 
 
 @bench.command(context_settings=PASSED_ON)

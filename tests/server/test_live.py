@@ -5,10 +5,12 @@ import dataclasses
 import io
 import json
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from PIL import Image, ImageDraw, ImageFont
@@ -233,6 +235,16 @@ def test_a_dead_worker_is_not_ready_while_ping_says_healthy(client: Client, buil
     assert ready.problems(client, one) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process has mapped")
+def test_a_worker_with_a_compiled_form_holds_no_torch(client: Client) -> None:
+    """The detector's: those of other kinds read torch for their first explanation, which another test may have asked for."""
+    (described,) = client.describe("scenes")
+    process = Path("/proc") / str(described["workers"][0]["pid"])
+
+    assert "libtorch" not in (process / "maps").read_text()
+    assert psutil.Process(int(process.name)).memory_info().rss < 450e6
+
+
 def test_a_token_that_is_about_to_expire_is_renewed(client: Client, tmp_path: Path) -> None:
     keys = json.loads(client.key_file.read_text())
     old = keys["inference"]["key"]
@@ -290,7 +302,7 @@ def test_a_load_test_that_gets_wrong_answers_fails(client: Client, tmp_path: Pat
     figures = loadtest.run(one, port_of(client), users=2, seconds=2, report=tmp_path / "report.html")
 
     assert figures.failures == figures.requests > 0
-    assert "failed" in figures.breaches(one)[0]
+    assert any("failed" in breach for breach in figures.breaches(one))
 
 
 def test_printed_digits_are_mostly_read_too(client: Client) -> None:
