@@ -160,14 +160,15 @@ class Learner:
 
     def step(self, batch: Batch, following: torch.Tensor) -> float:
         """One gradient step; returns the loss, weighted by importance, as it was before."""
-        if self.by_hand is not None:
-            wanted = self.wanted(batch, following).numpy()
-            loss, off = self.by_hand.step(batch, wanted)
-            if self.replay.priorities is not None:
-                self.replay.priorities.learned(batch.rows, off)
-            return loss
         self.policy.draw()
         wanted = self.wanted(batch, following)
+        loss, off = self.by_hand.step(batch, wanted.numpy()) if self.by_hand else self.by_autograd(batch, wanted)
+        if self.replay.priorities is not None:
+            self.replay.priorities.learned(batch.rows, off)
+        return loss
+
+    def by_autograd(self, batch: Batch, wanted: torch.Tensor) -> tuple[float, np.ndarray]:
+        """The step of any network: (the loss as it was before, how far each answer [B] was from `wanted`)."""
         answers = self.policy.answers(self.tensor(batch.observations))
         chosen = answers[torch.arange(len(answers)), self.tensor(batch.actions)]
         if self.settings.atoms > 1:
@@ -178,9 +179,7 @@ class Learner:
             losses, errors = functional.smooth_l1_loss(chosen, wanted, reduction="none"), (chosen.detach() - wanted).abs()
         loss = (losses * self.tensor(batch.weights)).mean()
         descend(loss, self.flat, self.optimizer, self.policy, self.settings.gradient_norm)
-        if self.replay.priorities is not None:
-            self.replay.priorities.learned(batch.rows, errors.clamp(min=0).cpu().numpy())
-        return loss.item()
+        return loss.item(), errors.clamp(min=0).cpu().numpy()
 
     @torch.no_grad()
     def wanted(self, batch: Batch, following: torch.Tensor) -> torch.Tensor:

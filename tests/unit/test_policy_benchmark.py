@@ -10,8 +10,12 @@ import pytest
 
 from benchmarks import policies, policy_plan
 from marina.errors import CallError
+from training import ppo
 from training.policies import environments
 from training.train import recipe, settings_of
+
+from bundle_runtimes import TorchRuntime
+from policy_handler import PolicyHandler
 
 DEEP = {"a2c", "dqn", "ppo", "reinforce", "sac", "td3", "trpo"}
 
@@ -126,3 +130,22 @@ def test_an_environment_whose_packages_are_missing_names_the_extra(
 
     with pytest.raises(CallError, match=rf"needs packages that are missing; run: pip install 'marina\[{extra}\]'"):
         environments.make(environment)
+
+
+def test_a_policy_for_mujoco_whose_observations_are_float64_is_served(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    pytest.importorskip("imageio")
+    options = {"steps": 128, "screening_every": 128, "screening_episodes": 2, "evaluation_episodes": 2}
+    trained = ppo.train(ppo.Settings(environment="InvertedPendulum-v5", hidden=(8,), **options), 0, tmp_path)
+    for name, content in (("preprocess", trained.preprocess), ("postprocess", trained.postprocess)):
+        (tmp_path / f"{name}_config.json").write_text(json.dumps(content))
+    (tmp_path / "model_metadata.json").write_text('{"name": "policy", "version": "1.0", "max_batch": 64}')
+    handler = PolicyHandler()
+    handler.read_configs(tmp_path)
+    handler.model = TorchRuntime(trained.module)
+
+    answers = handler.answer_rows([({"body": sample.body}, {}) for sample in trained.samples[:4]])
+
+    assert trained.preprocess["dtype"] == "float32"
+    for sample, answer in zip(trained.samples, answers, strict=False):
+        assert answer["action"] == pytest.approx(sample.expect["action"], abs=1e-5)
