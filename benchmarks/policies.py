@@ -167,7 +167,8 @@ def picture(rows: list[tuple[str, Spec, Row]], results: Results, path: Path) -> 
     axes.set_yticks(places, names)
     axes.set_xscale("log")
     axes.set_xlabel("CPU seconds until the return is reached; hollow: not within its steps")
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

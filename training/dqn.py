@@ -187,10 +187,11 @@ class Learner:
 
         The best action is that of the target network (Mnih et al. 2015) or, with `double`, of the one in training.
         """
-        double = self.settings.double
+        double, returns, discounts = self.settings.double, self.tensor(batch.returns), self.tensor(batch.discounts)
+        if self.settings.atoms == 1 and not double:
+            return returns + discounts * following.amax(1)
         means = self.policy(self.tensor(batch.following)) if double else self.target.means(following)
         best = following[torch.arange(len(following)), means.argmax(1)]
-        returns, discounts = self.tensor(batch.returns), self.tensor(batch.discounts)
         if self.settings.atoms > 1:
             return projected(best.exp(), returns, discounts, self.target.support)
         return returns + discounts * best
