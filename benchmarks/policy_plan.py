@@ -100,7 +100,18 @@ INVERTED_PENDULUM_PPO = {
     "max_grad_norm": 0.3,
     "vf_coef": 0.19816,
 }
-LUNAR_LANDER_PPO = {"n_steps": 1024, "batch_size": 64, "gae_lambda": 0.98, "gamma": 0.999, "n_epochs": 4, "ent_coef": 0.01}
+LUNAR_LANDER_DQN = {
+    "learning_rate": 6.3e-4,
+    "batch_size": 128,
+    "buffer_size": 50_000,
+    "learning_starts": 0,
+    "target_update_interval": 250,
+    "train_freq": 4,
+    "gradient_steps": -1,
+    "exploration_fraction": 0.12,
+    "exploration_final_eps": 0.1,
+    "policy_kwargs": {"net_arch": [256, 256]},
+}
 
 PLAN = (
     Row(
@@ -121,7 +132,7 @@ PLAN = (
     Row("pendulum", Counterpart("SAC", 1, 20_000, {"learning_rate": 1e-3})),
     Row("pendulum-td3", Counterpart("TD3", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1)),
     Row("mountain-car-continuous", Counterpart("SAC", 1, 50_000, MOUNTAIN_CAR_SAC)),
-    Row("lunar-lander", Counterpart("PPO", 16, 1_000_000, LUNAR_LANDER_PPO, seeds=3)),
+    Row("lunar-lander", Counterpart("DQN", 1, 100_000, LUNAR_LANDER_DQN, seeds=3)),
 )
 
 
