@@ -124,7 +124,7 @@ def stock(one: Spec, folder: Path, body: bytes) -> Iterator[tuple[int, int]]:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=folder)
     try:
         for _ in range(240):
-            with contextlib.suppress(requests.ConnectionError):
+            with contextlib.suppress(requests.RequestException):
                 if requests.post(f"http://127.0.0.1:{port}/predictions/{NAME}", data=body, timeout=60).status_code == 200:
                     break
             if process.poll() is not None:

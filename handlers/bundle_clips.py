@@ -8,19 +8,20 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from bundle_errors import NotSupported, NotUnderstood, Refusal, TooLarge
-from bundle_images import ImageInput, identified, in_mode, open_image, prepare
+from bundle_images import ImageInput, identified, in_mode, open_input, prepare
 
 ANIMATED = ("GIF", "WEBP", "PNG")
 MAX_READS = 400_000  # of one file: a GIF comes in pieces of 255 bytes, and is read twice
 # where a container's mark stands, the mark, FFmpeg's name of it: FFmpeg never guesses, since among its formats are playlists that open
 # other files and addresses
 CONTAINERS = ((4, b"ftyp", "mp4"), (8, b"AVI ", "avi"), (0, b"\x1a\x45\xdf\xa3", "matroska"))
+Read = TypeVar("Read")
 WAYS = f"an animated {', '.join(ANIMATED)}, or JSON with a list of pictures under 'frames'"
 
 
@@ -91,7 +92,7 @@ def open_clip(data: bytes, config: ClipInput) -> list[Image.Image]:
 
 
 def open_frames(files: Sequence[bytes], config: ClipInput) -> list[Image.Image]:
-    """The chosen ones of a list of pictures, all of one size, in the mode of the graph's input. Raises Refusals as `open_clip` does."""
+    """The chosen ones of a list of pictures, all of one size, as `open_input` gives them. Raises Refusals as `open_clip` does."""
     config.check(len(files), 0, 0)
     if sum(map(len, files)) > config.max_bytes:
         raise TooLarge(f"the frames have {sum(map(len, files)):,} bytes; send at most {config.max_bytes:,} in all")
@@ -103,10 +104,9 @@ def open_frames(files: Sequence[bytes], config: ClipInput) -> list[Image.Image]:
             sides = "{} x {}".format(*size), "{} x {}".format(*sizes[0])
             raise NotUnderstood(f"frame {index} has {sides[0]} pixels, frame 0 has {sides[1]}; send frames of one size")
     config.check(len(files), *sizes[0])
-    limits = (config.image.mode, config.image.max_bytes, config.image.max_pixels)
     chosen = config.chosen(len(files))
-    opened = {index: _named(index, open_image, files[index], *limits) for index in set(chosen)}
-    return [opened[index] for index in chosen]
+    opened = {index: _named(index, open_input, files[index], config.image) for index in set(chosen)}
+    return [opened[index].image for index in chosen]
 
 
 def prepare_clip(frames: Sequence[Image.Image], config: ClipInput) -> np.ndarray:
@@ -114,7 +114,7 @@ def prepare_clip(frames: Sequence[Image.Image], config: ClipInput) -> np.ndarray
     return np.stack([prepare(frame, config.image) for frame in frames])
 
 
-def _named(index: int, read: Callable[..., Image.Image], *arguments: Any) -> Image.Image:
+def _named(index: int, read: Callable[..., Read], *arguments: Any) -> Read:
     """What `read` gives of these arguments; a refusal says which frame it is about."""
     try:
         return read(*arguments)

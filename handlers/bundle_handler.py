@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -35,6 +35,7 @@ from bundle_errors import BrokenArchive, ModelFault, NotSupported, NotUnderstood
 from bundle_golden import difference, read_samples
 from bundle_kserve import tensor_answer
 from bundle_options import Option
+from bundle_readers import WORTH_READING_APART_SECONDS, Readers
 from bundle_requests import MAX_INSTANCES, Instance, Prepared, Request, read_request
 from bundle_runtimes import PROGRAM, TorchRuntime, usable
 from bundle_telemetry import Telemetry
@@ -67,12 +68,14 @@ class Picture:
 class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     """Serves an export folder; see the module's text. Subclasses name their options and write the hooks."""
 
+    side_by_side: ClassVar[bool] = False  # whether instances have nothing to do with each other, so that threads may read them
     ragged: ClassVar[bool] = False  # whether instances have lists of different lengths in their answers, as detections are
 
     def __init__(self) -> None:
         super().__init__()
         self.device = "cpu"
         self.max_answer_bytes = MAX_ANSWER_BYTES
+        self.readers: Readers | None = None
         self.computing: dict[str, Any] = {}  # runtime, precision and threads, once they are chosen
         self.options: dict[str, Option] = {}  # that every request may set
         self.explain_options: dict[str, Option] = {}  # and further ones of an explanation
@@ -117,13 +120,14 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             self.model = runtime
             try:
                 threads = self.choose_threads(folder, model_config or {})
+                readers = self.choose_readers(model_config or {})
                 checked = self.check_golden(folder)
             except BrokenArchive as error:
                 if isinstance(runtime, TorchRuntime):
                     raise
                 logger.warning("the runtime %s is not taken, the next is: %s", runtime.name, error)
                 continue
-            self.computing = {"runtime": runtime.name, "precision": runtime.precision, "threads": threads}
+            self.computing = {"runtime": runtime.name, "precision": runtime.precision, "threads": threads, "decode_threads": readers}
             return checked
         raise BrokenArchive("there is no runtime for this model")
 
@@ -153,13 +157,23 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         seconds = []
         for _ in range(4):
             started = time.perf_counter()
+            self.telemetry.start_batch()
             self.answer_rows([row])
             seconds.append(time.perf_counter() - started)
-        share = len(os.sched_getaffinity(0)) // max(1, int(model_config.get("maxWorkers") or 1))
         wanted = (model_config.get("handler") or {}).get("threads")
-        threads: int = wanted or (1 if min(seconds) < WORTH_SHARING_SECONDS else max(1, share))
+        threads: int = wanted or (1 if min(seconds) < WORTH_SHARING_SECONDS else _share(model_config))
         if threads > 1:
             self.model.set_threads(threads)
+        return threads
+
+    def choose_readers(self, model_config: Mapping[str, Any]) -> int:
+        """Set how many threads read a batch's instances, and return it: as many as the spec says, otherwise this worker's share of
+        the cores, or one where the instance that was answered last was read in no time.
+        """
+        wanted = (model_config.get("handler") or {}).get("decode_threads")
+        brief = self.telemetry.decode.seconds + self.telemetry.preprocess.seconds < WORTH_READING_APART_SECONDS
+        threads: int = 1 if not self.side_by_side else wanted or (1 if brief else _share(model_config))
+        self.readers = Readers(threads, self.decode, self.preprocess) if threads > 1 else None
         return threads
 
     def check_golden(self, folder: Path) -> int:
@@ -190,7 +204,8 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         """(row, headers by lower-case name) -> per row its answer (JSON-ready, or a Picture), or the Refusal or ModelFault
         that it gets instead.
         """
-        read = [self._read(row, headers) for row, headers in rows]
+        read = [self._read(row, headers, alone=len(rows) == 1) for row, headers in rows]
+        read = [self._tried(item) if callable(item) else item for item in read]
         prepared = [one for item in read if isinstance(item, Accepted) for one in item.prepared]
         self.telemetry.instances += len(prepared)
         answers = iter(self._compute(prepared))
@@ -199,6 +214,10 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     def decode(self, instance: Instance) -> Any:
         """What was sent, read. Raises a Refusal that says what to send instead."""
         raise NotImplementedError
+
+    def decode_whole(self, instance: Instance) -> Any:
+        """As `decode`, for an explanation, which may show what was sent: with nothing left out for speed."""
+        return self.decode(instance)
 
     def preprocess(self, item: Any, instance: Instance) -> Prepared:
         """The graph's inputs for one instance."""
@@ -246,25 +265,36 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         """What a kind refuses to read: name -> most."""
         return {}
 
-    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
-        """What is for the graph; otherwise the answer, or the error that the request gets."""
-        try:
+    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any], alone: bool) -> Any:
+        """What is for the graph, or what waits for that; otherwise the answer, or the error that the request gets."""
+
+        def step() -> Any:
             if _flag(headers, "describe"):
                 return self.describe_handle()
             if _flag(headers, "explain"):
                 return self._explained(row, headers)
             with self.telemetry.decode:
                 request = read_request(row, _accepting(headers), self.options)
-            return Accepted(request, [self._prepared(instance)[1] for instance in request.instances])
+            if self.readers is None or (alone and len(request.instances) == 1):
+                return Accepted(request, [self._prepared(instance)[1] for instance in request.instances])
+            readers, begun = self.readers, self.readers.begin(request.instances)
+            return lambda: Accepted(request, readers.end(begun, self.telemetry))
+
+        return self._tried(step)
+
+    def _tried(self, step: Callable[[], Any]) -> Any:
+        """What a step of one request gives, or the error that the request gets."""
+        try:
+            return step()
         except (Refusal, ModelFault) as error:
             return error
         except Exception:  # a fault of ours in one request must not cost its neighbours their answers
             logger.exception("a request failed before its inference")
             return ModelFault("the server failed on this request; its log says why")
 
-    def _prepared(self, instance: Instance) -> tuple[Any, Prepared]:
+    def _prepared(self, instance: Instance, whole: bool = False) -> tuple[Any, Prepared]:
         with self.telemetry.decode:
-            item = self.decode(instance)
+            item = self.decode_whole(instance) if whole else self.decode(instance)
         with self.telemetry.preprocess:
             return item, self.preprocess(item, instance)
 
@@ -274,7 +304,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             request = read_request(row, _accepting(headers), {**self.options, **self.explain_options})
         answers = []
         for instance in request.instances:
-            item, prepared = self._prepared(instance)
+            item, prepared = self._prepared(instance, whole=True)
             with self.telemetry.inference:
                 answers.append(self.explanation(item, prepared))
         self.telemetry.instances += len(answers)
@@ -363,6 +393,11 @@ def _device(gpu: int | None) -> str:
     import torch  # where there is a GPU, it computes
 
     return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
+
+
+def _share(model_config: Mapping[str, Any]) -> int:
+    """The cores that are there for each worker, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, int(model_config.get("maxWorkers") or 1)))
 
 
 def _lower(headers: Mapping[str, Any]) -> dict[str, str]:

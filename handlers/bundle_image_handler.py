@@ -1,14 +1,15 @@
 """The base of the handlers that take images: it owns their decoding."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from bundle_errors import NotUnderstood, TooLarge
 from bundle_handler import BundleHandler
-from bundle_images import FORMATS, ImageInput, open_image, prepare
+from bundle_images import FORMATS, ImageInput, Opened, open_input, prepare
 from bundle_options import keyed_schema
 from bundle_payloads import bytes_of, only_key
 from bundle_requests import Instance, Prepared
@@ -19,21 +20,24 @@ KEYS = ("image", "data", "b64")
 class ImageHandler(BundleHandler):
     """Takes an image as raw bytes, as base64 text under "image", "data" or "b64", or as a tensor of pixels (KServe v2)."""
 
+    side_by_side: ClassVar[bool] = True
+
     def read_configs(self, folder: Path) -> None:
         """Read the JSON files of an export; the image's form and limits become `self.input`."""
         super().read_configs(folder)
         self.input = ImageInput.from_config(self.preprocess_config)
 
-    def decode(self, instance: Instance) -> Image.Image:
+    def decode(self, instance: Instance) -> Opened:
         """The picture in the mode of the graph's input. Raises a Refusal for what is no such picture."""
-        payload = only_key(instance.payload, *KEYS)
-        if isinstance(payload, np.ndarray):
-            return self._from_pixels(payload)
-        return open_image(bytes_of(payload), self.input.mode, self.input.max_bytes, self.input.max_pixels)
+        return self._opened(instance, self.input)
 
-    def preprocess(self, item: Image.Image, instance: Instance) -> Prepared:
+    def decode_whole(self, instance: Instance) -> Opened:
+        """The picture with all of its pixels: an explanation may be laid over it."""
+        return self._opened(instance, replace(self.input, decode="exact"))
+
+    def preprocess(self, item: Opened, instance: Instance) -> Prepared:
         """The picture as the graph's input, with its own size for boxes."""
-        return Prepared((prepare(item, self.input),), instance.options, item.size)
+        return Prepared((prepare(item.image, self.input),), instance.options, item.size)
 
     def request_schema(self) -> dict[str, Any]:
         """An object with base64 text under one of the keys."""
@@ -43,6 +47,13 @@ class ImageHandler(BundleHandler):
     def limits(self) -> dict[str, int]:
         """Bytes of the file, and pixels that its header may declare."""
         return {"max_bytes": self.input.max_bytes, "max_pixels": self.input.max_pixels}
+
+    def _opened(self, instance: Instance, config: ImageInput) -> Opened:
+        payload = only_key(instance.payload, *KEYS)
+        if isinstance(payload, np.ndarray):
+            image = self._from_pixels(payload)
+            return Opened(image, image.size)
+        return open_input(bytes_of(payload), config)
 
     def _from_pixels(self, pixels: np.ndarray) -> Image.Image:
         """Whole numbers 0 to 255 of shape [height, width] or [height, width, 3 or 1]."""

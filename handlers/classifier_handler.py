@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from bundle_classes import TOP_K, ClassAnswers, softmax
 from bundle_handler import Picture
 from bundle_image_handler import ImageHandler
-from bundle_images import view_of
+from bundle_images import Opened, view_of
 from bundle_options import Choice, Number
 from bundle_requests import Prepared
 
@@ -43,7 +42,7 @@ class ClassifierHandler(ImageHandler):
         """Logits [B, classes] -> the `top_k` best classes of each row."""
         return self.answers.of(outputs, prepared)
 
-    def explanation(self, item: Image.Image, prepared: Prepared) -> Any:
+    def explanation(self, item: Opened, prepared: Prepared) -> Any:
         """Grad-CAM of one class: the heat on a grid over the picture that was sent, or laid over that picture as PNG."""
         import torch
 
@@ -55,10 +54,10 @@ class ClassifierHandler(ImageHandler):
         if chosen is None and decision:
             chosen = int(decision.decided(softmax(self.model(pixels)))[0])
         heat = self.grad_cam(torch.from_numpy(pixels).to(self.device), chosen)
-        view = view_of(item, self.input)
+        view = view_of(item.image, self.input)
         if prepared.options.get("format") == "png":
             buffer = io.BytesIO()
-            overlay(item, heat.values, view).save(buffer, "PNG")
+            overlay(item.image, heat.values, view).save(buffer, "PNG")
             return Picture(buffer.getvalue(), "image/png")
         probability = float(heat.logits.float().softmax(dim=-1).flatten()[heat.target])
         grid = [[round(value, 4) for value in row] for row in on_image(heat.values, view, item.size).tolist()]

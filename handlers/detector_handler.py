@@ -4,11 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
-
 from bundle_detections import Detections, detections_of, further_inputs
 from bundle_image_handler import ImageHandler
-from bundle_images import boxes_to_image
+from bundle_images import Opened, boxes_to_image
 from bundle_instances import ABOUT, FORMATS, laid
 from bundle_options import Choice, Number
 from bundle_requests import Instance, Prepared
@@ -26,7 +24,7 @@ class DetectorHandler(ImageHandler):
         if self.postprocess_config.get("masks"):
             self.options["masks"] = Choice(FORMATS, ABOUT)
 
-    def preprocess(self, item: Image.Image, instance: Instance) -> Prepared:
+    def preprocess(self, item: Opened, instance: Instance) -> Prepared:
         """The picture, and what else the graph takes."""
         prepared = super().preprocess(item, instance)
         masks = instance.options.get("masks", "none") != "none"

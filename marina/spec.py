@@ -74,6 +74,9 @@ class Serving(Section):
     queue_size: int = Field(default=256, ge=1, le=100_000, description="requests that may wait; more get a 503 at once")
     max_retry_timeout_s: int = Field(default=300, ge=1, le=86_400, description="for how long a dying worker is restarted")
     threads: int | None = Field(default=None, ge=1, le=256, description="torch's threads per worker; default: measured at its start")
+    decode_threads: int | None = Field(
+        default=None, ge=1, le=64, description="threads that read the pictures of a batch, per worker; default: measured at its start"
+    )
     max_answer_bytes: int = Field(default=6_000_000, ge=10_000, le=19_000_000, description="a longer answer is refused, not sent")
     device: Literal["cpu", "gpu"] = Field(default="cpu", description="where the workers compute")
 
@@ -112,7 +115,7 @@ class Serving(Section):
             "sequenceTimeoutMSec": 0,
             "maxSequenceJobQueueSize": 0,
             "maxNumSequence": 0,
-            "handler": {"threads": self.threads, "max_answer_bytes": self.max_answer_bytes},
+            "handler": {"threads": self.threads, "decode_threads": self.decode_threads, "max_answer_bytes": self.max_answer_bytes},
         }
 
 

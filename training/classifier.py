@@ -46,6 +46,9 @@ class Settings(Learning):
     fit: Literal["stretch", "crop", "letterbox", "ink"] | None = Field(
         default=None, description="how a picture is brought to that size; default: ink for 'digits', else crop"
     )
+    decode: Literal["fast", "exact"] = Field(
+        default="fast", description="whether large JPEG files may be decoded at a fraction of their size"
+    )
     mode: Literal["RGB", "L"] | None = Field(
         default=None, description="colour or grey; default: grey for fit ink and where the data is, else colour"
     )
@@ -167,7 +170,9 @@ def _network(settings: Settings, data: datasets.ImageData) -> tuple[networks.Cla
     model = networks.build(settings.architecture, settings.weights, len(data.classes), 1 if mode == "L" else 3, preset)
     model.both_ways = settings.average_mirrored
     resize = preset.resize if fit_ == "crop" else 0
-    config = ImageInput(preset.crop, preset.crop, mode=mode, fit=fit_, resize=resize, interpolation=preset.interpolation)
+    config = ImageInput(
+        preset.crop, preset.crop, mode=mode, fit=fit_, resize=resize, interpolation=preset.interpolation, decode=settings.decode
+    )
     return model, config
 
 

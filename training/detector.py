@@ -60,6 +60,9 @@ class Settings(spec.Section):
     arguments: dict[str, Any] = Field(default={}, description="keyword arguments of that function")
     height: int | None = Field(default=None, ge=64, le=2048, description="of the graph's input, pixels; default: 320, of ssd300 300")
     width: int | None = Field(default=None, ge=64, le=2048, description="of the graph's input, pixels")
+    decode: Literal["fast", "exact"] = Field(
+        default="fast", description="whether large JPEG files may be decoded at a fraction of their size"
+    )
     fit: Literal["stretch", "letterbox"] = Field(default="letterbox", description="how a picture is brought to that size")
     epochs: int = Field(default=30, ge=1, le=10_000, description="times that all training pictures are seen")
     batch_size: int = Field(default=16, ge=2, le=512, description="pictures per step")
@@ -115,7 +118,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     started, computed = time.monotonic(), time.process_time()
     data = datasets.load(settings.data, "detector", seed)
     lightning.seed_everything(seed, verbose=False)
-    inputs = ImageInput(*settings.size, fit=settings.fit)
+    inputs = ImageInput(*settings.size, fit=settings.fit, decode=settings.decode)
     learner = Learner(settings, data, inputs)
     masks = learner.detector.has_masks
     if masks:

@@ -51,6 +51,9 @@ class Settings(spec.Section):
     weights: str = Field(default="none", description="none, imagenet (of the backbone), coco, or a file of the whole network")
     height: int = Field(default=320, ge=64, le=2048, multiple_of=32, description="height of the graph's input, pixels")
     width: int = Field(default=320, ge=64, le=2048, multiple_of=32, description="width of the graph's input, pixels")
+    decode: Literal["fast", "exact"] = Field(
+        default="fast", description="whether large JPEG files may be decoded at a fraction of their size"
+    )
     fit: Literal["stretch", "letterbox"] = Field(default="letterbox", description="how a picture is brought to that size")
     epochs: int = Field(default=30, ge=1, le=10_000, description="times that all training pictures are seen")
     batch_size: int = Field(default=8, ge=2, le=512, description="pictures per step")
@@ -68,7 +71,7 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     started, computed = time.monotonic(), time.process_time()
     data = datasets.load(settings.data, "segmenter", seed)
     lightning.seed_everything(seed, verbose=False)
-    inputs = ImageInput(settings.height, settings.width, fit=settings.fit, max_pixels=MAX_PIXELS)
+    inputs = ImageInput(settings.height, settings.width, fit=settings.fit, decode=settings.decode, max_pixels=MAX_PIXELS)
     learner = Learner(settings, data, inputs)
     pictures = Prepared.of(data.train, inputs, "training pictures")
     light = settings.augmentation == "light"

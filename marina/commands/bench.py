@@ -14,7 +14,8 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
-    help="Measure: a served request (serve), a detected picture (detect), policies' training (rl). `--help` behind it lists its options.",
+    help="Measure: a served request (serve), a detected picture (detect), a picture's decoding (decode), policies' training (rl). "
+    "`--help` behind it lists its options.",
 )
 app.add_typer(bench, name="bench", rich_help_panel="Look")
 
@@ -24,6 +25,13 @@ app.add_typer(bench, name="bench", rich_help_panel="Look")
 def serve(context: typer.Context) -> None:
     """What a served request costs: rate, latencies, processor time and stages, beside the bare loop."""
     _run("serving", context.args)
+
+
+@bench.command(context_settings=PASSED_ON)
+@guarded
+def decode(context: typer.Context) -> None:
+    """What a JPEG costs on its way to the graph, by several paths, and how far each is from Pillow's."""
+    _run("decoding", context.args)
 
 
 @bench.command(context_settings=PASSED_ON)

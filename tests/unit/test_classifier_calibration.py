@@ -15,6 +15,7 @@ from training.classification.calibration import calibration_error, fitted_decisi
 from training.classifier import Settings
 
 from bundle_decision import Decision, ranked
+from bundle_images import Opened
 from bundle_requests import Prepared
 from bundle_runtimes import TorchRuntime
 from classifier_handler import ClassifierHandler
@@ -103,7 +104,7 @@ def test_the_class_that_is_answered_is_the_one_that_is_explained(tmp_path: Path)
     unlikely = int(network(picture[None]).argmin())
     handler = served(tmp_path, {"decision": {"class_index": unlikely, "threshold": 0.01}})
     handler.model = TorchRuntime(torch.export.export(network, (picture[None],), strict=False).module())
-    answer = handler.explanation(Image.new("RGB", (8, 8)), Prepared((picture.numpy(),), {}, (8, 8)))
+    answer = handler.explanation(Opened(Image.new("RGB", (8, 8)), (8, 8)), Prepared((picture.numpy(),), {}, (8, 8)))
 
     assert answer["class_index"] == unlikely
     assert answer["probability"] < 0.5

@@ -120,7 +120,7 @@ def test_every_candidate_is_measured_and_one_that_equals_the_model_serves(home: 
     assert set(rows) == {("torch", "fp32"), ("openvino", "fp32")}
     assert all(row["milliseconds"] > 0 and row["milliseconds_batch"] > 0 for row in rows.values())
     assert rows["openvino", "fp32"]["difference"] < 1e-4
-    assert handler.computing == {"runtime": "openvino", "precision": "fp32", "threads": 1}
+    assert handler.computing.items() >= {"runtime": "openvino", "precision": "fp32", "threads": 1}.items()
     assert handler.describe_handle()["computing"]["runtime"] == "openvino"
 
 

@@ -14,7 +14,7 @@ from marina.errors import CallError
 from training.datasets import Example, ImageData
 from training.trained import Sample
 
-from bundle_images import ImageInput, open_image, prepare
+from bundle_images import ImageInput, open_input, prepare
 
 BATCH = 32
 SAMPLES = 64
@@ -38,7 +38,7 @@ def truth_of(data: ImageData, names: list[str]) -> torch.Tensor:
 def pixels_of(inputs: ImageInput, examples: Sequence[Example]) -> torch.Tensor:
     """Pictures as the graph takes them, uint8 [N, C, H, W]."""
     files = (example.encoded()[0] for example in examples)
-    return torch.from_numpy(np.stack([prepare(open_image(file, inputs.mode), inputs) for file in files]))
+    return torch.from_numpy(np.stack([prepare(open_input(file, inputs).image, inputs) for file in files]))
 
 
 def logits_of(graph: nn.Module, inputs: ImageInput, examples: Sequence[Example]) -> torch.Tensor:

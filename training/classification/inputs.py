@@ -35,7 +35,7 @@ from training.classification.settings import Learning
 from training.datasets.clip_folder import Clip
 
 from bundle_clips import ClipInput, prepare_clip
-from bundle_images import ImageInput, open_image, prepare
+from bundle_images import ImageInput, open_input, prepare
 
 MAX_BYTES = 4 << 30
 MAX_CACHE_BYTES = 4 << 30
@@ -51,7 +51,7 @@ def picture(example: datasets.Example, config: ImageInput | ClipInput) -> torch.
         assert isinstance(example, Clip)
         return torch.from_numpy(prepare_clip(example.chosen(config), config))
     if isinstance(example.image, Path):
-        return torch.from_numpy(prepare(open_image(example.image.read_bytes(), config.mode), config))
+        return torch.from_numpy(prepare(open_input(example.image.read_bytes(), config).image, config))
     return torch.from_numpy(prepare(Image.fromarray(example.image).convert(config.mode), config))
 
 
