@@ -211,7 +211,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, help="environment steps between two looks in that row")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="rows by recipe, algorithm or environment; repeatable")
     parser.add_argument("--quick", action="store_true", help="a few rows, two seeds")
-    parser.add_argument("--seeds", type=int, help="how many; 5, or 2 with --quick")
+    parser.add_argument("--seeds", type=int, help="how many; 5, or 2 with --quick; 0 prints what --resume has")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true", help="without stable-baselines3")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what came out there, run by run")
@@ -221,7 +221,8 @@ def main(words: list[str] | None = None) -> None:
     try:
         rows = rows_of(arguments)
         results = Results(arguments.resume or arguments.json, resume=arguments.resume is not None)
-        seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or (2 if arguments.quick else 5)))
+        count = arguments.seeds if arguments.seeds is not None else 2 if arguments.quick else 5
+        seeds = range(arguments.first_seed, arguments.first_seed + count)
         import torch
 
         torch.set_num_threads(1)
