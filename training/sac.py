@@ -106,19 +106,14 @@ class Learner:
         """Equations 3 and 5, [B]: reward, and unless terminated the discounted soft value of what follows."""
         following = batch.next_observations.numpy()
         actions, log_probabilities, _ = self.policy.draw(answer(self.arrays, self.policy.activation, following)[0], noise)
-        values = answer(self.critics.target_arrays, self.policy.activation, np.column_stack((following, actions)))[:, :, 0].min(0)
-        soft = values - np.exp(self.log_temperature) * log_probabilities
+        soft = self.critics.least(np.column_stack((following, actions))) - np.exp(self.log_temperature) * log_probabilities
         targets: np.ndarray = batch.rewards.numpy()[:, 0] + self.settings.gamma * (1 - batch.terminated.numpy()[:, 0]) * soft
         return targets
 
     def improve_critics(self, batch: Transitions, noise: np.ndarray) -> float:
         """One gradient step on equation 5, half the mean squared error of each critic; returns it as it was before."""
-        critics, rows = self.critics, np.column_stack((batch.observations.numpy(), batch.actions.numpy()))
-        passed = passes(critics.arrays, self.policy.activation, rows)
-        errors = passed[-1] - self.targets(batch, noise)[:, None]
-        backward(critics.arrays, self.policy.activation, passed, errors / np.float32(len(rows)), critics.gradients)
-        critics.adam.step(critics.gradient, self.settings.learning_rate)
-        return float(0.5 * np.square(errors).sum() / len(rows))
+        rows = np.column_stack((batch.observations.numpy(), batch.actions.numpy()))
+        return self.critics.improve(rows, self.targets(batch, noise))
 
     def improve_actor(self, batch: Transitions, noise: np.ndarray) -> None:
         """One gradient step on equation 7, with the lesser of both critics, and one of the temperature on equation 18.

@@ -2,7 +2,8 @@
 
 The algorithm is TD3 (Fujimoto, van Hoof and Meger 2018, "Addressing Function Approximation Error in Actor-Critic Methods",
 Algorithm 1). With `critics: 1, policy_delay: 1, smoothing: 0` it is DDPG (Lillicrap et al. 2016, "Continuous control with deep
-reinforcement learning", Algorithm 1), with independent normal noise for exploration instead of a correlated one. Replay, critics
+reinforcement learning", Algorithm 1), with independent normal noise for exploration instead of a correlated one.
+Gradients are written by hand. Replay, critics
 and bounds are in `off_policy`. The file reads: what can be set, the actor, the targets, one phase.
 
 Not covered: pixels; a served policy that explores.
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -20,7 +20,7 @@ from training.policies import learning
 from training.policies.graphs import DeterministicPolicy, Features, Policy
 from training.policies.off_policy import BoundedActor, Critics, OffPolicySettings, ReplayedExperience
 from training.policies.replay import Transitions
-from training.policies.small_networks import Perceptrons, answer, descend, flatten
+from training.policies.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
 from training.trained import Trained
 
 
@@ -40,12 +40,8 @@ class Deterministic(BoundedActor):
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any]) -> None:
         super().__init__(settings, observation, action, outputs=1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features [B, w] to actions in -1..1 [B, n]."""
-        return self.networks(features)[0].tanh()  # type: ignore[no-any-return]
-
     def bounded(self, features: np.ndarray) -> np.ndarray:
-        """The same in NumPy."""
+        """Features [B, w] to actions in -1..1 [B, n]."""
         actions: np.ndarray = np.tanh(answer(self.networks.arrays(), self.activation, features))
         return actions
 
@@ -69,7 +65,8 @@ class Learner:
         self.target = Perceptrons(1, sizes, settings.activation)
         self.flat, self.flat_target = flatten(self.policy), flatten(self.target)
         self.flat_target.data.copy_(self.flat.data)
-        self.optimizer = torch.optim.Adam([self.flat], settings.learning_rate, fused=True)
+        self.arrays, self.gradients = self.policy.networks.arrays(slice(None)), self.policy.networks.gradients()
+        self.target_arrays, self.adam = self.target.arrays(), Adam(self.flat.detach().numpy(), epsilon=1e-8)
         self.critics = Critics(settings.critics, settings, self.policy.encoder.width + self.policy.size)
         self.replayed = ReplayedExperience(self.policy, settings, seed)
         self.experience = self.replayed.experience
@@ -77,17 +74,16 @@ class Learner:
 
     def phase(self) -> tuple[float, float]:
         """(the critics' loss on the last batch, the deviation of the noise)."""
-        loss = torch.tensor(torch.nan)
+        normal, loss = self.experience.random.standard_normal, float("nan")
         self.replayed.collect(self.explore)
         for batch in self.replayed.batches():
-            noise = torch.randn(batch.actions.shape, generator=self.replayed.generator)
-            loss = self.improve_critics(batch, noise)
+            loss = self.improve_critics(batch, normal(batch.actions.shape, np.float32))
             self.steps += 1
             if self.steps % self.settings.policy_delay == 0:
                 self.improve_actor(batch)
                 self.critics.follow(self.settings.polyak)
                 self.flat_target.data.lerp_(self.flat.data, self.settings.polyak)
-        return float(loss), self.settings.exploration_noise
+        return loss, self.settings.exploration_noise
 
     def explore(self, features: np.ndarray) -> np.ndarray:
         """The actor's actions with noise, within -1..1."""
@@ -95,30 +91,34 @@ class Learner:
         actions: np.ndarray = (self.policy.bounded(features) + np.float32(self.settings.exploration_noise) * normal).clip(-1, 1)
         return actions
 
-    @torch.no_grad()
-    def targets(self, batch: Transitions, noise: torch.Tensor) -> torch.Tensor:
-        """Fujimoto et al. 2018, equations 10 and 14, [B, 1]: reward, and unless terminated the discounted value of what follows.
+    def targets(self, batch: Transitions, noise: np.ndarray) -> np.ndarray:
+        """Fujimoto et al. 2018, equations 10 and 14, [B]: reward, and unless terminated the discounted value of what follows.
 
         `noise` is normal [B, n]; scaled and clipped it is added to the target actor's action.
         """
-        disturbance = (self.settings.smoothing * noise).clamp(-self.settings.smoothing_clip, self.settings.smoothing_clip)
-        actions = (self.target(batch.next_observations)[0].tanh() + disturbance).clamp(-1, 1)
-        following = self.critics.least(batch.next_observations, actions)
-        targets: torch.Tensor = batch.rewards + self.settings.gamma * (1 - batch.terminated) * following
+        settings, following = self.settings, batch.next_observations.numpy()
+        disturbance = (settings.smoothing * noise).clip(-settings.smoothing_clip, settings.smoothing_clip)
+        actions = np.tanh(answer(self.target_arrays, self.policy.activation, following)) + disturbance
+        values = self.critics.least(np.column_stack((following, actions.clip(-1, 1))).astype(np.float32))
+        targets: np.ndarray = batch.rewards.numpy()[:, 0] + settings.gamma * (1 - batch.terminated.numpy()[:, 0]) * values
         return targets
 
-    def improve_critics(self, batch: Transitions, noise: torch.Tensor) -> torch.Tensor:
-        """One gradient step on the squared error; returns it as it was before."""
-        errors = self.critics(batch.observations, batch.actions) - self.targets(batch, noise).squeeze(1)
-        loss = errors.square().mean(1).sum()
-        descend(loss, self.critics.flat, self.critics.optimizer, self.critics.networks)
-        before: torch.Tensor = loss.detach()
-        return before
+    def improve_critics(self, batch: Transitions, noise: np.ndarray) -> float:
+        """One gradient step on half the squared error; returns it as it was before."""
+        rows = np.column_stack((batch.observations.numpy(), batch.actions.numpy()))
+        return self.critics.improve(rows, self.targets(batch, noise))
 
     def improve_actor(self, batch: Transitions) -> None:
         """One step up the first critic's value (Silver et al. 2014, equation 16)."""
-        loss = -self.critics(batch.observations, self.policy(batch.observations))[0].mean()
-        descend(loss, self.flat, self.optimizer, self.policy)
+        activation, observations = self.policy.activation, batch.observations.numpy()
+        passed = passes(self.arrays, activation, observations)
+        actions, first = np.tanh(passed[-1][0]), self.critics.networks.arrays(slice(0, 1))
+        judged = passes(first, activation, np.column_stack((observations, actions)))
+        by_value = np.full_like(judged[-1], -1 / len(observations))
+        by_actions = backward(first, activation, judged, by_value, None)[0][:, -self.policy.size :]
+        backward(self.arrays, activation, passed, (by_actions * (1 - actions * actions))[None], self.gradients)
+        assert self.flat.grad is not None
+        self.adam.step(self.flat.grad.numpy(), self.settings.learning_rate)
 
 
 def train(settings: Settings, seed: int, report: Path) -> Trained:

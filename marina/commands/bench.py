@@ -44,7 +44,7 @@ def detect(context: typer.Context) -> None:
 @bench.command(context_settings=PASSED_ON)
 @guarded
 def rl(context: typer.Context) -> None:
-    """How fast a policy reaches its return, beside stable-baselines3."""
+    """Processor time until policies reach their return, beside stable-baselines3: all recipes, some of them, or a row of your own."""
     _run("policies", context.args)
 
 

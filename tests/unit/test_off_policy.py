@@ -104,6 +104,26 @@ def test_gradients_written_by_hand_are_those_of_autograd() -> None:
     assert taken[2].item() == pytest.approx(2 - density.mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, DDPG])
+def test_gradients_of_td3_and_ddpg_are_those_of_autograd(options: dict[str, Any]) -> None:
+    learner, batch, noise = learner_of(td3, **options), batch_of(), torch.randn(20, 2)
+    taken: list[np.ndarray] = []
+    for adam in (learner.critics.adam, learner.adam):
+        adam.step = lambda gradient, _: taken.append(gradient.copy())
+    targets = torch.from_numpy(learner.targets(batch, noise.numpy()))
+    critics_loss = 0.5 * (learner.critics(batch.observations, batch.actions) - targets).square().mean(1).sum()
+    by_critics = torch.autograd.grad(critics_loss, list(learner.critics.networks.parameters()))
+    actions = learner.policy.networks(batch.observations)[0].tanh()
+    by_actor = torch.autograd.grad(-learner.critics(batch.observations, actions)[0].mean(), list(learner.policy.parameters()))
+
+    loss = learner.improve_critics(batch, noise.numpy())
+    learner.improve_actor(batch)
+
+    assert loss == pytest.approx(critics_loss.item(), rel=1e-5)
+    np.testing.assert_allclose(taken[0], torch.cat([one.flatten() for one in by_critics]).numpy(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(taken[1], torch.cat([one.flatten() for one in by_actor]).numpy(), rtol=1e-2, atol=1e-5)
+
+
 def test_soft_targets_equal_the_papers_row_by_row() -> None:
     learner, batch, noise = learner_of(sac, temperature=0.3), batch_of(), torch.randn(20, 2)
     expected = []
@@ -133,7 +153,7 @@ def test_the_targets_of_td3_and_ddpg_equal_the_papers_row_by_row(options: dict[s
         assert len(values) == (1 if options else 2)
         expected.append(batch.rewards[row].item() + (0 if batch.terminated[row] else 0.98 * min(values)))
 
-    np.testing.assert_allclose(learner.targets(batch, noise).flatten().numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(learner.targets(batch, noise.numpy()), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -147,7 +167,7 @@ def test_a_step_of_the_actor_leaves_the_critics_alone_and_the_targets_follow(rec
     assert torch.equal(learner.critics.flat, critics)
     assert not torch.equal(learner.flat, actor)
     noise = torch.randn(20, 2)
-    learner.improve_critics(batch_of(), noise.numpy() if recipe is sac else noise)
+    learner.improve_critics(batch_of(), noise.numpy())
     learner.critics.follow(0.25)
     torch.testing.assert_close(learner.critics.flat_target.data, 0.75 * target + 0.25 * learner.critics.flat.data)
 
@@ -196,6 +216,17 @@ def aiming(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A short training."""
     settings = request.param.Settings(environment="Aiming-v0", steps=700, warmup_steps=200, learning_rate=3e-3, **QUICK)
     return request.param.train(settings, 0, tmp_path_factory.mktemp("report"))
+
+
+def test_random_actions_before_learning_are_held() -> None:
+    learner = learner_of(sac, copies=2, phase_steps=3, hold=3, warmup_steps=100)
+
+    for _ in range(2):
+        learner.replayed.collect(lambda rows: pytest.fail("nothing was learned yet"))
+
+    first, second, third, following = (rows[:, 4:6].tolist() for rows in learner.replayed.replay.rows[:8].split(2))
+    assert first == second == third != following
+    assert first[0] != first[1]
 
 
 def test_actions_find_their_place_within_the_bounds(aiming: Trained) -> None:

@@ -13,6 +13,7 @@ import gymnasium
 from marina.errors import CallError
 
 ATARI = "ALE/"
+EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}  # what brings the packages of these environments
 
 
 def make(environment: str, wrappers: Mapping[str, Any] | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
@@ -31,6 +32,8 @@ def make(environment: str, wrappers: Mapping[str, Any] | None = None, **options:
         own.setdefault("frameskip", 1)  # the wrapper skips
     try:
         env = gymnasium.make(environment, disable_env_checker=True, **own)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise _missing(environment, _extra(environment)) from error
     except gymnasium.error.Error as error:
         raise CallError(f"environment {environment!r} can't be made: {error}. Name a registered one, like CartPole-v1") from error
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
@@ -72,10 +75,21 @@ def _atari(env: gymnasium.Env[Any, Any], environment: str) -> gymnasium.Env[Any,
         raise CallError(f"atari: {environment!r} is no game of the Arcade Learning Environment ({error}); leave it out") from error
 
 
+def _extra(environment: str) -> str | None:
+    """The extra that has what an environment is made of; none for those that aren't gymnasium's own."""
+    origin = str(gymnasium.spec(environment).entry_point)
+    return next((extra for folder, extra in EXTRAS.items() if origin.startswith(folder)), None)
+
+
+def _missing(environment: str, extra: str | None) -> CallError:
+    how = f"run: pip install 'marina[{extra}]'" if extra else "install what it comes with"
+    return CallError(f"environment {environment!r} needs packages that are missing; {how}")
+
+
 def _need(module: str, environment: str) -> None:
     """Games register themselves when their package is imported."""
     if importlib.util.find_spec(module) is None:
-        raise CallError(f"environment {environment!r} needs packages that are missing; run: pip install 'marina[atari]'")
+        raise _missing(environment, "atari")
     package = importlib.import_module(module)
     if module == "ale_py":  # it would tell its version every time
         package.ALEInterface.setLoggerMode(package.LoggerMode.Error)

@@ -15,7 +15,7 @@ from training.policies.graphs import Bounds, action_size
 from training.policies.learning import Experience, LearningSettings
 from training.policies.observations import ObservationEncoder
 from training.policies.replay import Replay, Transitions
-from training.policies.small_networks import Adam, Perceptrons, flatten
+from training.policies.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
 
 
 class OffPolicySettings(LearningSettings):
@@ -34,6 +34,7 @@ class OffPolicySettings(LearningSettings):
     polyak: float = Field(default=0.005, gt=0, le=1, description="share of the way that the targets follow per gradient step")
     replay: int = Field(default=200_000, ge=1, description="transitions that are remembered")
     warmup_steps: int = Field(default=400, ge=0, description="environment steps with random actions before the first gradient step")
+    hold: int = Field(default=1, ge=1, description="steps for which those random actions are held: more gets further from the start")
     screening_every: int = Field(default=500, ge=1, description="environment steps between two looks at the policy")
 
 
@@ -66,8 +67,8 @@ class Critics(torch.nn.Module):
         super().__init__()
         self.networks, self.target = (Perceptrons(count, (width, *settings.hidden, 1), settings.activation) for _ in range(2))
         self.flat, self.flat_target = flatten(self.networks), flatten(self.target)
-        self.optimizer = torch.optim.Adam([self.flat], settings.learning_rate, fused=True)
         assert self.flat.grad is not None
+        self.settings = settings
         self.gradient, self.gradients = self.flat.grad.numpy(), self.networks.gradients()  # the same memory for NumPy
         self.arrays, self.target_arrays = self.networks.arrays(slice(None)), self.target.arrays(slice(None))
         self.adam = Adam(self.flat.detach().numpy(), epsilon=1e-8)
@@ -78,11 +79,18 @@ class Critics(torch.nn.Module):
         values: torch.Tensor = self.networks(torch.cat((features, actions), 1))
         return values.squeeze(2)
 
-    @torch.no_grad()
-    def least(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """The lowest of the targets, [B, 1]: against overestimation (Fujimoto et al. 2018, equation 10)."""
-        values: torch.Tensor = self.target(torch.cat((features, actions), 1))
-        return values.amin(0)
+    def improve(self, rows: np.ndarray, targets: np.ndarray) -> float:
+        """One gradient step on half the mean squared error of each, at features and actions [B, w + n]; returns it as it was before."""
+        passed = passes(self.arrays, self.settings.activation, rows)
+        errors = passed[-1] - targets[:, None]
+        backward(self.arrays, self.settings.activation, passed, errors / np.float32(len(rows)), self.gradients)
+        self.adam.step(self.gradient, self.settings.learning_rate)
+        return float(0.5 * np.square(errors).sum() / len(rows))
+
+    def least(self, rows: np.ndarray) -> np.ndarray:
+        """The lowest of the targets, [B]: against overestimation (Fujimoto et al. 2018, equation 10)."""
+        values: np.ndarray = answer(self.target_arrays, self.settings.activation, rows)[:, :, 0].min(0)
+        return values
 
     @torch.no_grad()
     def follow(self, share: float) -> None:
@@ -99,6 +107,7 @@ class ReplayedExperience:
         self.replay = Replay(settings.replay, actor.encoder.width, actor.size)
         self.generator = torch.Generator().manual_seed(seed)
         self.owed = 0.0  # gradient steps
+        self.held, self.steps = np.zeros((settings.copies, actor.size), np.float32), 0
 
     @property
     def warm(self) -> bool:
@@ -114,8 +123,7 @@ class ReplayedExperience:
         experience, rows = self.experience, []
         before = self.actor.encoder(experience.observations)
         for _ in range(self.settings.phase_steps):
-            uniform = experience.random.uniform(-1, 1, (len(before), self.actor.size))
-            actions = explore(before) if self.warm else uniform.astype(np.float32)
+            actions = explore(before) if self.warm else self._random()
             rewards, terminated, _, real = experience.step(self.actor.to_environment(actions))
             after = self.actor.encoder(experience.observations)
             rows.append(np.column_stack((before, after, actions, rewards, terminated))[real].astype(np.float32))
@@ -123,6 +131,13 @@ class ReplayedExperience:
         packed = torch.from_numpy(np.concatenate(rows))
         self.replay.add(Transitions(*torch.split(packed, self.replay.columns, 1)))
         self.owed += len(packed) * self.settings.gradient_steps * self.warm
+
+    def _random(self) -> np.ndarray:
+        """Uniform actions, each for `hold` steps (Dabney, Ostrovski and Barreto 2021, "Temporally-Extended epsilon-Greedy Exploration")."""
+        if self.steps % self.settings.hold == 0:
+            self.held = self.experience.random.uniform(-1, 1, self.held.shape).astype(np.float32)
+        self.steps += 1
+        return self.held
 
     def batches(self) -> list[Transitions]:
         """One batch for every gradient step that is due, in one gather."""

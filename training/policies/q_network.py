@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from training.policies.graphs import Features, GreedyPolicy, Policy
 from training.policies.pixels import Convolutions, is_picture
+from training.policies.small_networks import Arrays
 
 FIRST_DEVIATION = 0.5  # of the noise, before it is learned: sigma_0 of Fortunato et al. 2018, section 3.2
 
@@ -97,6 +98,11 @@ class QNetwork(nn.Module):
         """Q-values [B, actions] of `answers`."""
         return answers.exp() @ self.support if self.atoms > 1 else answers
 
+    def plain(self) -> list[nn.Linear] | None:
+        """The layers of a multilayer perceptron whose outputs are the Q-values; None where it is more than that."""
+        more = self.value is not None or self.atoms > 1 or self.noisy or not isinstance(self.encoder, Features)
+        return None if more else [module for module in (*self.body, self.advantage) if isinstance(module, nn.Linear)]
+
     def draw(self) -> None:
         """Draw new noise for every noisy layer."""
         with torch.no_grad():
@@ -121,6 +127,16 @@ class QNetwork(nn.Module):
         plain, weights = QNetwork(*self.arguments, **self.options), self.state_dict()
         plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
         return GreedyPolicy(plain).eval()
+
+
+def arrays_of(layers: list[nn.Linear]) -> Arrays:
+    """Weights and biases as `small_networks.passes` takes them; they share memory with the parameters."""
+    return [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()[None]) for layer in layers]
+
+
+def gradients_of(layers: list[nn.Linear]) -> Arrays:
+    """Memory shared with the parameters' gradients, once `flatten` has made them."""
+    return [(layer.weight.grad.numpy().T, layer.bias.grad.numpy()[None]) for layer in layers]  # type: ignore[union-attr]
 
 
 @torch.no_grad()

@@ -40,6 +40,9 @@ EVALUATION_SEED = 2**30
 OBSERVATION_NAMES = {
     "CartPole": ["cart position", "cart velocity", "pole angle", "pole angular velocity"],
     "MountainCar": ["car position", "car velocity"],
+    "MountainCarContinuous": ["car position", "car velocity"],
+    "InvertedPendulum": ["cart position", "pole angle", "cart velocity", "pole angular velocity"],
+    "LunarLander": ["x", "y", "x velocity", "y velocity", "angle", "angular velocity", "left leg touches", "right leg touches"],
     "Acrobot": ["cos theta1", "sin theta1", "cos theta2", "sin theta2", "theta1 angular velocity", "theta2 angular velocity"],
 }
 

@@ -97,11 +97,14 @@ def backward(arrays: Arrays, activation: str, passed: list[np.ndarray], by_outpu
 
     The gradients by weights and biases are written into `gradients`, and not computed without it.
     """
+    ones = np.ones((1, by_output.shape[-2]), by_output.dtype)
     for depth in reversed(range(len(arrays))):
         if gradients is not None:
             np.matmul(passed[depth].swapaxes(-1, -2), by_output, out=gradients[depth][0])
-            by_output.sum(-2, keepdims=True, out=gradients[depth][1])
-        by_output = np.matmul(by_output, arrays[depth][0].swapaxes(-1, -2))
+            np.matmul(ones, by_output, out=gradients[depth][1])  # a sum, in a third of the time
+        across = arrays[depth][0].swapaxes(-1, -2)
+        # a product of one column and one row is no more than that, and faster so
+        by_output = by_output * across if by_output.shape[-1] == 1 else np.matmul(by_output, across)
         if depth:
             latent = passed[depth]
             by_output *= latent > 0 if activation == "relu" else 1 - latent * latent

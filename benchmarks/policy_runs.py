@@ -1,0 +1,145 @@
+"""One training until a policy reaches a return, ours or that of stable-baselines3, and the processor time that it took.
+
+Between gradient steps, every so many environment steps, the policy is looked at without exploration: 20 episodes and, if those reach the
+threshold, 100 others, whose mean decides. The looks don't count. What is reported is the return of 100 further episodes of the policy at
+the end.
+"""
+
+import importlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import stable_baselines3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+
+from benchmarks.policy_plan import Counterpart
+from marina.errors import CallError
+from marina.spec import Spec, validated
+from training.policies import rollout
+from training.policies.drawing import progress_bar
+from training.policies.learning import SELECTION_SEED, improve
+from training.policies.small_networks import small_network_arithmetic
+
+SCREENING, CONFIRMATION = 20, 100  # episodes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. The seconds are of the processor; `mean_return` is of 100 episodes of the policy at the end."""
+
+    steps: int
+    seconds: float
+    reached: bool
+    mean_return: float
+
+
+class Watch:
+    """A clock of processor time that stands still while the policy is looked at; says when the threshold is reached."""
+
+    def __init__(self, environment: str, options: dict[str, Any], threshold: float, seed: int) -> None:
+        self.environment, self.options, self.threshold = environment, options, threshold
+        self.seed, self.reached, self.seconds = SELECTION_SEED + 20_000 * seed, False, 0.0
+        self.started = time.process_time()
+
+    def look(self, act: rollout.Act) -> tuple[float, bool]:
+        """(mean return, whether it is enough)."""
+        self.seconds = time.process_time() - self.started
+        mean = self._mean(act, SCREENING)
+        if mean >= self.threshold:
+            mean = self._mean(act, CONFIRMATION)
+            self.reached = mean >= self.threshold
+        self.started = time.process_time() - self.seconds
+        return mean, self.reached
+
+    def confirms(self, policy: Any) -> tuple[float, bool]:
+        """As `learning.improve` asks."""
+        return self.look(policy.act)
+
+    def ended(self, steps: int, act: rollout.Act) -> Run:
+        """What came out, with the policy at the end."""
+        return Run(steps, round(self.seconds, 3), self.reached, round(self._mean(act, CONFIRMATION), 2))
+
+    def _mean(self, act: rollout.Act, episodes: int) -> float:
+        self.seed += episodes
+        return float(rollout.quick_returns(act, self.environment, episodes, self.seed, self.options).mean())
+
+
+class Looking(BaseCallback):
+    """The same looks for stable-baselines3: after a gradient step, before the next experience."""
+
+    def __init__(self, watch: Watch, every: int, show: Any) -> None:
+        super().__init__()
+        self.watch, self.every, self.next, self.show, self.last = watch, every, every, show, 0.0
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions without exploration."""
+        normalised = self.model.get_vec_normalize_env()
+        rows = observations if normalised is None else normalised.normalize_obs(observations)
+        actions: np.ndarray = self.model.predict(rows, deterministic=True)[0]
+        return actions
+
+    def _on_rollout_start(self) -> None:
+        self.show(self.num_timesteps, 0.0, self.last)
+        if self.num_timesteps >= self.next:
+            self.next = self.num_timesteps + self.every
+            self.last = self.watch.look(self.act)[0]
+
+    def _on_training_end(self) -> None:
+        if not self.watch.reached:
+            self.watch.look(self.act)
+
+    def _on_step(self) -> bool:
+        return not self.watch.reached
+
+
+def settings_of(spec: Spec) -> Any:
+    """The recipe's settings, defaults filled in. Raises CallError for unknown keys."""
+    recipe = importlib.import_module(f"training.{spec.training.recipe}")
+    return validated(recipe.Settings, spec.training.settings, f"{spec.name}: training")
+
+
+def ours(spec: Spec, seed: int) -> Run:
+    """One training of `spec`, whose floor is the threshold. Raises KeyboardInterrupt on Ctrl-C."""
+    settings = settings_of(spec)
+    environment, options = settings.environment, settings.made_with
+    spaces = rollout.observation_config(environment, options=options), rollout.action_config(environment, options)
+    with small_network_arithmetic(seed):
+        watch = Watch(environment, options, spec.floor["mean_return"], seed)
+        learner = importlib.import_module(f"training.{spec.training.recipe}").Learner(settings, *spaces, seed)
+        if improve(learner, watch, settings).interrupted:  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+        return watch.ended(learner.experience.transitions, learner.policy.act)
+
+
+def theirs(spec: Spec, counterpart: Counterpart, seed: int) -> Run:
+    """One training of the counterpart in the environment of `spec`. Raises CallError where its package is missing."""
+    settings = settings_of(spec)
+    watch = Watch(settings.environment, settings.made_with, spec.floor["mean_return"], seed)
+    options = dict(counterpart.options)
+    if counterpart.noise is not None:
+        size = int(np.prod(rollout.action_space(settings.environment).shape or ()))
+        options["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, counterpart.noise))
+    vector = make_vec_env(settings.environment, counterpart.copies, seed=seed)
+    if counterpart.normalised:
+        vector = VecNormalize(vector, gamma=options.get("gamma", 0.99))
+    model = class_of(counterpart.algorithm)("MlpPolicy", vector, seed=seed, device="cpu", **options)
+    with progress_bar(f"{settings.environment} (stable-baselines3)", counterpart.steps) as show:
+        looking = Looking(watch, settings.screening_every, show)
+        model.learn(counterpart.steps, looking)
+    return watch.ended(model.num_timesteps, looking.act)
+
+
+def class_of(algorithm: str) -> Any:
+    """The class by its name, in stable-baselines3 or sb3-contrib."""
+    if hasattr(stable_baselines3, algorithm):
+        return getattr(stable_baselines3, algorithm)
+    try:
+        import sb3_contrib
+    except ImportError as error:
+        raise CallError(f"{algorithm} is in sb3-contrib, which is missing; run: pip install sb3-contrib") from error
+    return getattr(sb3_contrib, algorithm)

@@ -1,0 +1,153 @@
+"""`marina bench rl`: its plan, one tiny row from its run to its table, and what is gone on with."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+from benchmarks import policies, policy_plan
+from marina.errors import CallError
+from training import ppo
+from training.policies import environments
+from training.train import recipe, settings_of
+
+from bundle_runtimes import TorchRuntime
+from policy_handler import PolicyHandler
+
+DEEP = {"a2c", "dqn", "ppo", "reinforce", "sac", "td3", "trpo"}
+
+
+def run_of(row: str, whose: str, seed: int, **said: Any) -> dict[str, Any]:
+    return {"row": row, "whose": whose, "seed": seed, "steps": 1000, "seconds": 2.0, "reached": True, "mean_return": 480.0, **said}
+
+
+@pytest.mark.parametrize("row", policy_plan.PLAN, ids=lambda row: row.recipe)
+def test_every_row_of_the_plan_is_a_recipe_of_a_known_environment_with_a_floor_and_settings_that_its_learner_takes(
+    row: policy_plan.Row,
+) -> None:
+    settings = settings_of(row.spec)
+
+    assert settings.environment in gymnasium.registry
+    assert row.spec.floor.keys() == {"mean_return"}
+    assert recipe(row.spec).Learner
+    assert row.counterpart is None or row.counterpart.steps >= 20_000
+
+
+def test_the_plan_has_every_deep_algorithm_and_each_row_once() -> None:
+    names = [row.recipe for row in policy_plan.PLAN]
+
+    assert {row.spec.training.recipe for row in policy_plan.PLAN} == DEEP
+    assert len(set(names)) == len(names)
+
+
+def test_rows_are_chosen_by_recipe_algorithm_or_environment() -> None:
+    by_recipe, by_algorithm, by_environment = (policy_plan.chosen([name], quick=False) for name in ("pendulum", "sac", "Pendulum-v1"))
+
+    assert [row.recipe for row in by_recipe] == ["pendulum"]
+    assert {row.spec.training.recipe for row in by_algorithm} == {"sac"}
+    assert [row for row in by_environment if row in by_recipe] == by_recipe != by_environment
+    assert 0 < len(policy_plan.chosen([], quick=True)) < len(policy_plan.PLAN)
+
+
+def test_what_was_stopped_is_gone_on_with_and_only_what_is_missing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "table.json"
+    own = ["a2c", "CartPole-v1", "--threshold", "9", "--every", "64", "--set", "steps=64"]
+
+    policies.main([*own, "--seeds", "1", "--json", str(file)])
+    before = json.loads(file.read_text())["runs"]
+    capsys.readouterr()
+    policies.main([*own, "--seeds", "2", "--resume", str(file), "--alone"])
+    after, said = json.loads(file.read_text())["runs"], capsys.readouterr()
+    policies.main([*own, "--seeds", "0", "--resume", str(file)])
+
+    assert [(run["whose"], run["seed"]) for run in before] == [("ours", 0), ("stable-baselines3", 0)]
+    assert after[:2] == before
+    assert [(run["whose"], run["seed"]) for run in after[2:]] == [("ours", 1)]
+    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 2 of 2 |" in said.out
+    assert "seed 0" not in said.err
+    assert capsys.readouterr().out == said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--only", "chess"], "--only chess: no such row; known: a2c, acrobot"),
+        (["ppo", "CartPole-v1"], "needs an environment and a threshold"),
+        (["--threshold", "3"], "need a row of your own"),
+        (["ppo", "CartPole-v1", "--threshold", "9", "--set", "epohcs=3"], "unknown key 'epohcs'"),
+    ],
+)
+def test_a_wrong_call_says_what_to_give_instead(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        policies.main(words)
+
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_results_are_not_overwritten_nor_read_from_what_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    file.write_text('{"runs": [{"row": "x"}]}')
+
+    with pytest.raises(CallError, match="--resume"):
+        policies.Results(file, resume=False)
+    with pytest.raises(CallError, match="no file of results"):
+        policies.Results(file, resume=True)
+
+
+def test_the_ratio_is_of_the_seeds_that_both_have_and_a_bound_where_one_of_them_fell_short() -> None:
+    own = {seed: run_of("r", "ours", seed, seconds=2.0) for seed in range(5)}
+    other = {seed: run_of("r", "theirs", seed, seconds=20.0) for seed in range(3)}
+    short = {**other, 2: {**other[2], "reached": False}}
+
+    assert policies._ratio(own, other) == "10.0"
+    assert policies._ratio(own, short) == ">10.0"
+    assert policies._ratio({**own, 1: {**own[1], "reached": False}}, other) == "<10.0"
+    assert policies._ratio(own, {}) == ""
+
+
+def test_the_picture_has_a_bar_for_each_side_of_a_row(tmp_path: Path) -> None:
+    results, row = policies.Results(None, resume=False), policy_plan.PLAN[0]
+    for whose in (policies.OURS, policies.THEIRS):
+        results.add(**run_of(row.recipe, whose, 0))
+
+    policies.picture([(row.recipe, row.spec, row)], results, tmp_path / "times.png")
+
+    assert (tmp_path / "times.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("environment", "package", "extra"),
+    [("LunarLander-v3", "Box2D", "box2d"), ("InvertedPendulum-v5", "mujoco", "mujoco"), ("InvertedPendulum-v5", "imageio", "mujoco")],
+)
+def test_an_environment_whose_packages_are_missing_names_the_extra(
+    environment: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith(tuple(environments.EXTRAS))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(CallError, match=rf"needs packages that are missing; run: pip install 'marina\[{extra}\]'"):
+        environments.make(environment)
+
+
+def test_a_policy_for_mujoco_whose_observations_are_float64_is_served(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    pytest.importorskip("imageio")
+    options = {"steps": 128, "screening_every": 128, "screening_episodes": 2, "evaluation_episodes": 2}
+    trained = ppo.train(ppo.Settings(environment="InvertedPendulum-v5", hidden=(8,), **options), 0, tmp_path)
+    for name, content in (("preprocess", trained.preprocess), ("postprocess", trained.postprocess)):
+        (tmp_path / f"{name}_config.json").write_text(json.dumps(content))
+    (tmp_path / "model_metadata.json").write_text('{"name": "policy", "version": "1.0", "max_batch": 64}')
+    handler = PolicyHandler()
+    handler.read_configs(tmp_path)
+    handler.model = TorchRuntime(trained.module)
+
+    answers = handler.answer_rows([({"body": sample.body}, {}) for sample in trained.samples[:4]])
+
+    assert trained.preprocess["dtype"] == "float32"
+    for sample, answer in zip(trained.samples, answers, strict=False):
+        assert answer["action"] == pytest.approx(sample.expect["action"], abs=1e-5)
