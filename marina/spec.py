@@ -46,6 +46,7 @@ class Training(BaseModel):
 
 
 POLICY_BATCH = 1024
+POLICY_RUNTIMES = ("openvino", "onnxruntime")
 
 
 class Export(Section):
@@ -54,7 +55,7 @@ class Export(Section):
     max_batch: int = Field(default=64, ge=2, le=1024, description="largest batch that the graph takes; of a policy's 1024 by default")
     parity: float = Field(default=1e-4, gt=0, description="largest difference allowed between eager and exported outputs")
     runtimes: tuple[Literal["openvino", "onnxruntime", "aotinductor"], ...] = Field(
-        default=("openvino",), description="tried beside torch; the fastest serves"
+        default=("openvino",), description="tried beside torch; the fastest serves; for a policy onnxruntime too by default"
     )
     precisions: tuple[Literal["fp32", "bf16", "int8"], ...] = Field(default=("fp32", "bf16"), description="that they are tried in")
     agreement: float = Field(
@@ -186,10 +187,13 @@ class Spec(Section):
     @field_validator("export")
     @classmethod
     def _of_policies(cls, export: Export, info: ValidationInfo) -> Export:
-        """Whoever asks a policy for many environments at once gets one batch."""
-        if info.data.get("kind") != "policy" or "max_batch" in export.model_fields_set:
+        """Whoever asks a policy for many environments at once gets one batch; and small networks take least in ONNX Runtime."""
+        if info.data.get("kind") != "policy":
             return export
-        return Export.model_construct(export.model_fields_set, **{**dict(export), "max_batch": POLICY_BATCH})
+        ours = {"max_batch": POLICY_BATCH, "runtimes": POLICY_RUNTIMES}
+        return Export.model_construct(
+            export.model_fields_set, **{**ours, **export.model_dump(exclude=ours.keys() - export.model_fields_set)}
+        )
 
     @property
     def archive_name(self) -> str:
