@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 from urllib.parse import urlsplit
 from zipfile import BadZipFile
@@ -67,11 +67,10 @@ def _reasons(client: Client, spec: Spec, workers_only: bool) -> Iterator[str]:
     if damage:
         yield damage
     try:
-        described = client.describe(spec.name, spec.version)[0]
+        described, states = _workers(client, spec)
     except RequestError as error:
         yield f"not registered ({error.message})"
         return
-    states = [worker["status"] for worker in described["workers"]]
     alive = states.count("READY") >= spec.serving.workers
     if not alive:
         words = _last_error(client, spec)
@@ -81,6 +80,20 @@ def _reasons(client: Client, spec: Spec, workers_only: bool) -> Iterator[str]:
         yield from _drift(spec, described)
         if alive:
             yield from _answers(client, spec)
+
+
+def _workers(client: Client, spec: Spec) -> tuple[dict[str, Any], list[str]]:
+    """What TorchServe says of a version, and the states of its workers.
+
+    Asked again for half a second where one isn't ready: TorchServe answers a registration an instant before it says so of the last worker.
+    """
+    until = monotonic() + 0.5
+    while True:
+        described = client.describe(spec.name, spec.version)[0]
+        states = [worker["status"] for worker in described["workers"]]
+        if states.count("READY") >= spec.serving.workers or len(states) < spec.serving.workers or monotonic() > until:
+            return described, states
+        sleep(0.05)
 
 
 def _damage(spec: Spec) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,7 +161,11 @@ def test_without_workers_a_model_is_unavailable_and_with_one_of_two_no_request_i
                 asked.predict(one.name, [0, 0, 0, 0])
             errors.append(caught.value)
         client.scale(one.name, one.version, 2)
-        workers = [int(worker["pid"]) for worker in client.describe(one.name)[0]["workers"] if worker["status"] == "READY"]
+        workers: list[int] = []
+        for _ in range(40):  # TorchServe answers an instant before it says of the last worker that it is ready
+            if len(workers) < 2:
+                time.sleep(0.05)
+                workers = [int(worker["pid"]) for worker in client.describe(one.name)[0]["workers"] if worker["status"] == "READY"]
         with Client(port_of(client)) as asked, ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(asked.predict, one.name, row) for row in observations]
             waiting[20].result()

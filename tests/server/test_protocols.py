@@ -173,7 +173,7 @@ def test_the_servers_description_is_the_archives(client: Client, name: str) -> N
     described = client.describe(name, "1.0", customized=True)[0]["customizedMetadata"]
     archived = without_nulls(json.loads(json.dumps(openapi.description(spec.load(name)))))
 
-    assert described.pop("computing")["runtime"] in ("openvino", "torch")  # each worker's own choice
+    assert described.pop("computing")["runtime"] in ("onnxruntime", "openvino", "torch")  # each worker's own choice
     assert described == {key: value for key, value in archived.items() if key != "computing"}
     assert described["metrics"].keys() >= spec.load(name).floor.keys()
     for sample in ready.golden_samples(spec.load(name)):
