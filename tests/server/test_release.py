@@ -155,7 +155,7 @@ def test_not_one_request_fails_while_versions_come_and_go(client: Client) -> Non
     assert outcomes["200"] > 200
 
 
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.05), (signal.SIGTERM, 1.0), (signal.SIGINT, 4.0)])
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.02), (signal.SIGTERM, 0.2), (signal.SIGINT, 0.4)])
 def test_a_release_that_is_stopped_in_the_middle_leaves_no_trace(number: signal.Signals, after: float, client: Client) -> None:
     port = client.inference.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "marina", "release", "balance", "--version", "1.1", "--port-base", port]
