@@ -135,10 +135,14 @@ def plain(home: Path) -> Iterator[Client]:
 
 def test_upstreams_collection_gets_upstreams_answers_but_for_archives_from_the_web(plain: Client) -> None:
     header = {"Authorization": f"Bearer {plain.token('management')}"}
-    other = {}
+    other, failed = {}, False
     for row in ROWS:
         method, path, *status = row.split()
         answer = requests.request(method, f"{plain.management}/{path}", headers=header, timeout=120)
+        if answer.status_code == 409 and failed:  # of three workers without any time to start one came up: then nothing is taken back
+            requests.delete(f"{plain.management}/models/{S}", headers=header, timeout=120)
+            answer = requests.request(method, f"{plain.management}/{path}", headers=header, timeout=120)
+        failed = method == "POST" and answer.status_code == 500
         if answer.status_code != int((status or ["200"])[0]):
             other[path] = (answer.status_code, answer.text[:200])
 
