@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_image
 
+from benchmarks.serving import main_process, processor_seconds
 from marina import importing, server, up
 from marina.console import Output
 from marina.load import Measured, closed, request
@@ -141,26 +142,14 @@ def stock(one: Spec, folder: Path, body: bytes) -> Iterator[tuple[int, int]]:
         process.wait(30)
 
 
-def spent(root: int) -> float:
-    """Processor seconds of a process and all below it so far."""
-    top = psutil.Process(root)
-    return sum(sum(one.cpu_times()[:2]) for one in [top, *top.children(recursive=True)])
-
-
-def token_of(port: int) -> dict[str, str]:
-    """The header that our server wants."""
-    keys = json.loads((Path(os.environ["MARINA_HOME"]) / "run" / str(port) / "key_file.json").read_text())
-    return {"Authorization": f"Bearer {keys['inference']['key']}"}
-
-
 def measured(root: int, port: int, content: bytes, arguments: argparse.Namespace) -> tuple[Measured, float]:
     """(what a closed loop saw, milliseconds of processor time per request)."""
     closed(port, content, arguments.clients, arguments.warm_up)
-    before = spent(root)
+    before = processor_seconds(root)
     found = closed(port, content, arguments.clients, arguments.seconds)
     if found.failed or not found.milliseconds:
         raise SystemExit(f"{found.failed} of {found.failed + len(found.milliseconds)} requests failed")
-    return found, 1000 * (spent(root) - before) / len(found.milliseconds)
+    return found, 1000 * (processor_seconds(root) - before) / len(found.milliseconds)
 
 
 def main() -> None:
@@ -185,15 +174,13 @@ def main() -> None:
         chosen = json.loads((one.export_dir / "runtime.json").read_text())["serve"]
         found: dict[str, list[tuple[Measured, float]]] = {"TorchServe's handler": [], "Marina": []}
         port = server.free_port_base()
-        with up.serving([one], port, Output(as_json=True)), stock(one, folder / "stock", body) as (other, pid):
-            state = server.read_state(port)
-            assert state is not None
-            path, token = f"/predictions/{NAME}", token_of(port)
+        with up.serving([one], port, Output(as_json=True)) as client, stock(one, folder / "stock", body) as (other, pid):
+            path, token = f"/predictions/{NAME}", {"Authorization": f"Bearer {client.token('inference')}"}
             for _ in range(arguments.rounds):
                 plain = request(other, path, body, {"Content-Type": "image/jpeg"})
                 found["TorchServe's handler"].append(measured(pid, other, plain, arguments))
                 content = request(port, path, body, {"Content-Type": "image/jpeg", **token})
-                found["Marina"].append(measured(state.pid, port, content, arguments))
+                found["Marina"].append(measured(main_process(port), port, content, arguments))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     table = Table(title=f"{arguments.source}, a JPEG of 640 x 480, {arguments.clients} clients, medians of {arguments.rounds} rounds")

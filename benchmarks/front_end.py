@@ -22,8 +22,8 @@ import psutil
 import yaml
 from rich.console import Console
 from rich.table import Table
-from serving import _token, made
 
+from benchmarks.serving import made, main_process
 from marina import archive, server, spec, up
 from marina.console import Output
 from marina.load import closed, request
@@ -50,9 +50,7 @@ class Variant:
 
     def _spent(self) -> Counter[str]:
         """Seconds so far, by part: of Java's threads by their names, of the workers as a whole."""
-        state = server.read_state(self.port)
-        assert state is not None
-        java, spent = psutil.Process(state.pid), Counter[str]()
+        java, spent = psutil.Process(main_process(self.port)), Counter[str]()
         for task in Path(f"/proc/{java.pid}/task").iterdir():
             try:
                 name = (task / "comm").read_text(encoding="utf-8").strip()
@@ -72,9 +70,10 @@ def started(text: str, content: tuple[bytes, str], stack: ExitStack) -> Variant:
     archive.build(one)
     port = server.free_port_base()
     with mock.patch.dict(os.environ, {name: value for name, value in settings.items() if not name.islower()}):
-        stack.enter_context(up.serving([one], port, Output(as_json=True)))
+        client = stack.enter_context(up.serving([one], port, Output(as_json=True)))
     body, content_type = content
-    return Variant(text or "default", port, request(port, "/predictions/policy", body, {"Content-Type": content_type, **_token(port)}))
+    headers = {"Content-Type": content_type, "Authorization": f"Bearer {client.token('inference')}"}
+    return Variant(text or "default", port, request(port, "/predictions/policy", body, headers))
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ import numpy as np
 import psutil
 import torch
 import torchvision
-from peers import WORKLOADS, Kit
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_image
 
+from benchmarks.peers import WORKLOADS, Kit
 from marina import archive, server, spec, up
 from marina.console import Output
 from marina.load import Measured, closed, opened, request
@@ -168,18 +168,22 @@ def bare(one: spec.Spec, body: bytes, size: int, seconds: float) -> float:
     return statistics.median(spent)
 
 
-def processor_seconds(port: int) -> float:
-    """Of the server and its workers so far."""
+def main_process(port: int) -> int:
+    """The process id of our server."""
     state = server.read_state(port)
-    family = [psutil.Process(state.pid)] if state else []
-    family += [child for one in family for child in one.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in family)
+    assert state is not None
+    return state.pid
 
 
-def resident(port: int) -> list[float]:
+def processor_seconds(process: int) -> float:
+    """Of a server and its workers so far."""
+    main = psutil.Process(process)
+    return sum(sum(one.cpu_times()[:2]) for one in (main, *main.children(recursive=True)))
+
+
+def resident(process: int) -> list[float]:
     """MiB of each worker: resident, and its share of what several have in common."""
-    state = server.read_state(port)
-    family = psutil.Process(state.pid).children(recursive=True) if state else []
+    family = psutil.Process(process).children(recursive=True)
     workers = [one.memory_full_info() for one in family if any("model_service_worker" in word for word in one.cmdline())]
     return [round(statistics.mean(getattr(one, name) for one in workers) / 2**20) for name in ("rss", "pss")] if workers else [0, 0]
 
@@ -205,8 +209,9 @@ def measure(name: str, arguments: argparse.Namespace, home: Path) -> list[dict[s
     runtime = " ".join(chosen["serve"][0][key] for key in ("runtime", "precision")) if chosen["serve"] else "torch fp32"
     rows = [{"load": f"bare, batch {size}", "cpu": bare(one, body, size, arguments.seconds / 2)} for size in (1, one.serving.batch_size)]
     port = server.free_port_base()
-    with up.serving([one], port, Output(as_json=True)):
-        content = request(port, f"/predictions/{name}", body, {"Content-Type": content_type, **_token(port)})
+    with up.serving([one], port, Output(as_json=True)) as client:
+        authorization, process = f"Bearer {client.token('inference')}", main_process(port)
+        content = request(port, f"/predictions/{name}", body, {"Content-Type": content_type, "Authorization": authorization})
         closed(port, content, 8, arguments.warm_up)
         log = Path(os.environ["MARINA_HOME"]) / "run" / str(port) / "logs" / "models.log"
         best = 0.0
@@ -216,25 +221,19 @@ def measure(name: str, arguments: argparse.Namespace, home: Path) -> list[dict[s
         ]
         loads.append(("open, 60 % of the rate at 8", lambda: opened(port, content, 0.6 * best, arguments.seconds)))
         for words, load in loads:
-            begin, before = log.stat().st_size, processor_seconds(port)
+            begin, before = log.stat().st_size, processor_seconds(process)
             found = load()
-            spent = processor_seconds(port) - before
+            spent = processor_seconds(process) - before
             best = found.rate if words.startswith("closed, 8") else best
             time.sleep(1.2)  # the log is written in batches
             answered = len(found.milliseconds)
             rows.append({"load": words, "cpu": 1000 * spent / max(1, answered), "found": found, "stages": stages(log, begin)})
-        rows[-1]["memory"] = resident(port)
-        state = server.read_state(port)
-        if arguments.kit and state and name in WORKLOADS:
-            arguments.kit.load_ours(name, runtime, port, state.pid, _token(port)["Authorization"])
+        rows[-1]["memory"] = resident(process)
+        if arguments.kit and name in WORKLOADS:
+            arguments.kit.load_ours(name, runtime, port, process, authorization)
     for row in rows:
         row |= {"model": name, "runtime": runtime}
     return rows
-
-
-def _token(port: int) -> dict[str, str]:
-    keys = json.loads((Path(os.environ["MARINA_HOME"]) / "run" / str(port) / "key_file.json").read_text())
-    return {"Authorization": f"Bearer {keys['inference']['key']}"}
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -79,8 +79,8 @@ def _non_maximum_suppression(boxes: np.ndarray, labels: np.ndarray, threshold: f
     most_overlap = np.float64(threshold)  # compared in double precision, as by torchvision
     for start in range(0, len(apart), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(apart)))
-        block = block[~(_overlaps(apart[stays], apart[block]) > most_overlap).any(0)]
-        over = _overlaps(apart[block], apart[block]) > most_overlap
+        block = block[~(overlaps(apart[stays], apart[block]) > most_overlap).any(0)]
+        over = overlaps(apart[block], apart[block]) > most_overlap
         free = np.ones(len(block), bool)
         for place, index in enumerate(block.tolist()):
             if free[place]:
@@ -91,7 +91,7 @@ def _non_maximum_suppression(boxes: np.ndarray, labels: np.ndarray, threshold: f
     return np.array(stays, np.int64)
 
 
-def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes [N, 4] and [M, 4], [N, M]; NaN for two without an area."""
     left, top, right, bottom = (column[:, None] for column in one.T)
     x1, y1, x2, y2 = other.T

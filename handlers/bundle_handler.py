@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,23 +30,19 @@ from bundle_base import BaseHandler
 from bundle_checksums import NAME as CHECKSUMS
 from bundle_checksums import file_digest, verify_checksums
 from bundle_codec import install
-from bundle_errors import BrokenArchive, ModelFault, NotSupported, NotUnderstood, Refusal, TooLarge
+from bundle_errors import BrokenArchive, ModelFault, NotSupported, Refusal
 from bundle_golden import difference, read_samples
 from bundle_kserve import tensor_answer
 from bundle_options import Option
 from bundle_readers import WORTH_READING_APART_SECONDS, Readers
-from bundle_requests import MAX_INSTANCES, Instance, Prepared, Request, read_request
+from bundle_replies import MAX_ANSWER_BYTES, NOT_FINITE, Picture, checked, sent
+from bundle_requests import MAX_INSTANCES, Instance, Prepared, Request, accepting, flag, lower_case, read_request
 from bundle_runtimes import PROGRAM, TorchRuntime, usable
 from bundle_telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
 WORTH_SHARING_SECONDS = 0.02
-MAX_ANSWER_BYTES = 6_000_000  # TorchServe kills a worker that answers more than max_response_size, by default 6,553,500
-NOT_FINITE = "the model's answer is not finite; the request may be out of the range that it was trained on"
-
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # json.dumps would make an encoder for every answer
-
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]  # what TorchServe gives: the body's fields, and the headers
 
 
@@ -57,14 +52,6 @@ class Accepted:
 
     request: Request
     prepared: list[Prepared]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An answer that is a file, not JSON."""
-
-    content: bytes
-    content_type: str
 
 
 class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
@@ -195,12 +182,12 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One batch of TorchServe's rows -> one body per row; status and content type are set on `context`."""
         self.telemetry.start_batch()
-        headers = [_lower(context.get_all_request_header(index) or {}) for index in range(len(data))]
+        headers = [lower_case(context.get_all_request_header(index) or {}) for index in range(len(data))]
         answers = self.answer_rows(list(zip(data, headers, strict=True)))
         with self.telemetry.postprocess:
-            replies = [self._checked(answer) for answer in answers]
+            replies = [checked(answer, self.max_answer_bytes) for answer in answers]
         self.telemetry.report(context, headers, [reply if isinstance(reply, Exception) else None for reply in replies])
-        return [_reply(reply, index, context) for index, reply in enumerate(replies)]
+        return [sent(reply, index, context) for index, reply in enumerate(replies)]
 
     def answer_rows(self, rows: Sequence[Row]) -> list[Any]:
         """(row, headers by lower-case name) -> per row its answer (JSON-ready, or a Picture), or the Refusal or ModelFault
@@ -271,12 +258,12 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         """What is for the graph, or what waits for that; otherwise the answer, or the error that the request gets."""
 
         def step() -> Any:
-            if _flag(headers, "describe"):
+            if flag(headers, "describe"):
                 return self.describe_handle()
-            if _flag(headers, "explain"):
+            if flag(headers, "explain"):
                 return self._explained(row, headers)
             with self.telemetry.decode:
-                request = read_request(row, _accepting(headers), self.options)
+                request = read_request(row, accepting(headers), self.options)
             if self.readers is None or (alone and len(request.instances) == 1):
                 return Accepted(request, [self._prepared(instance)[1] for instance in request.instances])
             readers, begun = self.readers, self.readers.begin(request.instances)
@@ -303,14 +290,14 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     def _explained(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
         """Explanations are rare and dear: each request by itself, one instance after the other."""
         with self.telemetry.decode:
-            request = read_request(row, _accepting(headers), {**self.options, **self.explain_options})
+            request = read_request(row, accepting(headers), {**self.options, **self.explain_options})
         answers = []
         for instance in request.instances:
             item, prepared = self._prepared(instance, whole=True)
             with self.telemetry.inference:
                 answers.append(self.explanation(item, prepared))
         self.telemetry.instances += len(answers)
-        return self._in_protocol(request, answers, self.explanation_schema() or {}, "explanations")
+        return self._in_protocol(request, answers, self.explanation_schema, "explanations")
 
     def _compute(self, prepared: list[Prepared]) -> list[Any]:
         """Answers, in slices of the largest batch that the graph takes; a slice that fails is tried one by one."""
@@ -347,45 +334,20 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         own = list(islice(answers, len(accepted.prepared)))
         failed = next((one for one in own if isinstance(one, Exception)), None)
         try:
-            return failed or self._in_protocol(accepted.request, own, self.answer_schema(), "predictions")
+            return failed or self._in_protocol(accepted.request, own, self.answer_schema, "predictions")
         except Refusal as refusal:
             return refusal
         except ValueError:
             return ModelFault(NOT_FINITE)
 
-    def _in_protocol(self, request: Request, answers: list[Any], schema: dict[str, Any], key: str) -> Any:
-        """The answers as the request's protocol has them. Raises NotSupported for a picture in one that has none."""
+    def _in_protocol(self, request: Request, answers: list[Any], schema: Callable[[], dict[str, Any] | None], key: str) -> Any:
+        """The answers as the request's protocol has them; only v2 needs a schema. Raises NotSupported for a picture in one without."""
         if request.protocol != "own" and any(isinstance(answer, Picture) for answer in answers):
             raise NotSupported("a picture answers one instance; ask for one at a time, or for JSON")
         if request.protocol == "v2":
             named = (self.metadata["name"], self.metadata["version"], request.tensor_id)
-            return tensor_answer(answers, schema, *named, ragged=self.ragged)
+            return tensor_answer(answers, schema() or {}, *named, ragged=self.ragged)
         return {key: answers} if request.protocol == "v1" else answers[0]
-
-    def _checked(self, answer: Any) -> Any:
-        """An answer as a Picture or as JSON's bytes, or the error that it is or becomes: not finite, or too long to be sent."""
-        if isinstance(answer, Exception):
-            return answer
-        try:
-            reply = answer if isinstance(answer, Picture) else _compact(answer)
-        except ValueError:
-            return ModelFault(NOT_FINITE)
-        if len(reply.content) > self.max_answer_bytes:
-            most = f"{self.max_answer_bytes:,} are sent at most; send fewer instances, or ask for less of each"
-            return TooLarge(f"the answer would have {len(reply.content):,} bytes; {most}")
-        return reply
-
-
-def _reply(reply: Any, index: int, context: Any) -> bytes:
-    """The bytes of one answer or error; sets status and content type of that request alone."""
-    if isinstance(reply, Exception):
-        status: HTTPStatus = reply.status  # type: ignore[attr-defined]
-        context.set_response_status(status.value, status.phrase, index)
-        failure = {"code": status.value, "type": type(reply).__name__, "message": str(reply)}
-        reply = _compact({**failure, "request_id": context.get_request_id(index)})
-    context.set_response_content_type(index, reply.content_type)
-    content: bytes = reply.content
-    return content
 
 
 def _device(gpu: int | None) -> str:
@@ -402,31 +364,9 @@ def _share(model_config: Mapping[str, Any]) -> int:
     return max(1, len(os.sched_getaffinity(0)) // max(1, int(model_config.get("maxWorkers") or 1)))
 
 
-def _lower(headers: Mapping[str, Any]) -> dict[str, str]:
-    """Headers by lower-case name; TorchServe puts a mapping of its own there for every field of the body."""
-    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-
-
-def _accepting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the format that the caller accepts, where it says none; a kind that has no formats knows no such option."""
-    return {"format": "png", **headers} if "image/png" in headers.get("accept", "") else headers
-
-
-def _flag(headers: Mapping[str, Any], name: str) -> bool:
-    value = str(headers.get(name, "false")).lower()
-    if value not in ("true", "false"):
-        raise NotUnderstood(f"the header {name} must be true or false, not {value[:40]!r}")
-    return value == "true"
-
-
 def _index(pair: tuple[str, Any]) -> int:
     return int(pair[0])
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _compact(answer: Any) -> Picture:
-    """Compact JSON; ValueError for NaN and infinity, which are no JSON."""
-    return Picture(_encode(answer).encode(), "application/json")

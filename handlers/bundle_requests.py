@@ -140,3 +140,21 @@ def _instance(payload: Any, common: dict[str, Any], options: Options, position: 
     own = {name: options[name].read(name, payload[name]) for name in options if name in payload}
     rest = {key: value for key, value in payload.items() if key not in options} if own else payload
     return Instance(rest, {**common, **own} if own else common, position)
+
+
+def lower_case(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Headers by lower-case name; TorchServe puts a mapping of its own there for every field of the body."""
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def accepting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the format that the caller accepts, where it says none; a kind that has no formats knows no such option."""
+    return {"format": "png", **headers} if "image/png" in headers.get("accept", "") else headers
+
+
+def flag(headers: Mapping[str, Any], name: str) -> bool:
+    """Whether a header is "true"; without it false. Raises NotUnderstood for what is neither."""
+    value = str(headers.get(name, "false")).lower()
+    if value not in ("true", "false"):
+        raise NotUnderstood(f"the header {name} must be true or false, not {value[:40]!r}")
+    return value == "true"

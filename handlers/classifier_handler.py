@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bundle_classes import TOP_K, ClassAnswers, softmax
-from bundle_handler import Picture
 from bundle_image_handler import ImageHandler
 from bundle_images import Opened, view_of
 from bundle_options import Choice, Number
+from bundle_replies import Picture
 from bundle_requests import Prepared
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bundle_handler import Picture
 from bundle_image_handler import ImageHandler
 from bundle_instances import Instance
 from bundle_masks import compressed, label_map, png_of, run_lengths
 from bundle_options import Choice
+from bundle_replies import Picture
 from bundle_requests import Prepared
 
 FORMATS = ("json", "png", "rle", "compressed_rle", "polygons", "areas")

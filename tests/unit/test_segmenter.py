@@ -23,9 +23,9 @@ from training.segmentation.evaluation import by_class, overlap, pairs
 from training.segmentation.pixels import Batches, Prepared, augment
 from training.train import settings_of
 
-from bundle_handler import Picture
 from bundle_images import ImageInput
 from bundle_masks import mask_of_run_lengths, read_mask, run_lengths
+from bundle_replies import Picture
 
 SPEC = """# Finds discs and boards on noise.
 kind: segmenter

@@ -8,7 +8,8 @@ import torch
 
 from training.runtimes.candidates import Candidate, Material, Refused, arrays_of
 
-from bundle_golden import difference, read_samples
+from bundle_detections import overlaps
+from bundle_errors import BrokenArchive
 from bundle_handler import BundleHandler
 from bundle_requests import Prepared
 from bundle_runtimes import Runtime, arrays, flat
@@ -45,16 +46,13 @@ def check_answers(row: Candidate, runtime: Runtime, material: Material, folder: 
 
 def check_golden(runtime: Runtime, handler: BundleHandler, folder: Path) -> None:
     """Raise Refused where `runtime` answers a golden sample differently, alone or in a batch of all."""
-    samples = read_samples(folder)
     before, handler.model = handler.model, runtime
     try:
-        rows: list[Any] = [({"body": sample["body"]}, {}) for sample in samples]
-        answers = [answer for batch in [*([row] for row in rows), rows] for answer in handler.answer_rows(batch)]
+        handler.check_golden(folder)
+    except BrokenArchive as different:
+        raise Refused(str(different)) from different
     finally:
         handler.model = before
-    for sample, answer in zip([*samples, *samples], answers, strict=True):
-        if found := str(answer) if isinstance(answer, Exception) else difference(sample["answer"], answer, reduced=True):
-            raise Refused(f"golden sample {sample['name']!r}: {found}")
 
 
 def agreements(kind: str, handler: BundleHandler, inputs: tuple[torch.Tensor, ...], expected: Any, found: Any) -> list[float]:
@@ -76,25 +74,17 @@ def agreements(kind: str, handler: BundleHandler, inputs: tuple[torch.Tensor, ..
 
 def partners(one: list[dict[str, Any]], other: list[dict[str, Any]], overlap: float = 0.75) -> float:
     """The share of the detections in both lists that have a partner in the other one; 1 where there are none at all."""
-    if not one and not other:
-        return 1.0
-    left, matched = list(other), 0
-    for detection in one:
-        fitting = [found for found in left if found["class"] == detection["class"]]
-        best = max(fitting, key=lambda found: _overlap(detection["bbox"], found["bbox"]), default=None)
-        if best is not None and _overlap(detection["bbox"], best["bbox"]) >= overlap:
-            left.remove(best)
+    if not one or not other:
+        return float(len(one) == len(other))
+    boxes, classes = ([np.array([found[key] for found in side]) for side in (one, other)] for key in ("bbox", "class"))
+    shares = np.nan_to_num(overlaps(*boxes)) * (classes[0][:, None] == classes[1])
+    matched = 0
+    for row in shares:  # a partner is taken: its column is, too
+        best = int(row.argmax())
+        if row[best] >= overlap:
+            shares[:, best] = 0
             matched += 1
     return 2 * matched / (len(one) + len(other))
-
-
-def _overlap(one: list[float], other: list[float]) -> float:
-    """Intersection over union of two boxes, x1, y1, x2, y2."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    common = max(0.0, width) * max(0.0, height)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return common / (areas - common) if areas > common else 0.0
 
 
 def distance(expected: np.ndarray, found: np.ndarray) -> float:
