@@ -1,7 +1,7 @@
-"""TorchServe's worker protocol, read in a few calls where its own reader makes two for every field of every header.
+"""A worker's talk with TorchServe's front end, in few calls: its own code makes two for every field of every header, and a dozen objects.
 
-`install` puts this reader into a worker of the TorchServe that it was written for, and leaves every other one alone. Messages are
-those of ts/protocol/otf_message_handler.py, and come out of both readers alike.
+`install` puts it into a worker of the TorchServe that it was written for, and leaves every other one alone. What is read and written
+is what ts/protocol/otf_message_handler.py and ts/service.py read and write.
 """
 
 import json
@@ -10,15 +10,30 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
+
+from bundle_replies import Reply
 
 VERSION = "0.12.0"
 LOAD, PREDICT = b"L", b"I"
 END = -1
+SUCCESS = b"Prediction success"
 CHUNK = 1 << 16
-_integer = struct.Struct("!i").unpack_from
+KNOWN_HEADERS = 256  # callers whose headers are remembered
 
-Message = tuple[bytes, Any]
+logger = logging.getLogger(__name__)
+_integer = struct.Struct("!i").unpack_from
+_two_integers = struct.Struct("!ii").pack
+_pack = struct.Struct("!i").pack
+_parse = json.JSONDecoder().raw_decode
+
+Headers = dict[str, str]  # by lower-case name
+Value = tuple[bytes, bytes, bytes]  # a field's name, content type and content
+Arrived = tuple[str, Headers, dict[str, Any]]  # the front end's name of a request, its headers and its body's fields
+Answer = Callable[[list[tuple[dict[str, Any], Headers]], list[str]], list[Reply]]
 
 
 class _Incomplete(Exception):
@@ -29,53 +44,65 @@ class _Incomplete(Exception):
         self.missing = missing
 
 
-def install(context: Any) -> bool:
-    """Let this process, if it is a worker of TorchServe 0.12.0, read requests by `MessageReader`; whether it does so now.
+def install(answer: Answer) -> bool:
+    """Let this process, if it is a worker of TorchServe 0.12.0, read by `MessageReader` and write what `answer` gives; whether it does.
 
-    Nothing else is in flight when a handler is initialised: the front end waits for the answer to its load message. The worker's
-    own metric of each batch, a line of text that the front end parses, goes too: `bundle_telemetry` says more, in one line.
+    Nothing else is in flight when a handler is initialised: the front end waits for the answer to its load message. Lines that the
+    worker would log of each batch are gone then: `bundle_telemetry` says more, in one line.
     """
     import ts  # only a worker has it
+    from ts.protocol.otf_message_handler import create_predict_response
+    from ts.service import Service
 
     worker = sys.modules["__main__"]
-    if ts.__version__ != VERSION or not hasattr(worker, "TorchModelServiceWorker") or not hasattr(worker, "retrieve_msg"):
+    fits = hasattr(worker, "TorchModelServiceWorker") and hasattr(worker, "retrieve_msg") and hasattr(Service, "predict")
+    if ts.__version__ != VERSION or not fits or os.environ.get("LOCAL_RANK", "0") != "0":
         return False
     readers: dict[socket.socket, MessageReader] = {}
 
-    def retrieve_msg(connection: socket.socket) -> Message:
+    def retrieve_msg(connection: socket.socket) -> tuple[bytes, Any]:
         if connection not in readers:
             readers[connection] = MessageReader(connection)
         return readers[connection].message()
 
+    def predict(_service: Service, batch: Sequence[Arrived]) -> bytes:
+        ids = [request_id for request_id, _, _ in batch]
+        try:
+            replies = answer([(fields, headers) for _, headers, fields in batch], ids)
+        except Exception:  # a fault of ours; the worker lives on, as TorchServe's own does
+            logger.exception("a batch failed")
+            failed: bytes = create_predict_response(None, dict(enumerate(ids)), "Prediction failed", 503)
+            return failed
+        return written(ids, replies)
+
     worker.retrieve_msg = retrieve_msg  # type: ignore[attr-defined]
-    if context.metrics is not None:
-        context.metrics.add_time = lambda *_args, **_options: None
+    Service.predict = predict
     return True
 
 
 class MessageReader:
-    """Reads the messages of one connection; keeps what came beyond the end of one for the next."""
+    """Reads the messages of one connection; keeps what came beyond the end of one for the next, and headers that callers repeat."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.data = b""
+        self.known: dict[bytes, Headers] = {}
+        self.sizes: dict[int, None] = {}  # of what is known, in bytes
 
-    def message(self) -> Message:
-        """(command, content): what TorchServe's own `retrieve_msg` gives. Ends the process when the front end is gone.
+    def message(self) -> tuple[bytes, Any]:
+        """(PREDICT, [Arrived, ...]), or (LOAD, what TorchServe's own reader gives). Ends the process when the front end is gone.
 
         Raises ValueError for a command that there isn't.
         """
         while True:
             try:
-                command, content, end = _message(self.data)
+                command, content, end = self._message(self.data)
             except _Incomplete as error:
                 self._receive(error.missing)
             except struct.error:  # not even the four bytes of a length
                 self._receive(1)
             else:
                 self.data = self.data[end:]
-                if command == PREDICT:
-                    _decode(content)
                 return command, content
 
     def _receive(self, missing: int) -> None:
@@ -89,41 +116,71 @@ class MessageReader:
             missing -= len(part)
         self.data = b"".join(parts)
 
+    def _message(self, data: bytes) -> tuple[bytes, Any, int]:
+        """The message that `data` begins with, and where it ends. Raises _Incomplete or struct.error where it goes on beyond."""
+        command = data[:1]
+        if command == PREDICT:
+            requests, end = self._requests(data, 1)
+            decode = os.environ.get("TS_DECODE_INPUT_REQUEST", "true") == "true"
+            return command, [_arrived(one, headers, values, decode) for one, headers, values in requests], end
+        if command == LOAD:
+            return command, *_load(data, 1)
+        if command:
+            raise ValueError(f"Invalid command: {command!r}")
+        raise _Incomplete(1)
 
-def _message(data: bytes) -> tuple[bytes, Any, int]:
-    """The message that `data` begins with, and where it ends. Raises _Incomplete or struct.error where it goes on beyond."""
-    command = data[:1]
-    if command == PREDICT:
-        return command, *_requests(data, 1)
-    if command == LOAD:
-        return command, *_load(data, 1)
-    if command:
-        raise ValueError(f"Invalid command: {command!r}")
-    raise _Incomplete(1)
+    def _requests(self, data: bytes, at: int) -> tuple[list[tuple[bytes, Headers, list[Value]]], int]:
+        requests: list[tuple[bytes, Headers, list[Value]]] = []
+        while True:
+            request_id, at = _field(data, at)
+            if request_id is None:
+                return requests, at
+            headers, at = self._headers(data, at)
+            values: list[Value] = []
+            while True:
+                name, at = _field(data, at)
+                if name is None:
+                    break
+                kind, at = _field(data, at)
+                value, at = _field(data, at)
+                values.append((name, kind or b"", value or b""))
+            requests.append((request_id, headers, values))
 
-
-def _requests(data: bytes, at: int) -> tuple[list[dict[str, Any]], int]:
-    requests: list[dict[str, Any]] = []
-    while True:
-        request_id, at = _field(data, at)
-        if request_id is None:
-            return requests, at
-        headers: list[dict[str, bytes]] = []
+    def _headers(self, data: bytes, at: int) -> tuple[Headers, int]:
+        """The headers that begin there. The same bytes up to their end are the same headers, whatever comes behind them."""
+        for size in self.sizes:
+            found = self.known.get(data[at : at + size])
+            if found is not None:
+                return found, at + size
+        start, headers = at, {}
         while True:
             name, at = _field(data, at)
             if name is None:
                 break
             value, at = _field(data, at)
-            headers.append({"name": name, "value": value or b""})
-        parameters: list[dict[str, Any]] = []
-        while True:
-            name, at = _field(data, at)
-            if name is None:
-                break
-            kind, at = _field(data, at)
-            value, at = _field(data, at)
-            parameters.append({"name": name.decode(), "contentType": (kind or b"").decode(), "value": value})
-        requests.append({"requestId": request_id, "headers": headers, "parameters": parameters})
+            headers[name.decode("utf-8", "replace").lower()] = (value or b"").decode("utf-8", "replace")
+        if len(self.known) >= KNOWN_HEADERS or len(self.sizes) > 8:  # callers that never say the same, as with a traceparent
+            self.known.clear()
+            self.sizes.clear()
+        self.known[data[start:at]], self.sizes[at - start] = headers, None
+        return headers, at
+
+
+def written(ids: Sequence[str], replies: Sequence[Reply]) -> bytes:
+    """One batch of replies as the front end reads them."""
+    parts = [_two_integers(HTTPStatus.OK.value, len(SUCCESS)), SUCCESS]
+    for request_id, reply in zip(ids, replies, strict=True):
+        named = request_id.encode()
+        parts += (_pack(len(named)), named, _described(reply.content_type, reply.status), _pack(len(reply.content)), reply.content)
+    parts.append(_pack(END))
+    return b"".join(parts)
+
+
+@lru_cache
+def _described(content_type: str, status: HTTPStatus) -> bytes:
+    """Content type, status and phrase, and no headers."""
+    kind, phrase = content_type.encode(), status.phrase.encode()
+    return b"".join((_pack(len(kind)), kind, _two_integers(status.value, len(phrase)), phrase, _pack(0)))
 
 
 def _load(data: bytes, at: int) -> tuple[dict[str, Any], int]:
@@ -153,18 +210,25 @@ def _field(data: bytes, at: int) -> tuple[bytes | None, int]:
     return data[at + 4 : end], end
 
 
-def _decode(requests: list[dict[str, Any]]) -> None:
-    """What the parameters carry, once the message is whole: JSON parsed, text decoded; what can't be stays bytes."""
-    if os.environ.get("TS_DECODE_INPUT_REQUEST", "true") == "true":
-        for request in requests:
-            for parameter in request["parameters"]:
-                parameter["value"] = _decoded(parameter["value"], parameter["contentType"])
+def _arrived(request_id: bytes, headers: Headers, values: list[Value], decode: bool) -> Arrived:
+    """A request whose message is whole, with what its fields carry: JSON parsed, text decoded; what can't be stays bytes."""
+    fields = {name.decode(): _decoded(value, kind) if decode else value for name, kind, value in values}
+    return request_id.decode(), headers, fields
 
 
-def _decoded(value: bytes, content_type: str) -> Any:
+def _decoded(value: bytes, content_type: bytes) -> Any:
     try:
-        if content_type == "application/json":
-            return json.loads(value.decode())  # UTF-8 and nothing else
-        return value.decode() if content_type.startswith("text") else value
+        if content_type == b"application/json":
+            return _json(value.decode())  # UTF-8 and nothing else
+        return value.decode() if content_type.startswith(b"text") else value
     except (ValueError, RecursionError):
         return value
+
+
+def _json(text: str) -> Any:
+    """As json.loads, which looks for white space and other encodings first."""
+    try:
+        value, end = _parse(text)
+    except json.JSONDecodeError:
+        end = -1
+    return value if end == len(text) else json.loads(text)

@@ -1,16 +1,30 @@
 """Replies: what becomes of an answer or an error on its way to the caller: bytes, their type, and a status of its own."""
 
 import json
+import json.encoder
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from bundle_errors import ModelFault, TooLarge
 
+JSON = "application/json"
 MAX_ANSWER_BYTES = 6_000_000  # TorchServe kills a worker that answers more than max_response_size, by default 6,553,500
 NOT_FINITE = "the model's answer is not finite; the request may be out of the range that it was trained on"
 
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # json.dumps would make an encoder for every answer
+
+def _encoder() -> Callable[[Any], str]:
+    """Compact JSON, as json.dumps writes it, which makes two objects for every answer: twice as long as the writing takes."""
+    plain = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # a Python that has it not
+        return plain.encode
+    parts = make(None, plain.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
+    return lambda answer: "".join(parts(answer, 0))
+
+
+_encode = _encoder()
 
 
 @dataclass(frozen=True)
@@ -21,32 +35,27 @@ class Picture:
     content_type: str
 
 
-def checked(answer: Any, most: int = MAX_ANSWER_BYTES) -> Any:
-    """An answer as a Picture or as JSON's bytes, or the error that it is or becomes: not finite, or longer than `most` bytes."""
-    if isinstance(answer, Exception):
-        return answer
-    try:
-        reply = answer if isinstance(answer, Picture) else _compact(answer)
-    except ValueError:
-        return ModelFault(NOT_FINITE)
-    if len(reply.content) > most:
-        allowed = f"{most:,} are sent at most; send fewer instances, or ask for less of each"
-        return TooLarge(f"the answer would have {len(reply.content):,} bytes; {allowed}")
-    return reply
+class Reply(NamedTuple):
+    """What one caller gets."""
+
+    content: bytes
+    content_type: str = JSON
+    status: HTTPStatus = HTTPStatus.OK
+    error: str = ""  # the kind of the refusal or fault
 
 
-def sent(reply: Any, index: int, context: Any) -> bytes:
-    """The bytes of one checked answer or error; sets status and content type of that request alone."""
-    if isinstance(reply, Exception):
-        status: HTTPStatus = reply.status  # type: ignore[attr-defined]
-        context.set_response_status(status.value, status.phrase, index)
-        failure = {"code": status.value, "type": type(reply).__name__, "message": str(reply)}
-        reply = _compact({**failure, "request_id": context.get_request_id(index)})
-    context.set_response_content_type(index, reply.content_type)
-    content: bytes = reply.content
-    return content
-
-
-def _compact(answer: Any) -> Picture:
-    """Compact JSON; ValueError for NaN and infinity, which are no JSON."""
-    return Picture(_encode(answer).encode(), "application/json")
+def reply_of(answer: Any, request_id: str, most: int = MAX_ANSWER_BYTES) -> Reply:
+    """An answer (JSON-ready, or a Picture) or error as it is sent; an answer may become an error: not finite, or over `most` bytes."""
+    if not isinstance(answer, Exception):
+        try:
+            reply = Reply(answer.content, answer.content_type) if isinstance(answer, Picture) else Reply(_encode(answer).encode())
+        except ValueError:
+            answer = ModelFault(NOT_FINITE)
+        else:
+            if len(reply.content) <= most:
+                return reply
+            allowed = f"{most:,} are sent at most; send fewer instances, or ask for less of each"
+            answer = TooLarge(f"the answer would have {len(reply.content):,} bytes; {allowed}")
+    status: HTTPStatus = answer.status
+    failure = {"code": status.value, "type": type(answer).__name__, "message": str(answer), "request_id": request_id}
+    return Reply(_encode(failure).encode(), JSON, status, type(answer).__name__)

@@ -25,7 +25,7 @@ BINARY_HEADER = "inference-header-content-length"  # of the v2 protocol's binary
 Options = Mapping[str, Option]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Instance:
     """One thing to answer: bytes, text, parsed JSON or the row of a tensor; its options; its position in the request."""
 
@@ -34,7 +34,7 @@ class Instance:
     position: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Prepared:
     """One instance, ready for the batch: the graph's inputs (without batch dimension) and what postprocessing needs of it."""
 
@@ -43,7 +43,7 @@ class Prepared:
     size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """One request: its instances and the protocol in which they came."""
 
@@ -52,31 +52,50 @@ class Request:
     tensor_id: str | None = None  # v2's "id", which the answer repeats
 
 
-def read_request(row: Mapping[str, Any], headers: Mapping[str, str], options: Options) -> Request:
-    """One row of TorchServe as a `Request`; `headers` by lower-case name, `options` those that the kind knows.
+@dataclass(slots=True)
+class Call:
+    """What the headers of a request say, by lower-case name; many requests of a batch share theirs."""
+
+    headers: Mapping[str, str]
+    options: dict[str, Any]  # as they came
+    describe: bool = False
+    explain: bool = False
+
+
+def read_call(headers: Mapping[str, str], options: Options) -> Call:
+    """What `headers` ask for; `options` are those that the kind knows. Raises NotUnderstood for a flag that is neither true nor false."""
+    asked = {"format": "png", **headers} if "image/png" in headers.get("accept", "") else headers  # a format that it names counts more
+    found = {name: value for header, value in asked.items() if (name := header.replace("-", "_")) in options}
+    return Call(headers, found, _flag(headers, "describe"), _flag(headers, "explain"))
+
+
+def read_request(row: Mapping[str, Any], call: Call, options: Options) -> Request:
+    """One row of TorchServe as a `Request`.
 
     Raises NotUnderstood for rows without exactly one payload and for options that are out of bounds, TooLarge for more than
     MAX_INSTANCES instances.
     """
-    found = {name: value for header, value in headers.items() if (name := header.replace("-", "_")) in options}
-    fields = dict(row)
-    found |= {name: fields.pop(name) for name in options if name in fields}
-    payload, binary = _body(_only_field(fields, options), headers)
+    found = call.options
+    fields = row
+    if options.keys() & row.keys():
+        found = {**found, **{name: value for name, value in row.items() if name in options}}
+        fields = {name: value for name, value in row.items() if name not in options}
+    payload, binary = _body(_only_field(fields, options), call.headers)
     if isinstance(payload, dict) and "inputs" in payload:
         tensors = read_tensors(payload, binary, MAX_INSTANCES)
         unknown = sorted(tensors.parameters.keys() - options.keys())
         if unknown:
             raise NotUnderstood(f"unknown parameters: {', '.join(unknown)[:200]}; known: {', '.join(options) or 'none'}")
-        found |= tensors.parameters
+        found = {**found, **tensors.parameters}
         payloads = [_plain_options(_single(row), options) for row in tensors.instances]
         return Request(_instances(payloads, found, options), "v2", tensors.request_id)
     if isinstance(payload, dict) and "instances" in payload:
-        found |= {name: payload[name] for name in options if name in payload}
+        found = {**found, **{name: payload[name] for name in options if name in payload}}
         return Request(_instances(_listed(payload, options), found, options), "v1")
-    return Request(_instances([payload], found, options))
+    return Request(_instances([payload], found, options) if found or isinstance(payload, dict) else [Instance(payload)])
 
 
-def _only_field(fields: dict[str, Any], options: Options) -> Any:
+def _only_field(fields: Mapping[str, Any], options: Options) -> Any:
     if not fields:
         ways = "the bytes as they are (curl -T FILE), JSON as application/json, or the form field 'data' (curl -F data=@FILE)"
         raise NotUnderstood(f"the request has no body; send {ways}")
@@ -135,11 +154,11 @@ def _instances(payloads: list[Any], found: dict[str, Any], options: Options) -> 
 
 
 def _instance(payload: Any, common: dict[str, Any], options: Options, position: int) -> Instance:
-    if not isinstance(payload, dict):
+    if not isinstance(payload, dict) or not options.keys() & payload.keys():
         return Instance(payload, common, position)
     own = {name: options[name].read(name, payload[name]) for name in options if name in payload}
-    rest = {key: value for key, value in payload.items() if key not in options} if own else payload
-    return Instance(rest, {**common, **own} if own else common, position)
+    rest = {key: value for key, value in payload.items() if key not in options}
+    return Instance(rest, {**common, **own}, position)
 
 
 def lower_case(headers: Mapping[str, Any]) -> dict[str, str]:
@@ -147,13 +166,7 @@ def lower_case(headers: Mapping[str, Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
-def accepting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the format that the caller accepts, where it says none; a kind that has no formats knows no such option."""
-    return {"format": "png", **headers} if "image/png" in headers.get("accept", "") else headers
-
-
-def flag(headers: Mapping[str, Any], name: str) -> bool:
-    """Whether a header is "true"; without it false. Raises NotUnderstood for what is neither."""
+def _flag(headers: Mapping[str, Any], name: str) -> bool:
     value = str(headers.get(name, "false")).lower()
     if value not in ("true", "false"):
         raise NotUnderstood(f"the header {name} must be true or false, not {value[:40]!r}")

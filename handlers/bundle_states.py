@@ -38,7 +38,7 @@ class State(NamedTuple):
     values: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PreparedStep(Prepared):
     """One step of an episode: its number, and the frames that the next one remembers; None where the graph says what to."""
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter, time
 from typing import Any, NamedTuple
 
+from bundle_replies import Reply
+
 logger = logging.getLogger(__name__)
 
 
@@ -66,22 +68,20 @@ class Telemetry:
         line = {"event": event, "model": self.name, "version": self.version, **content}
         logger.info("\n".join([json.dumps(line, separators=(",", ":")), *more]))
 
-    def report(self, context: Any, headers: Sequence[Mapping[str, str]], errors: Sequence[Any]) -> None:
-        """Log the batch and count it. `headers` and `errors` have one entry per request; None where it was answered."""
-        refused = Counter(type(error).__name__ for error in errors if error is not None)
+    def report(self, ids: Sequence[str], headers: Sequence[Mapping[str, str]], replies: Sequence[Reply], counted: bool = True) -> None:
+        """Log the batch, of which all three have one entry per request, and count it."""
+        refused = Counter([reply.error for reply in replies if reply.error])
         seconds = {stage: getattr(self, stage).seconds for stage in STAGES}
         batch = {
-            "requests": len(errors),
+            "requests": len(replies),
             "instances": self.instances,
             "refused": refused,
             **{f"{stage}_ms": round(1000 * spent, 3) for stage, spent in seconds.items()},
             "answers": [
-                {"id": context.get_request_id(index), "status": error.status.value if error else 200, **_trace(own)}
-                for index, (own, error) in enumerate(zip(headers, errors, strict=True))
+                {"id": one, "status": reply.status.value, **_trace(own)} for one, own, reply in zip(ids, headers, replies, strict=True)
             ],
         }
-        counted = self._metrics(len(errors), refused, seconds) if context.metrics is not None else []
-        self.log("batch", batch, *counted)
+        self.log("batch", batch, *(self._metrics(len(replies), refused, seconds) if counted else []))
 
     def _metrics(self, requests: int, refused: Mapping[str, int], seconds: Mapping[str, float]) -> list[str]:
         """Lines in the form in which TorchServe's front end reads metrics from a worker's output (ts/metrics/caching_metric.py);

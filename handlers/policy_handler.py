@@ -12,7 +12,7 @@ The graph decides; the handler hands it what it names under "inputs" in preproce
 A stack of frames is taken whole, or frame by frame; then the state holds the frames before. See bundle_states.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class PolicyHandler(BundleHandler):
             self.options["seed"] = Number(int, 0, 2**63 - 1, "sampling with the same seed gives the same action")
         if "action_mask" in self.inputs:
             self.options["action_mask"] = Mask(self.actions, "actions that are allowed, in their order")
+        self.at_rest = {"action_mask": self.all_allowed, "noise": np.zeros(self._noises(), np.float32)}  # of who asks for nothing
         self.states = self._states()
         if self.states:
             self.options["state"] = self.states.option
@@ -59,7 +60,9 @@ class PolicyHandler(BundleHandler):
         sent = only_key(instance.payload, *KEYS)
         alone = self.stacked and _axes(sent) == len(self.shape) - 1
         numbers = numbers_of(sent, self.shape[1:] if alone else self.shape, "observation")
-        if self.dtype.kind != "f":
+        if self.dtype.kind == "f":
+            numbers = numbers.astype(np.float64)  # as `prepare_together`, to the last bit
+        else:
             self._check_whole(numbers)
         with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused
             observation: np.ndarray = numbers.astype(self.dtype)
@@ -83,6 +86,36 @@ class PolicyHandler(BundleHandler):
         if self.states is None or (self.stacked and item.shape == self.shape):
             return Prepared(arrays, instance.options)
         return PreparedStep(arrays, instance.options, step=state.step if state else 0, frames=stack[1:] if self.stacked else None)
+
+    def prepare_together(self, instances: Sequence[Instance]) -> list[Prepared] | None:
+        """All at once, where the policy has no memory and each is a plain list of numbers without options: a tenth of the time."""
+        if self.states or not self.deterministic or self.dtype.kind != "f" or len(self.shape) != 1:
+            return None
+        numbers: list[Any] = []
+        for one in instances:
+            payload = one.payload
+            if type(payload) is dict and len(payload) == 1:
+                payload = payload.get(KEYS[0])
+            if one.options or type(payload) is not list or len(payload) != self.shape[0]:
+                return None
+            numbers += payload
+        observations = self._finite(numbers)
+        if observations is None:  # each by itself: whose they are gets the error
+            return None
+        if self.inputs == ["observation"]:
+            return [Prepared((row,)) for row in observations]
+        return [Prepared(tuple(row if name == "observation" else self.at_rest[name] for name in self.inputs)) for row in observations]
+
+    def _finite(self, numbers: list[Any]) -> np.ndarray | None:
+        """Observations [B, ...] of all their numbers; None where one isn't a number, or not finite."""
+        if not {*map(type, numbers)} <= {float, int}:
+            return None
+        try:
+            with np.errstate(over="ignore"):
+                observations = np.array(numbers, np.float64).astype(self.dtype).reshape(-1, *self.shape)
+        except OverflowError:  # a whole number that no float holds
+            return None
+        return observations if np.isfinite(observations).all() else None
 
     def postprocess(self, outputs: dict[str, np.ndarray], prepared: list[Prepared]) -> list[Any]:
         """Arrays [B, ...] by name -> one dict per row, "action" first, "state" last."""
@@ -162,13 +195,15 @@ class PolicyHandler(BundleHandler):
 
     def _noise(self, instance: Instance) -> np.ndarray:
         """float32 [actions of all branches, or components], drawn from (seed, position in the request) or from our own generator."""
-        size = self.actions or sum(self.action_space.get("nvec", ())) or int(np.prod(self.action_space["shape"]))
         if instance.options.get("deterministic", self.deterministic):
-            return np.zeros(size, np.float32)
+            return self.at_rest["noise"]
         seed = instance.options.get("seed")
         random = self.random if seed is None else np.random.default_rng([seed, instance.position])
         draw = random.gumbel if self.postprocess_config["noise"] == "gumbel" else random.standard_normal
-        return np.asarray(draw(size=size), np.float32)
+        return np.asarray(draw(size=self._noises()), np.float32)
+
+    def _noises(self) -> int:
+        return self.actions or sum(self.action_space.get("nvec", ())) or int(np.prod(self.action_space["shape"]))
 
     def _check_whole(self, numbers: np.ndarray) -> None:
         """Discrete observations, tuples of them, and pictures are whole numbers within their bounds."""

@@ -6,15 +6,20 @@ import socket
 import struct
 import sys
 import threading
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ts
+from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler
+from ts.service import Service
 
 import bundle_codec
 from bundle_codec import MessageReader
+from bundle_replies import Reply
+from bundle_requests import lower_case
 
 
 def field(content: bytes) -> bytes:
@@ -92,6 +97,16 @@ def cut(message: bytes, seed: int) -> list[bytes]:
     return [message[start:end] for start, end in zip([0, *places], [*places, len(message)], strict=True)]
 
 
+def upstream(connection: socket.socket) -> tuple[bytes, Any]:
+    """What TorchServe's own reader and service make of a message, in our form."""
+    command, content = otf_message_handler.retrieve_msg(connection)
+    if command == b"L":
+        return command, content
+    headers, rows, ids = Service.retrieve_data_for_inference(content)
+    named = [lower_case(one.get_request_properties()) for one in headers]
+    return command, [(ids[index], named[index], row) for index, row in enumerate(rows)]
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("number", range(len(MESSAGES)))
 def test_a_message_is_read_as_torchserve_reads_it_however_it_is_cut(number: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +115,7 @@ def test_a_message_is_read_as_torchserve_reads_it_however_it_is_cut(number: int,
     message = MESSAGES[number]
 
     with sent_in([message]) as own, sent_in(cut(message, seed)) as cut_up:
-        expected = otf_message_handler.retrieve_msg(own)
+        expected = upstream(own)
         found = MessageReader(cut_up).message()
 
     assert plain(found) == plain(expected)
@@ -110,10 +125,60 @@ loads = json.loads
 
 
 def shallow(text: Any) -> Any:
-    """json.loads, which a deep nest would end in the one reader with another error than in the other."""
+    """json.loads, which a deep nest would end in TorchServe's reader with an error that is none of its own."""
     if bytes(text[:3] if isinstance(text, bytes | bytearray) else text[:3].encode()) == b"[[[":
         raise ValueError
     return loads(text)
+
+
+@pytest.mark.parametrize("text", ["[1, 2.5]", ' {"a": 1}', '{"a": 1}\n', "[1] 2", "[1", "", "\ufeff[1]", "NaN", '"x"'])
+def test_a_body_is_parsed_as_json_is(text: str) -> None:
+    message = inference(request(1, {}, ("body", "application/json", text.encode())))
+
+    with sent_in([message]) as own, sent_in([message]) as other:
+        ((_, _, expected),) = upstream(own)[1]
+        ((_, _, found),) = MessageReader(other).message()[1]
+
+    assert repr(plain(found)) == repr(plain(expected))
+
+
+def test_headers_are_remembered_for_callers_that_repeat_them_and_never_taken_for_others() -> None:
+    chosen = random.Random(7)
+    sent = [{"n": str(chosen.randrange(40)), "id": "x" * chosen.randrange(12), "same": "1"} for _ in range(2000)]
+
+    with sent_in([inference(*(request(index, headers) for index, headers in enumerate(sent)))]) as connection:
+        reader = MessageReader(connection)
+        _, found = reader.message()
+
+    assert [headers for _, headers, _ in found] == sent
+    assert len(reader.known) <= bundle_codec.KNOWN_HEADERS
+    assert len({id(headers) for _, headers, _ in found}) < len(sent)
+
+
+REPLIES = [
+    Reply(b'{"action":1}'),
+    Reply("Grüße".encode(), "text/plain; charset=utf-8"),
+    Reply(b"", "image/png"),
+    Reply(b'{"code":413}', "application/json", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TooLarge"),
+    Reply(b'{"code":500}', "application/json", HTTPStatus.INTERNAL_SERVER_ERROR, "ModelFault"),
+]
+
+
+@pytest.mark.parametrize("replies", [REPLIES, REPLIES[:1], []], ids=["all", "one", "none"])
+def test_replies_are_written_as_torchserve_writes_them(replies: list[Reply], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otf_message_handler, "encode_response_headers", lambda _headers: struct.pack("!i", 0))  # the content type once more
+    ids = [f"id-{index}" for index in range(len(replies))]
+    context = Context("x", "", {}, 8, None, "0.12.0")
+    context.request_ids = dict(enumerate(ids))
+    context.request_processor = [RequestProcessor({}) for _ in ids]
+    for index, reply in enumerate(replies):
+        context.set_response_status(reply.status.value, reply.status.phrase, index)
+        context.set_response_content_type(index, reply.content_type)
+    contents = [reply.content for reply in replies]
+
+    expected = otf_message_handler.create_predict_response(contents, context.request_ids, "Prediction success", 200, context=context)
+
+    assert bundle_codec.written(ids, replies) == expected
 
 
 def test_messages_that_arrive_together_are_read_one_after_the_other() -> None:
@@ -126,7 +191,7 @@ def test_messages_that_arrive_together_are_read_one_after_the_other() -> None:
             reader.message()
 
     assert [len(content) for _, content in (one, other)] == [1, 2]
-    assert other[1][1]["parameters"][0]["value"] == BODIES[6][1]
+    assert other[1][1][2]["data"] == BODIES[6][1]
 
 
 def test_an_unknown_command_is_an_error_and_half_a_message_an_end() -> None:
@@ -136,23 +201,45 @@ def test_an_unknown_command_is_an_error_and_half_a_message_an_end() -> None:
         MessageReader(connection).message()
 
 
-def worker() -> SimpleNamespace:
-    return SimpleNamespace(TorchModelServiceWorker=object, retrieve_msg=otf_message_handler.retrieve_msg)
+def answering(rows: list[tuple[dict[str, Any], dict[str, str]]], ids: list[str]) -> list[Reply]:
+    return [Reply(f"{one} {headers} {fields}".encode()) for one, (fields, headers) in zip(ids, rows, strict=True)]
 
 
-def test_it_is_installed_in_a_worker_of_the_known_torchserve_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = SimpleNamespace(metrics=SimpleNamespace(add_time=None))
-    assert not bundle_codec.install(context)  # this process is none
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A process that looks like TorchServe's worker."""
+    made = SimpleNamespace(TorchModelServiceWorker=object, retrieve_msg=otf_message_handler.retrieve_msg)
+    monkeypatch.setitem(sys.modules, "__main__", made)
+    monkeypatch.setattr(Service, "predict", Service.predict)  # so that it is put back
+    return made
 
-    process = worker()
-    monkeypatch.setitem(sys.modules, "__main__", process)
-    monkeypatch.setattr(ts, "__version__", "0.13.0")
-    assert not bundle_codec.install(context)
-    assert process.retrieve_msg is otf_message_handler.retrieve_msg
 
-    monkeypatch.setattr(ts, "__version__", bundle_codec.VERSION)
-    assert bundle_codec.install(context)
+def test_it_is_installed_in_a_worker_of_the_known_torchserve_alone(process: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Service.predict
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", SimpleNamespace())
+        assert not bundle_codec.install(answering)
+    with monkeypatch.context() as patch:
+        patch.setattr(ts, "__version__", "0.13.0")
+        assert not bundle_codec.install(answering)
+    assert (process.retrieve_msg, Service.predict) == (otf_message_handler.retrieve_msg, before)
+
+    assert bundle_codec.install(answering)
     with sent_in([MESSAGES[3], MESSAGES[2]]) as connection:
-        assert process.retrieve_msg(connection)[0] == b"I"
+        command, batch = process.retrieve_msg(connection)
+        served = Service.__new__(Service).predict(batch)
         assert process.retrieve_msg(connection) == (b"I", [])
-    context.metrics.add_time("PredictionTime", 3.0)
+
+    assert command == b"I"
+    assert served == bundle_codec.written(["id-1"], [Reply(b"id-1 {} {}")])
+
+
+def test_a_fault_of_ours_costs_a_batch_and_not_the_worker(process: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    def failing(_rows: Any, _ids: Any) -> list[Reply]:
+        raise MemoryError("no secret for callers")
+
+    assert bundle_codec.install(failing)
+    served = Service.__new__(Service).predict([("id-1", {}, {}), ("id-2", {}, {})])
+
+    assert served == otf_message_handler.create_predict_response(None, {0: "id-1", 1: "id-2"}, "Prediction failed", 503)
+    assert "no secret for callers" in caplog.text

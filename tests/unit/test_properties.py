@@ -33,7 +33,7 @@ from bundle_images import ImageInput, open_image, prepare, view_of
 from bundle_kserve import DTYPES, read_tensors, split_binary
 from bundle_options import Choice, Flag, Mask, Number, Option
 from bundle_payloads import bytes_of, numbers_of
-from bundle_requests import read_request
+from bundle_requests import read_call, read_request
 from bundle_runtimes import TorchRuntime
 from classifier_handler import ClassifierHandler
 from detector_handler import DetectorHandler
@@ -198,7 +198,7 @@ headers = st.dictionaries(
 @given(row=rows, sent=headers)
 def test_any_row_becomes_instances_with_checked_options_or_is_refused(row: dict, sent: dict) -> None:
     try:
-        request = read_request(row, sent, OPTIONS)
+        request = read_request(row, read_call(sent, OPTIONS), OPTIONS)
     except Refusal:
         return
 

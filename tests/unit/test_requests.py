@@ -9,9 +9,13 @@ import pytest
 from bundle_errors import NotUnderstood, TooLarge
 from bundle_options import Choice, Flag, Mask, Number
 from bundle_payloads import bytes_of, numbers_of, only_key
-from bundle_requests import MAX_INSTANCES, Request, read_request
+from bundle_requests import MAX_INSTANCES, Request, read_call, read_request
 
 OPTIONS = {"top_k": Number(int, 1, 10, ""), "confidence_threshold": Number(float, 0, 1, "")}
+
+
+def read(row: dict, headers: dict[str, str], options: dict) -> Request:
+    return read_request(row, read_call(headers, options), options)
 
 
 def payloads(request: Request) -> list[object]:
@@ -20,12 +24,12 @@ def payloads(request: Request) -> list[object]:
 
 @pytest.mark.parametrize("row", [{"body": b"\x89PNG"}, {"data": bytearray(b"\x89PNG")}, {"anything": b"\x89PNG"}])
 def test_the_payload_is_the_body_or_the_one_form_field_whatever_its_name(row: dict) -> None:
-    assert payloads(read_request(row, {}, OPTIONS)) == [b"\x89PNG"]
+    assert payloads(read(row, {}, OPTIONS)) == [b"\x89PNG"]
 
 
 @pytest.mark.parametrize("payload", [b"", 0, [], "", False])
 def test_an_empty_or_zero_payload_is_a_payload_and_not_a_missing_one(payload: object) -> None:
-    assert payloads(read_request({"body": payload}, {}, OPTIONS)) == [payload]
+    assert payloads(read({"body": payload}, {}, OPTIONS)) == [payload]
 
 
 @pytest.mark.parametrize(
@@ -39,19 +43,19 @@ def test_an_empty_or_zero_payload_is_a_payload_and_not_a_missing_one(payload: ob
     ],
 )
 def test_an_option_comes_as_header_form_field_or_json_key(row: dict, headers: dict) -> None:
-    assert read_request(row, headers, OPTIONS).instances[0].options == {"top_k": 3}
+    assert read(row, headers, OPTIONS).instances[0].options == {"top_k": 3}
 
 
 @pytest.mark.parametrize("value", ["0", "11", "3.5", "many", "", "1e999", True, None, [3], 2.5])
 def test_an_option_out_of_its_bounds_is_refused_with_the_bounds(value: object) -> None:
     with pytest.raises(NotUnderstood, match="top_k must be a whole number from 1 to 10"):
-        read_request({"body": {"image": "eA==", "top_k": value}}, {}, OPTIONS)
+        read({"body": {"image": "eA==", "top_k": value}}, {}, OPTIONS)
 
 
 @pytest.mark.parametrize("value", ["nan", "-0.1", "inf", "1.01"])
 def test_a_threshold_that_is_no_number_within_0_and_1_is_refused(value: str) -> None:
     with pytest.raises(NotUnderstood, match="confidence_threshold must be a number from 0 to 1"):
-        read_request({"body": b"x"}, {"confidence_threshold": value}, OPTIONS)
+        read({"body": b"x"}, {"confidence_threshold": value}, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +72,11 @@ def test_a_threshold_that_is_no_number_within_0_and_1_is_refused(value: str) -> 
 )
 def test_a_request_without_exactly_one_payload_is_refused_and_told_what_to_send(row: dict, words: str) -> None:
     with pytest.raises(NotUnderstood, match=words):
-        read_request(row, {}, OPTIONS)
+        read(row, {}, OPTIONS)
 
 
 def test_instances_keep_their_order() -> None:
-    request = read_request({"body": {"instances": [[1], [2]]}}, {}, OPTIONS)
+    request = read({"body": {"instances": [[1], [2]]}}, {}, OPTIONS)
 
     assert payloads(request) == [[1], [2]]
     assert [one.position for one in request.instances] == [0, 1]
@@ -81,7 +85,7 @@ def test_instances_keep_their_order() -> None:
 
 def test_more_instances_than_the_limit_are_too_large() -> None:
     with pytest.raises(TooLarge, match="send at most 10,000"):
-        read_request({"body": {"instances": [0] * (MAX_INSTANCES + 1)}}, {}, OPTIONS)
+        read({"body": {"instances": [0] * (MAX_INSTANCES + 1)}}, {}, OPTIONS)
 
 
 def test_base64_is_read_with_and_without_a_data_url_in_front() -> None:
@@ -117,7 +121,7 @@ def test_numbers_come_in_row_order() -> None:
 def test_an_option_of_one_instance_goes_before_the_requests_own() -> None:
     body = {"instances": [{"image": "eA==", "top_k": 2}, {"image": "eA=="}], "top_k": 5}
 
-    assert [one.options["top_k"] for one in read_request({"body": body}, {"top_k": "9"}, OPTIONS).instances] == [2, 5]
+    assert [one.options["top_k"] for one in read({"body": body}, {"top_k": "9"}, OPTIONS).instances] == [2, 5]
 
 
 def test_a_tensors_rows_are_the_instances_and_parameters_are_options() -> None:
@@ -127,7 +131,7 @@ def test_a_tensors_rows_are_the_instances_and_parameters_are_options() -> None:
         "parameters": {"top_k": 3},
     }
 
-    request = read_request({"body": body}, {}, OPTIONS)
+    request = read({"body": body}, {}, OPTIONS)
 
     assert (request.protocol, request.tensor_id) == ("v2", "a")
     assert [one.payload.tolist() for one in request.instances] == [[1, 2, 3], [4, 5, 6]]
@@ -141,7 +145,7 @@ def test_an_option_as_a_tensor_counts_row_by_row() -> None:
         {"name": "allowed", "shape": [2, 3], "datatype": "BOOL", "data": [True, False, True, True, True, True]},
     ]
 
-    instances = read_request({"body": {"inputs": inputs}}, {}, {**OPTIONS, "allowed": Mask(3, "")}).instances
+    instances = read({"body": {"inputs": inputs}}, {}, {**OPTIONS, "allowed": Mask(3, "")}).instances
 
     assert [one.options for one in instances] == [{"top_k": 4, "allowed": (True, False, True)}, {"top_k": 7, "allowed": (True,) * 3}]
     assert [one.payload["data"].tolist() for one in instances] == [[1, 2], [3, 4]]
@@ -151,7 +155,7 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}], "parameters": {"topk": 3}}
 
     with pytest.raises(NotUnderstood, match="unknown parameters: topk; known: top_k, confidence_threshold"):
-        read_request({"body": body}, {}, OPTIONS)
+        read({"body": body}, {}, OPTIONS)
 
 
 @pytest.mark.parametrize("value", [[True, False, 1], [1, 0, 1], "1,0,1", "[true, false, true]", b"1,0,1"])

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,17 +10,18 @@ import yaml
 from marina import paths
 
 from bundle_errors import NotUnderstood, TooLarge
+from bundle_replies import reply_of
 from bundle_telemetry import METRICS, Metric, Telemetry
 
 # how the front end takes a metric's line apart: org.pytorch.serve.metrics.Metric
 LINE = re.compile(r"\[METRICS\]([\w\s]+)\.([\w\s]+):([0-9\-,.e]+)\|#([^|]*)(?:\|#type:([^|,]+))?\|#hostname:([^,]+),([^,]+)")
 
 
-def report(caplog: pytest.LogCaptureFixture, telemetry: Telemetry, errors: list, metrics: object = object()) -> list[str]:
-    context = SimpleNamespace(get_request_id=lambda index: f"id-{index}", metrics=metrics)
+def report(caplog: pytest.LogCaptureFixture, telemetry: Telemetry, answers: list, counted: bool = True) -> list[str]:
+    ids = [f"id-{index}" for index in range(len(answers))]
     caplog.set_level(logging.INFO)
     caplog.clear()
-    telemetry.report(context, [{}] * len(errors), errors)
+    telemetry.report(ids, [{}] * len(ids), list(map(reply_of, answers, ids)), counted)
     (record,) = caplog.records
     return record.message.split("\n")
 
@@ -44,7 +44,7 @@ def test_every_metric_goes_out_in_the_form_that_the_front_end_reads(caplog: pyte
     with telemetry.inference:
         pass
 
-    _, *lines = report(caplog, telemetry, [None, NotUnderstood("x"), TooLarge("x"), TooLarge("x")])
+    _, *lines = report(caplog, telemetry, [{"action": 1}, NotUnderstood("x"), TooLarge("x"), TooLarge("x")])
 
     found = {}
     for line in lines:
@@ -68,6 +68,6 @@ def test_a_batch_that_was_refused_as_a_whole_counts_no_inference(caplog: pytest.
 
 
 def test_without_a_front_end_there_is_the_log_line_alone(caplog: pytest.LogCaptureFixture) -> None:
-    (line,) = report(caplog, Telemetry("digits", "1.0"), [None], metrics=None)
+    (line,) = report(caplog, Telemetry("digits", "1.0"), [{"action": 1}], counted=False)
 
     assert json.loads(line)["answers"] == [{"id": "id-0", "status": 200}]
