@@ -33,7 +33,9 @@ _parse = json.JSONDecoder().raw_decode
 Headers = dict[str, str]  # by lower-case name
 Value = tuple[bytes, bytes, bytes]  # a field's name, content type and content
 Arrived = tuple[str, Headers, dict[str, Any]]  # the front end's name of a request, its headers and its body's fields
-Answer = Callable[[list[tuple[dict[str, Any], Headers]], list[str]], list[Reply]]
+Row = tuple[dict[str, Any], Headers]
+Answer = Callable[[list[Row], list[str]], list[Reply]]
+Report = Callable[[list[Row], list[str], list[Reply]], None]
 
 
 class _Incomplete(Exception):
@@ -44,11 +46,11 @@ class _Incomplete(Exception):
         self.missing = missing
 
 
-def install(answer: Answer) -> bool:
+def install(answer: Answer, report: Report) -> bool:
     """Let this process, if it is a worker of TorchServe 0.12.0, read by `MessageReader` and write what `answer` gives; whether it does.
 
-    Nothing else is in flight when a handler is initialised: the front end waits for the answer to its load message. Lines that the
-    worker would log of each batch are gone then: `bundle_telemetry` says more, in one line.
+    `report` is called when a batch's replies are on their way, so that nobody waits for it. Nothing else is in flight when a handler
+    is initialised: the front end waits for the answer to its load message.
     """
     import ts  # only a worker has it
     from ts.protocol.otf_message_handler import create_predict_response
@@ -59,20 +61,25 @@ def install(answer: Answer) -> bool:
     if ts.__version__ != VERSION or not fits or os.environ.get("LOCAL_RANK", "0") != "0":
         return False
     readers: dict[socket.socket, MessageReader] = {}
+    unreported: list[tuple[list[Row], list[str], list[Reply]]] = []
 
     def retrieve_msg(connection: socket.socket) -> tuple[bytes, Any]:
+        while unreported:
+            report(*unreported.pop())
         if connection not in readers:
             readers[connection] = MessageReader(connection)
         return readers[connection].message()
 
     def predict(_service: Service, batch: Sequence[Arrived]) -> bytes:
         ids = [request_id for request_id, _, _ in batch]
+        rows = [(fields, headers) for _, headers, fields in batch]
         try:
-            replies = answer([(fields, headers) for _, headers, fields in batch], ids)
+            replies = answer(rows, ids)
         except Exception:  # a fault of ours; the worker lives on, as TorchServe's own does
             logger.exception("a batch failed")
             failed: bytes = create_predict_response(None, dict(enumerate(ids)), "Prediction failed", 503)
             return failed
+        unreported.append((rows, ids, replies))
         return written(ids, replies)
 
     worker.retrieve_msg = retrieve_msg  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ A worker whose archive was changed, or which answers its golden samples differen
 What computes the graph is chosen by `bundle_runtimes`. All is numpy, so that a worker with a compiled form never reads torch.
 """
 
+import gc
 import json
 import logging
 import os
@@ -54,6 +55,7 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
     def __init__(self) -> None:
         super().__init__()
         self.device = "cpu"
+        self.counted = False  # whether metrics go to a front end
         self.max_answer_bytes = MAX_ANSWER_BYTES
         self.readers: Readers | None = None
         self.computing: dict[str, Any] = {}  # runtime, precision and threads, once they are chosen
@@ -74,7 +76,11 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         self.max_answer_bytes = (config.get("handler") or {}).get("max_answer_bytes") or MAX_ANSWER_BYTES
         checked = self.load(folder, config)
         self.initialized = True
-        codec = install(partial(self.reply, counted=context.metrics is not None))
+        self.counted = context.metrics is not None
+        codec = install(self.reply, self.report)
+        if codec:  # this process does nothing else
+            gc.collect()
+            gc.freeze()  # what is there now stays; looking through it for garbage again and again would hold requests up
         process = psutil.Process()
         ready = {
             "files_verified": files,
@@ -178,21 +184,25 @@ class BundleHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         indices = range(len(data))
         headers = [lower_case(context.get_all_request_header(index) or {}) for index in indices]
         ids = [context.get_request_id(index) for index in indices]
-        replies = self.reply(list(zip(data, headers, strict=True)), ids, counted=context.metrics is not None)
+        rows = list(zip(data, headers, strict=True))
+        replies = self.reply(rows, ids)
+        self.report(rows, ids, replies)
         for index, reply in enumerate(replies):
             if reply.error:
                 context.set_response_status(reply.status.value, reply.status.phrase, index)
             context.set_response_content_type(index, reply.content_type)
         return [reply.content for reply in replies]
 
-    def reply(self, rows: Sequence[Row], ids: Sequence[str], counted: bool = True) -> list[Reply]:
-        """One batch, and the front end's names of its requests -> what each caller gets; the batch is logged, and counted."""
+    def reply(self, rows: Sequence[Row], ids: Sequence[str]) -> list[Reply]:
+        """One batch, and the front end's names of its requests -> what each caller gets."""
         self.telemetry.start_batch()
         answers = self.answer_rows(rows)
         with self.telemetry.postprocess:
-            replies = [reply_of(answer, one, self.max_answer_bytes) for answer, one in zip(answers, ids, strict=True)]
-        self.telemetry.report(ids, [headers for _, headers in rows], replies, counted)
-        return replies
+            return [reply_of(answer, one, self.max_answer_bytes) for answer, one in zip(answers, ids, strict=True)]
+
+    def report(self, rows: Sequence[Row], ids: Sequence[str], replies: Sequence[Reply]) -> None:
+        """Log and count the batch that was replied to last."""
+        self.telemetry.report(ids, [headers for _, headers in rows], replies, self.counted)
 
     def answer_rows(self, rows: Sequence[Row]) -> list[Any]:
         """(row, headers by lower-case name) -> per row its answer (JSON-ready, or a Picture), or the Refusal or ModelFault

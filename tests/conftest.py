@@ -1,6 +1,7 @@
 """Shared by all tests: the built-in models, trained once, and small models of a test's own."""
 
-import functools
+import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SPEC = "# Pushes to where the pole falls.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 50}\n"
 
 
-def export_toy(home: Path, name: str = "balance", more: str = "", trained: Trained | None = None, version: str = "1.0") -> Spec:
-    """Write a spec and its export into `home` (which MARINA_HOME names), as training would have left them."""
+def write_spec(home: Path, name: str = "balance", more: str = "", version: str = "1.0") -> Spec:
+    """The toy's spec, in `home`."""
     (home / "models").mkdir(exist_ok=True)
     (home / "models" / f"{name}.yaml").write_text(f'{SPEC}version: "{version}"\n{more}', encoding="utf-8")
-    one = spec.load(name)
+    return spec.load(name)
+
+
+def export_toy(home: Path, name: str = "balance", more: str = "", trained: Trained | None = None, version: str = "1.0") -> Spec:
+    """Write a spec and its export into `home` (which MARINA_HOME names), as training would have left them."""
+    one = write_spec(home, name, more, version)
     folder = one.export_dir.parent / ".making"
     (folder / "report").mkdir(parents=True)
     export(one, trained or balance(), folder)
@@ -68,9 +74,22 @@ def export_toy(home: Path, name: str = "balance", more: str = "", trained: Train
 
 
 @pytest.fixture
-def exported(home: Path) -> Callable[..., Spec]:
-    """`export_toy` into the test's home."""
-    return functools.partial(export_toy, home)
+def exported(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Spec]:
+    """`export_toy` into the test's home; what a function of toy_policies.py makes is exported once, and copied for other tests."""
+
+    def made(name: str = "balance", more: str = "", trained: Trained | Callable[[], Trained] = balance, version: str = "1.0") -> Spec:
+        if isinstance(trained, Trained):
+            return export_toy(home, name, more, trained, version)
+        kept = tmp_path_factory.getbasetemp() / f"{trained.__name__}-{name}-{version}-{zlib.crc32(more.encode()):08x}"
+        if kept.is_dir():
+            one = write_spec(home, name, more, version)
+            shutil.copytree(kept, one.export_dir)
+        else:
+            one = export_toy(home, name, more, trained(), version)
+            shutil.copytree(one.export_dir, kept)
+        return one
+
+    return made
 
 
 @pytest.fixture(autouse=True)

@@ -205,6 +205,10 @@ def answering(rows: list[tuple[dict[str, Any], dict[str, str]]], ids: list[str])
     return [Reply(f"{one} {headers} {fields}".encode()) for one, (fields, headers) in zip(ids, rows, strict=True)]
 
 
+def ignoring(_rows: Any, _ids: Any, _replies: Any) -> None:
+    pass
+
+
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A process that looks like TorchServe's worker."""
@@ -218,13 +222,13 @@ def test_it_is_installed_in_a_worker_of_the_known_torchserve_alone(process: Simp
     before = Service.predict
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "__main__", SimpleNamespace())
-        assert not bundle_codec.install(answering)
+        assert not bundle_codec.install(answering, ignoring)
     with monkeypatch.context() as patch:
         patch.setattr(ts, "__version__", "0.13.0")
-        assert not bundle_codec.install(answering)
+        assert not bundle_codec.install(answering, ignoring)
     assert (process.retrieve_msg, Service.predict) == (otf_message_handler.retrieve_msg, before)
 
-    assert bundle_codec.install(answering)
+    assert bundle_codec.install(answering, ignoring)
     with sent_in([MESSAGES[3], MESSAGES[2]]) as connection:
         command, batch = process.retrieve_msg(connection)
         served = Service.__new__(Service).predict(batch)
@@ -238,8 +242,22 @@ def test_a_fault_of_ours_costs_a_batch_and_not_the_worker(process: SimpleNamespa
     def failing(_rows: Any, _ids: Any) -> list[Reply]:
         raise MemoryError("no secret for callers")
 
-    assert bundle_codec.install(failing)
+    assert bundle_codec.install(failing, ignoring)
     served = Service.__new__(Service).predict([("id-1", {}, {}), ("id-2", {}, {})])
 
     assert served == otf_message_handler.create_predict_response(None, {0: "id-1", 1: "id-2"}, "Prediction failed", 503)
     assert "no secret for callers" in caplog.text
+
+
+def test_a_batch_is_reported_once_when_its_replies_are_on_their_way(process: SimpleNamespace) -> None:
+    reported: list[Any] = []
+    assert bundle_codec.install(answering, lambda *batch: reported.append(batch))
+
+    with sent_in([MESSAGES[3], MESSAGES[3], MESSAGES[2]]) as connection:
+        _, batch = process.retrieve_msg(connection)
+        Service.__new__(Service).predict(batch)
+        assert reported == []
+        process.retrieve_msg(connection)
+        process.retrieve_msg(connection)
+
+    assert reported == [([({}, {})], ["id-1"], [Reply(b"id-1 {} {}")])]

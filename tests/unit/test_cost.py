@@ -46,7 +46,10 @@ def worker(one: Spec) -> Callable[[], bytes]:
     def serve() -> bytes:
         _, batch = reader.message()
         ids = [request_id for request_id, _, _ in batch]
-        return written(ids, handler.reply([(fields, headers) for _, headers, fields in batch], ids))
+        rows = [(fields, headers) for _, headers, fields in batch]
+        replies = handler.reply(rows, ids)
+        handler.report(rows, ids, replies)
+        return written(ids, replies)
 
     return serve
 

@@ -206,7 +206,7 @@ def test_a_describe_answer_says_what_is_taken_and_given(served: tuple[PolicyHand
 
 @pytest.fixture
 def stochastic(exported: Callable[..., Spec]) -> tuple[PolicyHandler, Spec]:
-    one = exported("dice", trained=toy_policies.dice())
+    one = exported("dice", trained=toy_policies.dice)
     handler = PolicyHandler()
     handler.initialize(context_of(one, []))
     return handler, one
@@ -286,7 +286,7 @@ def test_a_policy_without_a_distribution_does_not_pretend_to_sample(served: tupl
 
 
 def test_a_policy_that_samples_by_default_obeys_deterministic(exported: Callable[..., Spec]) -> None:
-    one = exported("throttle", trained=toy_policies.throttle())
+    one = exported("throttle", trained=toy_policies.throttle)
     handler = PolicyHandler()
     handler.initialize(context_of(one, []))
 
