@@ -23,6 +23,7 @@ MAX_INSTANCES = 10_000
 BINARY_HEADER = "inference-header-content-length"  # of the v2 protocol's binary tensor data
 
 Options = Mapping[str, Option]
+Row = tuple[Mapping[str, Any], Mapping[str, str]]  # what TorchServe gives: the body's fields, and the headers by lower-case name
 
 
 @dataclass(slots=True)
@@ -50,6 +51,11 @@ class Request:
     instances: list[Instance]
     protocol: Literal["own", "v1", "v2"] = "own"
     tensor_id: str | None = None  # v2's "id", which the answer repeats
+
+
+def lower_case(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Headers by lower-case name; TorchServe puts a mapping of its own there for every field of the body."""
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 @dataclass(slots=True)
@@ -159,11 +165,6 @@ def _instance(payload: Any, common: dict[str, Any], options: Options, position: 
     own = {name: options[name].read(name, payload[name]) for name in options if name in payload}
     rest = {key: value for key, value in payload.items() if key not in options}
     return Instance(rest, {**common, **own}, position)
-
-
-def lower_case(headers: Mapping[str, Any]) -> dict[str, str]:
-    """Headers by lower-case name; TorchServe puts a mapping of its own there for every field of the body."""
-    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _flag(headers: Mapping[str, Any], name: str) -> bool:
