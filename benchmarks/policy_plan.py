@@ -131,6 +131,8 @@ PLAN = (
     Row("cartpole-rainbow"),
     Row("pendulum", Counterpart("SAC", 1, 20_000, {"learning_rate": 1e-3})),
     Row("pendulum-td3", Counterpart("TD3", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1)),
+    Row("pendulum-ddpg", Counterpart("DDPG", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1)),
+    Row("pendulum-mpc"),
     Row("mountain-car-continuous", Counterpart("SAC", 1, 50_000, MOUNTAIN_CAR_SAC)),
     Row("lunar-lander", Counterpart("DQN", 1, 100_000, LUNAR_LANDER_DQN, seeds=3)),
 )

@@ -65,7 +65,10 @@ def install(answer: Answer, report: Report) -> bool:
 
     def retrieve_msg(connection: socket.socket) -> tuple[bytes, Any]:
         while unreported:
-            report(*unreported.pop())
+            try:
+                report(*unreported.pop())
+            except Exception:  # nobody's answer depends on it
+                logger.exception("a batch was not reported")
         if connection not in readers:
             readers[connection] = MessageReader(connection)
         return readers[connection].message()
