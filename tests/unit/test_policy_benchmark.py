@@ -17,7 +17,7 @@ from training.train import recipe, settings_of
 from bundle_runtimes import TorchRuntime
 from policy_handler import PolicyHandler
 
-DEEP = {"a2c", "dqn", "ppo", "reinforce", "sac", "td3", "trpo"}
+DEEP = {"a2c", "dqn", "mpc", "ppo", "reinforce", "sac", "td3", "trpo"}
 
 
 def run_of(row: str, whose: str, seed: int, **said: Any) -> dict[str, Any]:
