@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 import marina  # noqa: F401  # puts handlers/ on the path
 from marina import paths, spec, up
+from marina.client import exchange
 from marina.console import Output
 from marina.spec import Spec
 from tests.toy_policies import balance
@@ -99,6 +100,12 @@ def _as_if_alone() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients wait a tenth between their tries of what they wait elsewhere."""
+    monkeypatch.setattr(exchange, "BASE_SECONDS", exchange.BASE_SECONDS / 10)
 
 
 @pytest.fixture(scope="session")
