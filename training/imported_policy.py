@@ -26,7 +26,7 @@ from marina.spec import Section
 from training.imports.baselines_policies import ACTIVATIONS, activation_of, rebuild
 from training.imports.baselines_zip import SavedPolicy, printed_bounds, printed_space, read_policy, read_statistics
 from training.policies import rollout
-from training.policies.graphs import ObservationStatistics, acting, example, golden
+from training.policies.graphs import ObservationStatistics, acting, described, example, golden
 from training.trained import Trained
 
 
@@ -70,20 +70,9 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:  # noqa: ARG0
         observations = rollout.episode_observations(act, settings.environment, rollout.EVALUATION_SEED)
         actions, samples = golden(policy, inputs, observations, action)
     draw(returns, actions, report)
-    noise = {"noise": "normal" if action["type"] == "box" else "gumbel"} if "noise" in policy.inputs else {}
     return Trained(
-        kind="policy",
-        module=policy,
-        example=inputs,
+        **described(policy, inputs, observation, action),
         metrics={"mean_return": float(returns.mean()), "std_return": float(returns.std(ddof=1)), "episodes": len(returns)},
-        preprocess={**observation, "inputs": [*policy.inputs]},
-        postprocess={
-            "type": "policy",
-            "action_space": action,
-            **noise,
-            "deterministic": True,
-            "outputs": [name for name in policy(*inputs) if name != "action"],
-        },
         samples=samples,
         data={
             "name": settings.environment,

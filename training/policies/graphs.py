@@ -265,6 +265,19 @@ def example(policy: Policy, observation: dict[str, Any], action: dict[str, Any])
     return tuple(parts[name] for name in policy.inputs)
 
 
+def described(policy: Policy, inputs: tuple[torch.Tensor, ...], observation: dict[str, Any], action: dict[str, Any]) -> dict[str, Any]:
+    """What `Trained` takes of a policy's graph: the module, its example, and what the handler has to know of inputs and outputs."""
+    noise = {"noise": "normal" if action["type"] == "box" else "gumbel"} if "noise" in policy.inputs else {}
+    outputs = [name for name in policy(*inputs) if name != "action"]
+    return {
+        "kind": "policy",
+        "module": policy,
+        "example": inputs,
+        "preprocess": {**observation, "inputs": [*policy.inputs]},
+        "postprocess": {"type": "policy", "action_space": action, **noise, "deterministic": True, "outputs": outputs},
+    }
+
+
 def acting(policy: Policy, inputs: tuple[torch.Tensor, ...]) -> Callable[[np.ndarray], np.ndarray]:
     """Deterministic actions of observations [n, ...], as `rollout` asks for them."""
     return lambda observations: answered(policy, inputs, observations, "action")

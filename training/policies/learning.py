@@ -21,7 +21,7 @@ from marina.spec import Section
 from training.policies import checkpoints, rollout
 from training.policies.checkpoints import Checkpoint
 from training.policies.drawing import History, draw, progress_bar
-from training.policies.graphs import GreedyPolicy, Policy, acting, answered, example, golden
+from training.policies.graphs import GreedyPolicy, Policy, acting, answered, described, example, golden
 from training.policies.small_networks import small_network_arithmetic
 from training.trained import Trained
 
@@ -217,24 +217,14 @@ def train(settings: LearningSettings, seed: int, report: Path, make_learner: Mak
     spent = {"seconds": history.seconds, "cpu_seconds": history.cpu_seconds, "resumed_at": history.resumed}
     traced, trace = ("action", actions.reshape(len(actions), -1)) if values is None else ("Q-value of action", values)
     draw(history, trace, selection.wanted, report, learner.loss, learner.exploration, traced)
-    experience, noise = learner.experience, {"noise": "normal" if action["type"] == "box" else "gumbel"}
+    experience = learner.experience
     return Trained(
-        kind="policy",
-        module=policy,
-        example=inputs,
+        **described(policy, inputs, observation, action),
         metrics={
             "mean_return": float(returns.mean()),
             "std_return": float(returns.std(ddof=1)),
             "episodes": len(returns),
             "steps": experience.transitions,
-        },
-        preprocess={**observation, "inputs": [*policy.inputs]},
-        postprocess={
-            "type": "policy",
-            "action_space": action,
-            **(noise if "noise" in policy.inputs else {}),
-            "deterministic": True,
-            "outputs": [name for name in policy(*inputs) if name != "action"],
         },
         samples=samples,
         data={
