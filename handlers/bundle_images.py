@@ -236,8 +236,8 @@ def _mixed(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     for start in range(0, height, ROWS):
         rows = slice(start, start + ROWS)
         above, below, share = pixels[upper[rows]], pixels[lower[rows]], down[rows, None]
-        sides = [_between(above.take(side, 1), below.take(side, 1), share) for side in (left, right)]
-        made.view(np.uint8)[rows] = _weighted(*sides, across) + 0.5
+        one, other = (_between(above.take(side, 1), below.take(side, 1), share) for side in (left, right))
+        made.view(np.uint8)[rows] = _weighted(one, other, across) + 0.5
     return Image.frombytes(image.mode, size, made, "raw", packed)
 
 

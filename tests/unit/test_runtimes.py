@@ -288,16 +288,28 @@ def test_answers_of_reduced_precision_may_change_places_behind_the_first() -> No
     assert difference(box, far, reduced=True) != ""
 
 
-def test_detections_agree_by_their_partners() -> None:
-    def found(*boxes: tuple[float, ...], kind: str = "cup") -> list[dict[str, Any]]:
-        return [{"bbox": list(box), "class": kind} for box in boxes]
+def found(*boxes: tuple[float, ...], kind: str = "cup", score: float = 0.9) -> list[dict[str, Any]]:
+    return [{"bbox": list(box), "class": kind, "score": score} for box in boxes]
 
+
+def test_detections_agree_by_their_partners() -> None:
     near, far = (0, 0, 10, 10), (50, 50, 60, 60)
-    assert partners(found(near, far), found(far, near)) == 1
-    assert partners(found(near, far), found(near)) == 2 / 3
-    assert partners(found(near), found(near, kind="mug")) == 0
-    assert partners(found(near), found((0, 0, 10, 7))) == 0
-    assert partners([], []) == 1
+    assert partners(found(near, far), found(far, near), 0.5) == 1
+    assert partners(found(near, far), found(near), 0.5) == 2 / 3
+    assert partners(found(near), found(near, kind="mug"), 0.5) == 0
+    assert partners(found(near), found((0, 0, 10, 7)), 0.5) == 0
+    assert partners(found(near), [], 0.5) == 0
+    assert partners([], [], 0.5) == 1
+
+
+def test_what_a_detector_only_guesses_needs_no_partner() -> None:
+    near, far = (0, 0, 10, 10), (50, 50, 60, 60)
+    sure, guess = found(near), found(far, score=0.3)
+
+    assert partners([*sure, *guess], sure, 0.5) == 1
+    assert partners(guess, [], 0.5) == 1
+    assert partners(found(near, score=0.51), found(near, score=0.49), 0.5) == 1
+    assert partners(found(near, score=0.56), found(near, score=0.44), 0.5) == 0
 
 
 STARTED = """
