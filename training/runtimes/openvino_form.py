@@ -79,7 +79,7 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     whole = RangeEstimatorParametersSet.MINMAX  # all that was seen: a mean of extremes, as is usual, was further off for each model tried
     settings = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole)
     with _silent(), redirect_stdout(sys.stderr):  # its progress
-        # layer by layer on what the eight-bit layers before give; the fast way, on what they gave in float32, changed thrice the answers
+        # layer by layer, on what the eight-bit layers before give; the fast way takes what float32 gave, and changed more answers
         made = nncf.quantize(model, data, subset_size=len(inputs), fast_bias_correction=False, advanced_parameters=settings)
     openvino.save_model(made, path, compress_to_fp16=False)
 
