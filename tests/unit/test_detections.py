@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.datasets import Example
+from training.detection.evaluation import precision_of_answers
+
 import bundle_detections
 from bundle_detections import overlaps, select
+from bundle_images import ImageInput, boxes_to_input
 
 SIDE = 300
 
@@ -81,3 +85,15 @@ def test_nothing_is_found_where_there_is_nothing() -> None:
     assert found.dtype == kept.dtype == np.float32
     assert labels.dtype == np.int64
     assert not len(kept)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_answers_in_the_inputs_pixels_are_measured_by_the_truth_of_their_pictures(fit: Any) -> None:
+    inputs, classes = ImageInput(64, 64, fit=fit), ["cup", "mug"]
+    boxes = np.array([[10, 10, 60, 40], [80, 5, 150, 70]], np.float32)
+    examples = [Example(np.zeros((80, 160, 3), np.uint8), boxes=boxes, labels=np.array([0, 1])) for _ in range(3)]
+    edges = boxes_to_input(boxes, (160, 80), inputs).tolist()
+    right = {"detections": [{"bbox": box, "score": 0.9, "class": name} for box, name in zip(edges, classes, strict=True)]}
+
+    assert precision_of_answers([right, right], examples, inputs, classes) == pytest.approx(1)
+    assert precision_of_answers([right, {"detections": []}], examples, inputs, classes) == pytest.approx(0.5, abs=0.02)
