@@ -113,11 +113,7 @@ def _part(seed: int, width: int, height: int) -> Image.Image:
 def _classifier(
     module: torch.nn.Module, inputs: ImageInput, classes: int, pictures: list[Image.Image], kind: str
 ) -> tuple[Trained, bytes, str]:
-    files = []
-    for picture in pictures:
-        buffer = io.BytesIO()
-        picture.save(buffer, kind, quality=90)
-        files.append(buffer.getvalue())
+    files = [_file(picture, kind) for picture in pictures]
     pixels = torch.from_numpy(np.stack([prepare(open_image(file, inputs.mode), inputs) for file in files]))
     trained = _trained("classifier", module, pixels[:8])
     trained.validation = (pixels,)
@@ -127,12 +123,23 @@ def _classifier(
     return trained, files[0], f"image/{kind.lower()}"
 
 
+def _file(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=90)
+    return buffer.getvalue()
+
+
 def _trained(kind: Any, module: torch.nn.Module, example: torch.Tensor) -> Trained:
     return Trained(kind, module.eval().requires_grad_(False), (example,), {"none": 1.0}, {}, {}, [], {"name": "none"})
 
 
 def made(name: str, arguments: argparse.Namespace, home: Path) -> tuple[spec.Spec, bytes, str]:
-    """Export and archive a model into `home`."""
+    """Export and archive a model into `home`, or archive the export that is named."""
+    if name == "resnet18" and arguments.export:
+        one = _spec(name, "classifier", arguments, home)
+        shutil.copytree(arguments.export, one.export_dir)
+        archive.build(one)
+        return one, _file(_part(0, 500, 375), "JPEG"), "image/jpeg"
     torch.manual_seed(0)
     trained, body, content_type = MODELS[name](arguments.weights) if name == "resnet18" else MODELS[name]()
     with torch.inference_mode():
@@ -141,18 +148,22 @@ def made(name: str, arguments: argparse.Namespace, home: Path) -> tuple[spec.Spe
     if trained.kind == "policy":
         body = json.dumps({"observation": trained.example[0][0].tolist()}).encode()
     trained.samples = [Sample("first", body, content_type, expected)]
-    batch = 32 if name == "policy" else 8
-    serving = {"workers": WORKERS.get(name, 2), "batch_size": batch, "max_batch_delay_ms": arguments.delay}
-    text = f"# {name}\nkind: {trained.kind}\ntraining: {{recipe: benchmark}}\nfloor: {{none: 0}}\nserving: {json.dumps(serving)}\n"
-    text += f"export: {{agreement: {arguments.agreement}}}\n"
-    (home / "models").mkdir(exist_ok=True)
-    (home / "models" / f"{name}.yaml").write_text(text, encoding="utf-8")
-    one = spec.load(name)
+    one = _spec(name, trained.kind, arguments, home)
     folder = one.export_dir.parent / ".making"
     (folder / "report").mkdir(parents=True)
     export(one, trained, folder)
     archive.build(one)
     return one, body, content_type
+
+
+def _spec(name: str, kind: str, arguments: argparse.Namespace, home: Path) -> spec.Spec:
+    batch = 32 if name == "policy" else 8
+    serving = {"workers": WORKERS.get(name, 2), "batch_size": batch, "max_batch_delay_ms": arguments.delay}
+    text = f"# {name}\nkind: {kind}\ntraining: {{recipe: benchmark}}\nfloor: {{none: 0}}\nserving: {json.dumps(serving)}\n"
+    text += f"export: {{agreement: {arguments.agreement}}}\n"
+    (home / "models").mkdir(exist_ok=True)
+    (home / "models" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return spec.load(name)
 
 
 def bare(one: spec.Spec, body: bytes, size: int, seconds: float) -> float:
@@ -277,6 +288,7 @@ def main() -> None:
     parser.add_argument("--delay", type=int, default=1, help="max_batch_delay_ms")
     parser.add_argument("--agreement", type=float, default=0.99, help="of bfloat16 with float32; random weights may need less")
     parser.add_argument("--weights", type=Path, help="state dict of the ResNet-18; random ones may not agree enough for bfloat16")
+    parser.add_argument("--export", type=Path, help="the folder of an export that serves as the ResNet-18, in the precision that it chose")
     parser.add_argument("--peers", type=Path, help="the folder of the peers' kit; needs wrk")
     parser.add_argument("--peer", action="append", default=[], help="one of its peers, to be loaded beside ours")
     parser.add_argument("--mode", action="append", help="of the peers' classifier: eager (default), bf16")

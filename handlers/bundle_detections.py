@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-BLOCK = 256  # boxes that are compared with each other at once
+BLOCK = 128  # boxes that are compared with each other at once
+FIRST, MORE = 6, 8  # candidates per detection that are looked at first, and so many times as many where they are not enough
+SAMPLED = 17  # of so many scores one is looked at; a prime number, so that it is of every class
 
 
 class Detections(NamedTuple):
@@ -55,18 +57,35 @@ def select(
     of one class that overlap by more than `nms_threshold` (intersection over union) the best one stays; the best
     `detections_per_image` are given back.
     """
-    above = scores > score_threshold
-    if candidates_per == "class" and np.count_nonzero(above) > candidates and bool((above.sum(0) > candidates).any()):
-        most = min(candidates, len(scores))
-        above &= scores >= np.partition(scores, -most, axis=0)[-most]
-    places, labels = np.divmod(np.flatnonzero(above), scores.shape[1])  # in a third of the time of two-dimensional indices
-    kept = scores[places, labels]
-    best = np.argsort(-kept, kind="stable")
-    if candidates_per == "image":
-        best = best[:candidates]
-    found, kept, labels = boxes[places[best]], kept[best], labels[best]
-    order = _non_maximum_suppression(found, labels, nms_threshold, detections_per_image)
-    return found[order], kept[order], labels[order]
+    flat, looked_at = scores.reshape(-1), FIRST * detections_per_image
+    while True:
+        least = max(score_threshold, _exceeded_by(flat, looked_at))
+        places = np.flatnonzero(flat > least)
+        places = places[np.argsort(-flat[places], kind="stable")]
+        if candidates_per == "image":
+            places = places[:candidates]
+        anchors, labels = np.divmod(places, scores.shape[1])
+        if candidates_per == "class" and len(labels) > candidates:
+            ahead = _rank_within(labels) < candidates
+            places, anchors, labels = places[ahead], anchors[ahead], labels[ahead]
+        order = _non_maximum_suppression(boxes[anchors], labels, nms_threshold, detections_per_image)
+        if least <= score_threshold or len(order) == detections_per_image:
+            return boxes[anchors[order]], flat[places[order]], labels[order]
+        looked_at *= MORE
+
+
+def _exceeded_by(scores: np.ndarray, many: int) -> float:
+    """What some `many` of `scores` [N] are above, by a sample of them; minus infinity where it is too small to tell."""
+    sample, rank = scores[::SAMPLED], many // SAMPLED
+    return float(np.partition(sample, -rank)[-rank]) if 0 < rank <= len(sample) else -np.inf
+
+
+def _rank_within(labels: np.ndarray) -> np.ndarray:
+    """How many of `labels` [N] before each are the same."""
+    order, counts = np.argsort(labels, kind="stable"), np.bincount(labels)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranks
 
 
 def _non_maximum_suppression(boxes: np.ndarray, labels: np.ndarray, threshold: float, most: int) -> np.ndarray:
@@ -80,12 +99,12 @@ def _non_maximum_suppression(boxes: np.ndarray, labels: np.ndarray, threshold: f
     for start in range(0, len(apart), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(apart)))
         block = block[~(overlaps(apart[stays], apart[block]) > most_overlap).any(0)]
-        over = overlaps(apart[block], apart[block]) > most_overlap
+        beside = ~(overlaps(apart[block], apart[block]) > most_overlap)
         free = np.ones(len(block), bool)
         for place, index in enumerate(block.tolist()):
             if free[place]:
                 stays.append(index)
-                free &= ~over[place]
+                free &= beside[place]
             if len(stays) == most:
                 return np.array(stays)
     return np.array(stays, np.int64)

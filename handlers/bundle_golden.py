@@ -22,12 +22,13 @@ class Patience(NamedTuple):
     """What two right answers may differ by."""
 
     number: float  # relative and absolute; labels, order and counts must be equal
-    pixels: float  # of a box's edges
+    pixels: float  # of a box's edges, or
+    side: float  # this share of its width or height, whichever is more
     mask: float  # share of a mask's pixels; on an outline two classes are equally likely
 
 
-EXACT = Patience(2e-3, 0.5, 2e-3)  # batch kernels differ in the last bits of float32
-REDUCED = Patience(0.05, 2.0, 2e-2)  # a bfloat16 has 8 bits
+EXACT = Patience(2e-3, 0.5, 0, 2e-3)  # batch kernels differ in the last bits of float32
+REDUCED = Patience(0.05, 2.0, 0.05, 2e-2)  # a bfloat16 has 8 bits
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -46,13 +47,13 @@ def difference(golden: Any, answer: Any, where: str = "answer", reduced: bool = 
 
 
 def _difference(golden: Any, answer: Any, where: str, patience: Patience) -> str:
-    special = {"mask": _mask_difference, "state": _state_difference}.get(where.rpartition(".")[2])
+    special = {"bbox": _box_difference, "mask": _mask_difference, "state": _state_difference}.get(where.rpartition(".")[2])
     if special and (found := special(golden, answer, where, patience)) is not None:
         return found
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
         return "" if golden == answer and type(golden) is type(answer) else f"{where}: {answer!r} instead of {golden!r}"
     if isinstance(golden, int | float):
-        close = isinstance(answer, int | float) and not isinstance(answer, bool) and _close(golden, answer, patience, where)
+        close = isinstance(answer, int | float) and not isinstance(answer, bool) and _close(golden, answer, patience)
         return "" if close else f"{where}: {answer!r} instead of {golden!r}"
     if type(golden) is not type(answer) or len(golden) != len(answer):
         return f"{where}: another form or length than the golden answer's"
@@ -74,11 +75,9 @@ def _difference_inside(golden: Any, answer: Any, where: str, patience: Patience)
     return next(filter(None, (_difference(*pair, place, patience) for place, pair in pairs.items())), "")
 
 
-def _close(left: float, right: float, patience: Patience, where: str) -> bool:
+def _close(left: float, right: float, patience: Patience) -> bool:
     if isinstance(left, int) and isinstance(right, int):
         return left == right
-    if where.rpartition(".")[2].startswith("bbox["):
-        return abs(left - right) <= patience.pixels
     return math.isclose(left, right, rel_tol=patience.number, abs_tol=patience.number)
 
 
@@ -99,6 +98,17 @@ def _ranking_difference(golden: list[Any], answer: list[Any], where: str, tolera
 def _is_named(entry: Any, golden: list[Any]) -> bool:
     """Whether an entry of a ranking has the same class index as the golden one of its class, if there is one."""
     return all(entry["class_index"] == known["class_index"] for known in golden if known["class"] == entry["class"])
+
+
+def _box_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:
+    """As `difference` for x1, y1, x2, y2 in pixels; None where one of the two is no such box."""
+    if not all(isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box) for box in (golden, answer)):
+        return None
+    sides = (golden[2] - golden[0], golden[3] - golden[1])
+    for index, (left, right) in enumerate(zip(golden, answer, strict=True)):
+        if not abs(left - right) <= max(patience.pixels, patience.side * sides[index % 2]):
+            return f"{where}[{index}]: {right!r} instead of {left!r}"
+    return ""
 
 
 def _mask_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:

@@ -24,6 +24,7 @@ MAX_SIDE = 65_535  # pixels, as in a JPEG; a row takes memory whatever its lengt
 MAX_SCANNED = 5_000_000_000  # pixels in all scans of a JPEG together: a scan of LEAST_SCAN bytes can paint the whole picture again
 LEAST_SCAN = 10
 FRACTIONS = (8, 4, 2)  # of its sides, at which a JPEG can be decoded
+ROWS = 32  # that are resized at once
 SPARE = 4  # pixels of the smaller picture per pixel of the graph's input: on photos 2 differ by up to 18/255, 3 by 9, 4 by 5
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -220,12 +221,36 @@ def prepare(image: Image.Image, config: ImageInput) -> np.ndarray:
 def _resized(image: Image.Image, size: tuple[int, int], config: ImageInput, view: View | None = None) -> Image.Image:
     if config.antialias:
         return image.resize(size, Image.Resampling[config.interpolation.upper()], box=view)
-    pixels = np.asarray(image)
-    for axis, (old, new) in enumerate(zip(pixels.shape[:2], reversed(size), strict=True)):
-        lower, upper, share = _nearest(old, new)
-        share = share.reshape(-1, *[1] * (pixels.ndim - 1 - axis))
-        pixels = pixels.take(lower, axis) * (1 - share) + pixels.take(upper, axis) * share
-    return Image.fromarray((pixels + 0.5).astype(np.uint8))
+    return _mixed(image, size)
+
+
+def _mixed(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Each pixel mixed of the four nearest ones; some rows at a time, so that what is in between stays in the processor's cache."""
+    width, height = size
+    packed, kind = ("RGBX", np.uint32) if image.mode == "RGB" else ("L", np.uint8)  # a pixel is one number: picked at once
+    pixels = np.frombuffer(image.tobytes("raw", packed), kind).reshape(image.height, image.width)
+    (upper, lower, down), (left, right, across) = _nearest(image.height, height), _nearest(image.width, width)
+    across = across.repeat(pixels.itemsize)
+    made = np.empty((height, width), kind)
+
+    for start in range(0, height, ROWS):
+        rows = slice(start, start + ROWS)
+        above, below, share = pixels[upper[rows]], pixels[lower[rows]], down[rows, None]
+        one, other = (_between(above.take(side, 1), below.take(side, 1), share) for side in (left, right))
+        made.view(np.uint8)[rows] = _weighted(one, other, across) + 0.5
+    return Image.frombytes(image.mode, size, made, "raw", packed)
+
+
+def _between(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return _weighted(one.view(np.uint8).astype(np.float32), other.view(np.uint8).astype(np.float32), share)
+
+
+def _weighted(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """`share` of the other, the rest of the one; both are float32 and written over."""
+    one *= 1 - share
+    other *= share
+    one += other
+    return one
 
 
 def _nearest(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from bundle_detections import Detections, detections_of, further_inputs
 from bundle_image_handler import ImageHandler
 from bundle_images import Opened, boxes_to_image
@@ -62,9 +64,9 @@ class DetectorHandler(ImageHandler):
         return float(one.options.get("confidence_threshold", self.postprocess_config["score_threshold"]))
 
     def _named(self, one: Prepared, found: Detections) -> list[dict[str, Any]]:
-        pixels = boxes_to_image(found.boxes, one.size, self.input).tolist()
+        pixels = boxes_to_image(found.boxes, one.size, self.input).astype(np.float64).round(2).tolist()  # to whole hundredths, as text too
         named: list[dict[str, Any]] = [
-            {"bbox": [round(edge, 2) for edge in box], "score": score, "class": self.classes[label], "class_index": label}
+            {"bbox": box, "score": score, "class": self.classes[label], "class_index": label}
             for box, score, label in zip(pixels, found.scores.tolist(), found.labels.tolist(), strict=True)
         ]
         form = one.options.get("masks", "none")

@@ -25,7 +25,17 @@ from training import datasets
 from training.datasets import Example, ImageData
 from training.detection import drawing
 from training.detection.architectures import Detector, Targets
-from training.detection.evaluation import LEAST, Found, at_threshold, average_precision, best_threshold, detect, judge, mask_precision
+from training.detection.evaluation import (
+    LEAST,
+    Found,
+    at_threshold,
+    average_precision,
+    best_threshold,
+    detect,
+    judge,
+    mask_precision,
+    precision_of_answers,
+)
 from training.detection.pixels import Batches, Prepared
 from training.detection.views import Views
 from training.detection.weights import build, freeze, is_factory
@@ -147,6 +157,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         module=detector,
         example=detector.inputs(test.pixels[:2] if len(test.pixels) > 1 else test.pixels[:1].repeat(2, 1, 1, 1), threshold),
         validation=detector.inputs(learner.validation.pixels[:HELD_OUT], threshold),
+        sure=threshold,
+        quality=lambda answers: precision_of_answers(answers, data.validation, inputs, data.classes),
         calibration=lambda: detector.inputs(Prepared.of(spread(data.train), inputs, "calibration pictures").pixels, threshold),
         metrics={**measured.summary, **by_masks, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),

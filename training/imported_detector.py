@@ -34,7 +34,16 @@ from training import datasets
 from training.classification.evaluation import pixels_of
 from training.datasets import Example, ImageData
 from training.detection.architectures import Detector
-from training.detection.evaluation import BATCH, LEAST, Found, best_threshold, detect, mask_precision, precision_recall
+from training.detection.evaluation import (
+    BATCH,
+    LEAST,
+    Found,
+    best_threshold,
+    detect,
+    mask_precision,
+    precision_of_answers,
+    precision_recall,
+)
 from training.detection.pixels import open_example
 from training.detection.two_stage import TwoStage
 from training.detection.weights import Whole
@@ -93,12 +102,15 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
     graph.labels = torch.tensor(labels)
     masks = graph.has_masks
     postprocess = {"type": "detection", **thresholds(graph, settings)}
+    sure, truth = 0.0, tuple[Example, ...]()
     if data:
         data = _with_labels_of(data, names)
+        truth = tuple(data.test)
         masks = masks and all(one is not None for example in data.test for one in example.segmentations or [None])
         found = _found(graph, data.test, inputs, {**postprocess, "score_threshold": min(LEAST, postprocess["score_threshold"])}, masks)
         metrics, curves = precision_recall(found, data.test)
         metrics |= mask_precision(found, data.test) if masks else {}
+        sure = max(best_threshold(found, data.test), postprocess["score_threshold"])
         samples = _samples(found, data, postprocess["score_threshold"]) or _as_found(graph, inputs, postprocess, names)
         _draw(found, data, curves, report)
     else:
@@ -111,6 +123,8 @@ def train(settings: Settings, seed: int, report: Path) -> Trained:
         example=graph.inputs(_prepared(made_pictures()[:2], inputs), 0.05),
         validation=graph.inputs(pixels_of(inputs, data.test[:HELD_OUT]), 0.05) if data else (),
         calibration=lambda: graph.inputs(pixels_of(inputs, like_learnt), 0.05) if like_learnt else (),
+        sure=sure,
+        quality=(lambda answers: precision_of_answers(answers, truth, inputs, names)) if truth else None,
         metrics=metrics,
         preprocess=inputs.as_config(),
         postprocess=postprocess,

@@ -66,6 +66,8 @@ class Trained:
     data: dict[str, Any]  # name, source, licence, fingerprint and counts of the training data
     classes: list[str] | None = None  # index -> class name
     validation: tuple[torch.Tensor, ...] = ()  # held-out inputs like `example`, HELD_OUT at most, to check a runtime with
+    sure: float = 0.0  # detectors: score from which on a find is no mere guess, so that a runtime must find it too
+    quality: Callable[[list[Any]], float] | None = None  # detectors: the metric, 0..1, of answers to `validation` in the input's pixels
     calibration: Callable[[], tuple[torch.Tensor, ...]] = tuple  # training inputs, to measure the ranges of eight bits on; () without
     training: dict[str, Any] = field(default_factory=dict)  # epochs or steps done, seconds, what else is worth keeping
 

@@ -48,6 +48,15 @@ def test_boxes_may_differ_by_half_a_pixel_and_scores_may_not() -> None:
     assert "score" in difference(golden, {"detections": [{"bbox": [10.0, 10.0, 20.0, 20.0], "score": 0.6}]})
 
 
+def test_edges_of_fewer_bits_may_move_by_a_part_of_their_box() -> None:
+    golden, shifted = ({"bbox": [10.0, top, 20.0, 300.0]} for top in (100.0, 109.0))
+
+    assert "bbox[1]" in difference(golden, shifted)
+    assert difference(golden, shifted, reduced=True) == ""
+    assert "bbox[1]" in difference(golden, {"bbox": [10.0, 111.0, 20.0, 300.0]}, reduced=True)
+    assert "bbox[0]" in difference(golden, {"bbox": [13.0, 100.0, 20.0, 300.0]}, reduced=True)
+
+
 BOXES = [{"class": "3", "bbox": [0, 0, 10, 10]}, {"class": "3", "bbox": [20, 0, 30, 10]}]
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from marina import HANDLERS
 from marina.spec import Spec
 from tests.toy_policies import balance
 from training.export import handler_of
+from training.runtimes import choosing
 from training.runtimes.agreement import partners
 from training.runtimes.openvino_form import converted
 from training.trained import Sample, Trained
@@ -288,16 +290,28 @@ def test_answers_of_reduced_precision_may_change_places_behind_the_first() -> No
     assert difference(box, far, reduced=True) != ""
 
 
-def test_detections_agree_by_their_partners() -> None:
-    def found(*boxes: tuple[float, ...], kind: str = "cup") -> list[dict[str, Any]]:
-        return [{"bbox": list(box), "class": kind} for box in boxes]
+def found(*boxes: tuple[float, ...], kind: str = "cup", score: float = 0.9) -> list[dict[str, Any]]:
+    return [{"bbox": list(box), "class": kind, "score": score} for box in boxes]
 
+
+def test_detections_agree_by_their_partners() -> None:
     near, far = (0, 0, 10, 10), (50, 50, 60, 60)
-    assert partners(found(near, far), found(far, near)) == 1
-    assert partners(found(near, far), found(near)) == 2 / 3
-    assert partners(found(near), found(near, kind="mug")) == 0
-    assert partners(found(near), found((0, 0, 10, 7))) == 0
-    assert partners([], []) == 1
+    assert partners(found(near, far), found(far, near), 0.5) == 1
+    assert partners(found(near, far), found(near), 0.5) == 2 / 3
+    assert partners(found(near), found(near, kind="mug"), 0.5) == 0
+    assert partners(found(near), found((0, 0, 10, 7)), 0.5) == 0
+    assert partners(found(near), [], 0.5) == 0
+    assert partners([], [], 0.5) == 1
+
+
+def test_what_a_detector_only_guesses_needs_no_partner() -> None:
+    near, far = (0, 0, 10, 10), (50, 50, 60, 60)
+    sure, guess = found(near), found(far, score=0.3)
+
+    assert partners([*sure, *guess], sure, 0.5) == 1
+    assert partners(guess, [], 0.5) == 1
+    assert partners(found(near, score=0.51), found(near, score=0.49), 0.5) == 1
+    assert partners(found(near, score=0.56), found(near, score=0.44), 0.5) == 0
 
 
 STARTED = """
@@ -329,3 +343,43 @@ def test_a_serving_batch_above_the_graphs_largest_is_measured_in_slices(home: Pa
 
     assert json.loads((one.export_dir / "runtime.json").read_text())["batch"] == 4
     assert len(answers(started(one), one)) == 3
+
+
+def test_one_by_one_gives_what_the_batch_gives(home: Path) -> None:
+    one = exported_classifier(home, more="export: {precisions: [fp32]}\n")
+    form = {"form": "tensor"}
+    together, apart = (OpenVinoRuntime(one.export_dir / "openvino.xml", "fp32", form, one_by_one=way) for way in (False, True))
+
+    for size in (1, 2, 7):
+        batch = coloured(size, seed=size).numpy()
+        np.testing.assert_allclose(apart(batch), together(batch), rtol=1e-5, atol=1e-5)
+    assert apart.source.inputs[0].shape[0] == 1
+
+
+def test_the_faster_way_serves_and_its_times_are_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = choosing._measure
+
+    def favouring(row: Any, runtime: Any, material: Any) -> None:
+        measure(row, runtime, material)
+        row.milliseconds = 0.001 if getattr(runtime, "one_by_one", False) else 1.0
+
+    monkeypatch.setattr(choosing, "_measure", favouring)
+    one = exported_classifier(home, more="export: {precisions: [fp32]}\n")
+
+    (entry,) = json.loads((one.export_dir / "runtime.json").read_text())["serve"]
+    assert entry["options"] == {"one_by_one": True}
+    assert table(one)["openvino", "fp32"]["milliseconds"] == 0.001
+    assert started(one).model.one_by_one
+
+
+@needs_bf16
+@pytest.mark.parametrize(("metric", "refused"), [(0.5, ""), (0.48, "the metric falls by 0.0200")])
+def test_fewer_bits_may_cost_the_metric_as_little_as_answers(home: Path, metric: float, refused: str) -> None:
+    given = iter([0.5, metric])
+    trained = replace(classifier(), quality=lambda answers: next(given) if len(answers) == 120 else 0.0)
+
+    row = table(exported_classifier(home, trained))["openvino", "bf16"]
+
+    assert row["lost"] == pytest.approx(0.5 - metric)
+    assert row["refused"].startswith(refused)
+    assert bool(row["refused"]) == bool(refused)

@@ -5,7 +5,7 @@ Everything is measured in the pixels of the pictures themselves, as a client see
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from training.datasets import Example
 from training.detection.pixels import object_masks, open_example
 
 from bundle_detections import detections_of, further_inputs
-from bundle_images import ImageInput, boxes_to_image
+from bundle_images import ImageInput, boxes_to_image, boxes_to_input
 from bundle_instances import laid
 from bundle_masks import read_mask
 from bundle_runtimes import arrays
@@ -111,6 +111,26 @@ def average_precision(found: Sequence[Found], examples: Sequence[Example]) -> Pr
         if counts[label]
     }
     return Precision({**summary, **{name: value for name, value in sizes.items() if value >= 0}}, by_class, curves)
+
+
+def precision_of_answers(
+    answers: Sequence[dict[str, Any]], examples: Sequence[Example], inputs: ImageInput, classes: Sequence[str]
+) -> float:
+    """The average precision of a handler's answers {"detections": [...]} in pixels of the graph's input, to the first `examples`."""
+    truth = [
+        replace(example, boxes=boxes_to_input(example.boxes, open_example(example).size, inputs))
+        for example, _ in zip(examples, answers, strict=False)
+    ]
+    columns = [{key: [found[key] for found in answer["detections"]] for key in ("bbox", "score", "class")} for answer in answers]
+    found = [
+        Found(
+            torch.tensor(one["bbox"]).reshape(-1, 4),
+            torch.tensor(one["score"]),
+            torch.tensor([classes.index(name) for name in one["class"]], dtype=torch.int64),
+        )
+        for one in columns
+    ]
+    return average_precision(found, truth).summary["map"]
 
 
 def precision_recall(found: Sequence[Found], examples: Sequence[Example]) -> tuple[dict[str, float], np.ndarray]:

@@ -46,10 +46,13 @@ class Cut(Candidates):
         heads = self.heads(pixels)
         codes, logits = heads["bbox_regression"], heads["cls_logits"]
         boxes = self.model.box_coder.decode(codes, self.anchors) if isinstance(self.model, FCOS) else self._decoded(codes)
-        scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
+        if self.scores == "softmax":
+            scores = logits.softmax(-1).index_select(-1, self.labels)
+        else:
+            scores = logits.index_select(-1, self.labels).sigmoid()
         if isinstance(self.model, FCOS):
             scores = torch.sqrt(scores * heads["bbox_ctrness"].sigmoid())
-        return clip_boxes_to_image(boxes, self.size), scores[..., self.labels]
+        return clip_boxes_to_image(boxes, self.size), scores
 
     def own_thresholds(self) -> dict[str, Any]:
         """What `bundle_detections.select` needs, by the model's own attributes.

@@ -1,6 +1,6 @@
 """What every candidate is built from, and what is written down of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,8 @@ class Candidate:
     """A row of the table: processor milliseconds per call at batch 1 and at the serving batch, and what it was checked by.
 
     `difference` is the largest of all outputs from the trained model's, relative to values above 1; `agreement` the share of
-    held-out instances with the same answer; `refused` says why it may not serve.
+    held-out instances with the same answer; `lost` what the task's metric falls by on them, where it is measured; `refused` says why it
+    may not serve.
     """
 
     runtime: str
@@ -36,6 +37,7 @@ class Candidate:
     milliseconds_batch: float = 0.0
     difference: float = 0.0
     agreement: float | None = None
+    lost: float | None = None
     refused: str = ""
 
     def cost(self, batch: int) -> float:
@@ -76,12 +78,14 @@ class Builder:
     """How the files of a runtime come about.
 
     `build(material, precision, folder)` writes them and returns their entry; it raises Refused, or whatever a graph that can't be
-    converted raises. `tools` are the packages that each precision needs beside marina's own, and `extra` is what brings them.
+    converted raises. `tools` are the packages that each precision needs beside marina's own, and `extra` is what brings them. `ways` are
+    the options of the runtime that are timed; the best of them goes into the entry.
     """
 
     build: Callable[[Material, str, Path], Entry]
     tools: Mapping[str, tuple[str, ...]]
     extra: str = ""
+    ways: Sequence[Mapping[str, Any]] = ({},)
 
     def check_tools(self, precision: str) -> None:
         """Raise Refused, with what installs it, where a package is missing."""

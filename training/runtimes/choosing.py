@@ -11,7 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,8 @@ def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, E
         builder = BUILDERS[row.runtime]
         builder.check_tools(row.precision)
         entry = builder.build(material, row.precision, making)
-        runtime = load(making, entry, material.form)
-        if runtime.precision != row.precision:
-            raise Refused(f"this processor doesn't compute in {PRECISIONS[row.precision]}")
-        _measure(row, runtime, material)
+        ways = [_timed(row, {**entry, "options": dict(way)} if way else entry, material, making) for way in builder.ways]
+        row, entry, runtime = min(ways, key=lambda way: way[0].cost(material.batch))
         if row.precision != "fp32":
             check_answers(row, runtime, material, making.parent)
         elif not row.difference <= material.spec.export.parity:
@@ -109,6 +107,15 @@ def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, E
     except Exception as error:  # a graph that it can't convert or run: the others serve
         row.refused = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else 'no reason given'}"
     return row, entry
+
+
+def _timed(row: Candidate, entry: Entry, material: Material, making: Path) -> tuple[Candidate, Entry, Runtime]:
+    """One way in which a built form computes. Raises Refused where this processor hasn't its precision."""
+    runtime, row = load(making, entry, material.form), replace(row)
+    if runtime.precision != row.precision:
+        raise Refused(f"this processor doesn't compute in {PRECISIONS[row.precision]}")
+    _measure(row, runtime, material)
+    return row, entry, runtime
 
 
 def _measure(row: Candidate, runtime: Runtime, material: Material) -> None:
