@@ -372,6 +372,22 @@ def test_the_faster_way_serves_and_its_times_are_told(home: Path, monkeypatch: p
     assert started(one).model.one_by_one
 
 
+def test_a_graph_that_bears_no_fixed_shapes_serves_without(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = choosing._measure
+
+    def failing(row: Any, runtime: Any, material: Any) -> None:
+        if getattr(runtime, "one_by_one", False):
+            raise RuntimeError("a shape that can't be fixed")
+        measure(row, runtime, material)
+
+    monkeypatch.setattr(choosing, "_measure", failing)
+    one = exported_classifier(home, more="export: {precisions: [fp32]}\n")
+
+    (entry,) = json.loads((one.export_dir / "runtime.json").read_text())["serve"]
+    assert (entry["runtime"], "options" in entry) == ("openvino", False)
+    assert table(one)["openvino", "fp32"]["refused"] == ""
+
+
 @needs_bf16
 @pytest.mark.parametrize(("metric", "refused"), [(0.5, ""), (0.48, "the metric falls by 0.0200")])
 def test_fewer_bits_may_cost_the_metric_as_little_as_answers(home: Path, metric: float, refused: str) -> None:

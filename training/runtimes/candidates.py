@@ -79,13 +79,13 @@ class Builder:
 
     `build(material, precision, folder)` writes them and returns their entry; it raises Refused, or whatever a graph that can't be
     converted raises. `tools` are the packages that each precision needs beside marina's own, and `extra` is what brings them. `ways` are
-    the options of the runtime that are timed; the best of them goes into the entry.
+    options of the runtime that are timed beside none; the best goes into the entry.
     """
 
     build: Callable[[Material, str, Path], Entry]
     tools: Mapping[str, tuple[str, ...]]
     extra: str = ""
-    ways: Sequence[Mapping[str, Any]] = ({},)
+    ways: Sequence[Mapping[str, Any]] = ()
 
     def check_tools(self, precision: str) -> None:
         """Raise Refused, with what installs it, where a package is missing."""

@@ -7,6 +7,7 @@ processor time serves.
 """
 
 import json
+import logging
 import platform
 import shutil
 import time
@@ -26,6 +27,8 @@ from training.trained import Trained
 
 from bundle_handler import BundleHandler
 from bundle_runtimes import INDEX, Runtime, TorchRuntime, arrays, flat, form_of, load
+
+logger = logging.getLogger(__name__)
 
 BUILDERS: Mapping[str, Builder] = {
     "openvino": openvino_form.BUILDER,
@@ -96,7 +99,7 @@ def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, E
         builder = BUILDERS[row.runtime]
         builder.check_tools(row.precision)
         entry = builder.build(material, row.precision, making)
-        ways = [_timed(row, {**entry, "options": dict(way)} if way else entry, material, making) for way in builder.ways]
+        ways = _ways(row, entry, builder, material, making)
         row, entry, runtime = min(ways, key=lambda way: way[0].cost(material.batch))
         if row.precision != "fp32":
             check_answers(row, runtime, material, making.parent)
@@ -107,6 +110,17 @@ def _try(row: Candidate, material: Material, making: Path) -> tuple[Candidate, E
     except Exception as error:  # a graph that it can't convert or run: the others serve
         row.refused = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else 'no reason given'}"
     return row, entry
+
+
+def _ways(row: Candidate, entry: Entry, builder: Builder, material: Material, making: Path) -> list[tuple[Candidate, Entry, Runtime]]:
+    """A built form without options, and with each of its builder's that the graph allows. Raises Refused as `_timed`."""
+    found = [_timed(row, entry, material, making)]
+    for options in builder.ways:
+        try:
+            found.append(_timed(row, {**entry, "options": dict(options)}, material, making))
+        except Exception as error:  # a graph that bears no fixed shapes serves without
+            logger.info("%s %s does without %s: %s", row.runtime, row.precision, options, error)
+    return found
 
 
 def _timed(row: Candidate, entry: Entry, material: Material, making: Path) -> tuple[Candidate, Entry, Runtime]:

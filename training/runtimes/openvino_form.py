@@ -29,7 +29,7 @@ def build(material: Material, precision: str, folder: Path) -> Entry:
     return {"runtime": "openvino", "precision": precision, "file": INT8_FILE if precision == "int8" else FILE}
 
 
-BUILDER = Builder(build, {"fp32": (), "bf16": (), "int8": ("nncf",)}, "int8", ({}, {"one_by_one": True}))
+BUILDER = Builder(build, {"fp32": (), "bf16": (), "int8": ("nncf",)}, "int8", ({"one_by_one": True},))
 
 
 def converted(program: ExportedProgram, path: Path) -> None:
