@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,6 +74,21 @@ class TorchRuntime:
         self.torch.set_num_threads(threads)
 
 
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's one Core of this process, never given up.
+
+    Its CPU plugin puts an alternate signal stack into place, and back the one before it. Of two plugins the one that goes last would put
+    back the other's, which is unmapped by then: the next signal that Python handles, be it Ctrl-C, would be a segmentation fault.
+    """
+    with without("openvino.tools.ovc"):  # its converter, which would bring what tells its makers
+        import openvino
+
+    core = openvino.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # reads the plugin
+    return core
+
+
 class OpenVinoRuntime:
     """The graph as OpenVINO's model, on the CPU: in bfloat16 where that is asked for and the processor has it, else in float32.
 
@@ -84,10 +100,10 @@ class OpenVinoRuntime:
     name = "openvino"
 
     def __init__(self, path: Path, precision: str, form: Mapping[str, Any], one_by_one: bool = False) -> None:
-        with without("openvino.tools.ovc"):  # its converter, which would bring what tells its makers
-            import openvino
+        self.core = openvino_core()
+        import openvino
 
-        self.core, self.tensor = openvino.Core(), openvino.Tensor
+        self.tensor = openvino.Tensor
         self.source, self.one_by_one = self.core.read_model(path), one_by_one
         if one_by_one:
             self.source.reshape({place: [1, *list(place.partial_shape)[1:]] for place in self.source.inputs})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from PIL import Image
@@ -27,10 +26,10 @@ from bundle_checksums import write_checksums
 from bundle_errors import BrokenArchive
 from bundle_golden import difference, read_samples
 from bundle_images import ImageInput
-from bundle_runtimes import OpenVinoRuntime, TorchRuntime, arrays, flat, form_of, in_form
+from bundle_runtimes import OpenVinoRuntime, TorchRuntime, arrays, flat, form_of, in_form, openvino_core
 
 SIDE = 32
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor doesn't compute in bfloat16")
 CLASSIFIER = "kind: classifier\nfloor: {accuracy: 0.5}\n"
 
@@ -370,6 +369,26 @@ def test_the_faster_way_serves_and_its_times_are_told(home: Path, monkeypatch: p
     assert entry["options"] == {"one_by_one": True}
     assert table(one)["openvino", "fp32"]["milliseconds"] == 0.001
     assert started(one).model.one_by_one
+
+
+def test_a_signal_is_handled_after_runtimes_have_come_and_gone(home: Path) -> None:
+    one = exported_classifier(home, more="export: {precisions: [fp32]}\n")
+    program = f"""
+import gc, os, signal
+from pathlib import Path
+from bundle_runtimes import OpenVinoRuntime
+handled = []
+signal.signal(signal.SIGTERM, lambda *_: handled.append(1))
+runtimes = [OpenVinoRuntime(Path({str(one.export_dir / "openvino.xml")!r}), "fp32", {{"form": "tensor"}}) for _ in range(3)]
+while runtimes:
+    del runtimes[0]
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGTERM)
+assert len(handled) == 3
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=HANDLERS, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_graph_that_bears_no_fixed_shapes_serves_without(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

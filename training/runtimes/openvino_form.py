@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from training.runtimes.candidates import Builder, Entry, Material
 
 from bundle_imports import without
+from bundle_runtimes import openvino_core
 
 FILE, INT8_FILE = "openvino.xml", "openvino-int8.xml"
 
@@ -71,7 +72,7 @@ def _quantised(material: Material, source: Path, path: Path) -> None:
     import openvino
     from openvino._offline_transformations import apply_moc_transformations
 
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     apply_moc_transformations(model, False)  # normalisation becomes a part of convolutions; else it stands between them in float32
     nncf.set_log_level(logging.ERROR)
     one = len(inputs[0]) == 1
