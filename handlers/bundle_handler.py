@@ -160,8 +160,8 @@ class BundleHandler(StartingHandler):
         """Per request its instances, ready for the batch, or the error of the first that isn't: together, by threads, or each by itself."""
         instances = [one for request in requests for one in request.instances]
         with self.telemetry.preprocess:
-            together = self.prepare_together(instances)
-        if together is not None:
+            together = self._tried(self.prepare_together, instances)
+        if isinstance(together, list):  # else each by itself: whose fault it is gets the error
             rest = iter(together)
             return [[*islice(rest, len(request.instances))] for request in requests]
         if self.readers and len(instances) > 1:

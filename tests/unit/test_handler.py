@@ -172,6 +172,15 @@ def test_tensors_are_answered_as_tensors(served: tuple[PolicyHandler, Spec]) -> 
     assert (answer["outputs"][1]["name"], answer["outputs"][1]["shape"]) == ("q_values", [2, 2])
 
 
+def test_what_fails_for_all_together_is_tried_one_by_one(served: tuple[PolicyHandler, Spec], monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, one = served
+    expected = handle(handler, one, [GOOD, GOOD])
+
+    monkeypatch.setattr(handler, "prepare_together", lambda _instances: 1 / 0)
+
+    assert handle(handler, one, [GOOD, GOOD]) == expected
+
+
 def test_one_structured_line_per_batch_names_every_request(served: tuple[PolicyHandler, Spec], caplog: pytest.LogCaptureFixture) -> None:
     handler, one = served
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
