@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 from bundle_errors import NotUnderstood
@@ -108,10 +109,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Mask:
-    """`size` truths of which at least one is true: which of so many things are allowed."""
+    """`size` truths: which of so many things are allowed, at least one; of several `branches`, one after the other, one in each."""
 
     size: int
     about: str
+    branches: tuple[int, ...] = ()
 
     def read(self, name: str, value: Any) -> tuple[bool, ...]:
         """The truths in `value`: a JSON list of true, false, 1 and 0; as text also with commas alone, like 1,0,1."""
@@ -129,6 +131,10 @@ class Mask:
             raise NotUnderstood(f"{name} must be {wanted}, nothing else")
         if not any(truths):
             raise NotUnderstood(f"{name} allows nothing; leave at least one value true")
+        ends = list(accumulate(self.branches))
+        for branch, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            if not any(truths[start:end]):
+                raise NotUnderstood(f"{name} allows nothing in branch {branch}; leave at least one of its {end - start} values true")
         return tuple(map(bool, truths))
 
     def schema(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The graph decides; the handler hands it what it names under "inputs" in preprocess_config.json:
 
     observation   what is observed
-    action_mask   bool [actions]: those that are allowed; all by default
+    action_mask   bool [actions], of several branches one after the other: those that are allowed; all by default
     noise         what makes a stochastic policy sample: zeros for its deterministic action, otherwise independent draws of
                   the distribution that postprocess_config.json names (gumbel: the action is the largest of logits + noise,
                   Gumbel 1954; normal: mean + deviation * noise, the reparameterisation of Kingma and Welling 2014)
@@ -39,14 +39,15 @@ class PolicyHandler(BundleHandler):
         self.dtype = np.dtype(self.preprocess_config["dtype"])
         self.action_space: dict[str, Any] = self.postprocess_config["action_space"]
         self.actions = int(self.action_space["n"]) if self.action_space["type"] == "discrete" else 0
-        self.all_allowed = np.ones(self.actions, bool)
+        self.branches: tuple[int, ...] = tuple(self.action_space.get("nvec", (self.actions,)))
+        self.all_allowed = np.ones(sum(self.branches), bool)
         self.deterministic = bool(self.postprocess_config.get("deterministic", True))
         self.random = np.random.default_rng()
         self.options = {"deterministic": Flag(f"false samples the action; by default {str(self.deterministic).lower()}")}
         if "noise" in self.inputs:
             self.options["seed"] = Number(int, 0, 2**63 - 1, "sampling with the same seed gives the same action")
         if "action_mask" in self.inputs:
-            self.options["action_mask"] = Mask(self.actions, "actions that are allowed, in their order")
+            self.options["action_mask"] = Mask(sum(self.branches), self._about_mask(), self.branches)
         self.at_rest = {"action_mask": self.all_allowed, "noise": np.zeros(self._noises(), np.float32)}  # of who asks for nothing
         self.states = self._states()
         if self.states:
@@ -193,6 +194,13 @@ class PolicyHandler(BundleHandler):
         mask = instance.options.get("action_mask")
         return self.all_allowed if mask is None else np.array(mask)
 
+    def _about_mask(self) -> str:
+        several = f", of the branches {', '.join(map(str, self.branches))} one after the other" if len(self.branches) > 1 else ""
+        learned = bool(self.preprocess_config.get("wrappers", {}).get("action_masks"))
+        return f"actions that are allowed, in their order{several}" + (
+            "; this policy learned with them: send them always" if learned else ""
+        )
+
     def _noise(self, instance: Instance) -> np.ndarray:
         """float32 [actions of all branches, or components], drawn from (seed, position in the request) or from our own generator."""
         if instance.options.get("deterministic", self.deterministic):
@@ -203,7 +211,7 @@ class PolicyHandler(BundleHandler):
         return np.asarray(draw(size=self._noises()), np.float32)
 
     def _noises(self) -> int:
-        return self.actions or sum(self.action_space.get("nvec", ())) or int(np.prod(self.action_space["shape"]))
+        return sum(self.branches) or int(np.prod(self.action_space["shape"]))
 
     def _check_whole(self, numbers: np.ndarray) -> None:
         """Discrete observations, tuples of them, and pictures are whole numbers within their bounds."""

@@ -16,7 +16,7 @@ from marina.spec import Spec
 
 Ask = Callable[[bytes], Any]  # the body of a request -> its answer
 MOST_BODY_BYTES = 2_000_000  # TorchServe takes 6,553,500 by default, and the answer carries states
-BYTES_OF_REAL, BYTES_OF_WHOLE = 22, 4
+BYTES_OF_REAL, BYTES_OF_WHOLE, BYTES_OF_MASKED = 22, 4, 3
 SEED_STRIDE = 1_000_003  # between two steps' seeds, so that no episode's draws are those of another's later step
 
 
@@ -45,10 +45,12 @@ class Requests:
         self.seed = seed
         self.states: dict[int, str] = {}
 
-    def instance(self, episode: int, step: int, observation: Any) -> dict[str, Any]:
-        """One instance of a request."""
+    def instance(self, episode: int, step: int, observation: Any, allowed: Any = None) -> dict[str, Any]:
+        """One instance of a request; `allowed`, bool [n], is the mask of its actions where the environment gives one."""
         array = np.asarray(observation)
         asked: dict[str, Any] = {"observation": (array[-1] if self.stacked and self.remembers else array).tolist()}
+        if allowed is not None:
+            asked["action_mask"] = np.asarray(allowed, int).tolist()
         if self.remembers and step:
             asked |= {"state": self.states[episode], "step": step}
         if self.seed is not None:
@@ -68,19 +70,27 @@ def configuration(spec: Spec) -> dict[str, Any]:
     return config
 
 
+def _choices(spec: Spec) -> int:
+    """How many values a mask of its actions has."""
+    action = json.loads((spec.export_dir / "postprocess_config.json").read_text(encoding="utf-8"))["action_space"]
+    return sum(action.get("nvec", (action.get("n", 0),)))
+
+
 def play_episodes(spec: Spec, ask: Ask, episodes: int, stacks: bool = True, seed: int | None = None) -> Played:
     """Episodes 0 to `episodes` - 1 of the evaluation, as training starts them; as many at a time as one request holds.
 
     With `seed` the actions are draws of the policy's distribution.
     """
-    from training.policies.environments import made_with
+    from training.policies.environments import made_with, with_masks
     from training.policies.rollout import EVALUATION_SEED, Moment, played
 
     config = configuration(spec)
+    options = made_with(config)
     requests = Requests(config, stacks, seed)
     actions: list[list[Any]] = [[] for _ in range(episodes)]
     number = BYTES_OF_WHOLE if "int" in config["dtype"] else BYTES_OF_REAL
-    copies = max(1, min(1000, MOST_BODY_BYTES // (number * int(np.prod(config["shape"])) + 200)))
+    size = number * int(np.prod(config["shape"])) + BYTES_OF_MASKED * _choices(spec) * with_masks(options) + 200
+    copies = max(1, min(1000, MOST_BODY_BYTES // size))
 
     def act(moments: Sequence[Moment]) -> list[Any]:
         body = json.dumps({"instances": [requests.instance(*moment) for moment in moments]}).encode()
@@ -89,7 +99,7 @@ def play_episodes(spec: Spec, ask: Ask, episodes: int, stacks: bool = True, seed
             actions[moment.episode].append(requests.answered(moment.episode, answer)["action"])
         return [answer["action"] for answer in answers]
 
-    returns = played(act, config["environment"], episodes, EVALUATION_SEED, copies, options=made_with(config))
+    returns = played(act, config["environment"], episodes, EVALUATION_SEED, copies, options=options)
     return Played(returns, actions)
 
 

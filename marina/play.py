@@ -16,7 +16,7 @@ from marina.errors import CallError
 from marina.films import write
 
 Answer = dict[str, Any]
-Act = Callable[[np.ndarray], tuple[Any, Answer]]
+Act = Callable[..., tuple[Any, Answer]]
 Bounds = list[tuple[float, float]]
 
 WIDTH, PANEL, FRAMES_PER_SECOND = 400, 96, 12.5
@@ -39,7 +39,8 @@ def play(
     `began` is called before the first step of each, for an `act` that remembers. `options` are what the environment is made with
     besides its id (`training.policies.environments.make`).
 
-    `act` takes observations [1, ...] and gives the action with the endpoint's answer, like {"action": 1, "q_values": [0.2, 0.9]};
+    `act` takes observations [1, ...], and the mask of actions, bool [n], where `options` ask for masks; it gives the action with
+    the endpoint's answer, like {"action": 1, "q_values": [0.2, 0.9]};
     lists under "q_values" or "probabilities" become bars, and so does an action of numbers between bounds. Frames are left out
     so that the film runs at the environment's own speed with at most 12.5 frames per second. A film appears whole or not at all;
     folders above it are made. Raises CallError for an environment that is unknown or can't be drawn, and for an MP4 without PyAV.
@@ -48,11 +49,11 @@ def play(
     if gif is not None or mp4 is not None:
         with opened(environment, True, options) as env:
             _begin(began)
-            write(episode_frames(act, env, seed, returns), gif, mp4, 1000 * _stride(env) / env.metadata.get("render_fps", 30))
+            write(episode_frames(act, env, seed, returns, options), gif, mp4, 1000 * _stride(env) / env.metadata.get("render_fps", 30))
     with opened(environment, False, options) as env:
         for episode in range(len(returns), episodes):
             _begin(began)
-            for _ in episode_frames(act, env, seed + episode, returns):
+            for _ in episode_frames(act, env, seed + episode, returns, options):
                 pass
     return returns
 
@@ -87,16 +88,19 @@ def _stride(env: Any) -> int:
     return max(1, round(speed / FRAMES_PER_SECOND))
 
 
-def episode_frames(act: Act, env: Any, seed: int, returns: list[float]) -> Iterator[Image.Image]:
+def episode_frames(act: Act, env: Any, seed: int, returns: list[float], options: Mapping[str, Any] | None = None) -> Iterator[Image.Image]:
     """Runs one episode and appends its return; where `env` draws, gives a picture every few steps and one of the end."""
-    observation, _ = env.reset(seed=seed)
+    from training.policies.environments import with_masks
+
+    masked = with_masks(options)
+    observation, info = env.reset(seed=seed)
     total, step, ended, stride = 0.0, 0, False, _stride(env)
     while not ended:
         scene = env.render() if env.render_mode and step % stride == 0 else None
-        action, answer = act(np.asarray(observation)[None])
+        action, answer = act(np.asarray(observation)[None], *([info["action_mask"]] if masked else []))
         if scene is not None:
             yield picture(scene, f"step {step}", total, answer, _bounds(env))
-        observation, reward, terminated, truncated, _ = env.step(_plain(env, action))
+        observation, reward, terminated, truncated, info = env.step(_plain(env, action))
         total, step, ended = total + float(reward), step + 1, terminated or truncated
     returns.append(total)
     if env.render_mode:

@@ -73,7 +73,9 @@ class Learner:
 
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any], seed: int) -> None:
         if action["type"] != "discrete":
-            raise CallError(f"{settings.environment} acts by {action['type']}; this recipe takes Discrete actions")
+            raise CallError(
+                f"{settings.environment} acts by {action['type']}; this recipe takes Discrete actions; others: ppo, trpo, a2c, reinforce"
+            )
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise CallError("device: cuda: no such device here; leave it out")
         self.settings, self.phases = settings, 0

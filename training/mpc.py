@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from marina.errors import CallError
@@ -69,6 +69,13 @@ class Settings(LearningSettings):
         if self.elites >= self.plans:
             raise ValueError(f"elites ({self.elites}) must be fewer than plans ({self.plans})")
         return self
+
+    @field_validator("action_masks")
+    @classmethod
+    def _no_masks(cls, wanted: bool) -> bool:
+        if wanted:
+            raise ValueError("the model doesn't learn what will be allowed later in a plan; leave it out, or train by dqn or ppo")
+        return wanted
 
 
 class Planning(nn.Module):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from training.policies import learning
 from training.policies.natural_gradient import Actor, conjugate_gradient
-from training.policies.on_policy import LOG_SQRT_TAU, ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts, log_softmax
+from training.policies.on_policy import ActorCritic, Ascent, OnPolicySettings, Rollout, Rollouts
 from training.trained import Trained
 
 
@@ -57,12 +57,12 @@ class Learner:
         for _ in range(settings.critic_epochs):
             for chosen in np.array_split(self.experience.random.permutation(len(rollout)), pieces):
                 error = self.follow(rollout.rows(chosen))
-        return error, self.entropy()
+        return error, self.actor.stood.entropy
 
     def improve(self, rollout: Rollout) -> float:
         """One step of the actor; returns its divergence from where it stood, 0 where no step is better."""
         settings, actor, advantages = self.settings, self.actor, rollout.standard_advantages()
-        actor.stand(rollout.features)
+        actor.stand(rollout.features, rollout.allowed)
         start = actor.parameters
         gradient = actor.gradient(rollout.actions, advantages / len(advantages))
 
@@ -84,7 +84,7 @@ class Learner:
 
     def surrogate(self, rollout: Rollout, advantages: np.ndarray) -> float:
         """What the present policy gains over the rollout's: mean of (r - 1) A, r the ratio of probabilities (equation 14)."""
-        now = self.policy.log_probability(self.actor.scores_now(), rollout.actions)
+        now = self.actor.now().log_probability(rollout.actions)
         return float((np.expm1(now - rollout.log_probabilities) * advantages).mean())
 
     def follow(self, batch: Rollout) -> float:
@@ -93,12 +93,6 @@ class Learner:
         errors = values - batch.returns
         self.critic.step(np.zeros_like(errors), errors / len(errors))
         return float(np.square(errors).mean())
-
-    def entropy(self) -> float:
-        """Mean entropy of the policy where it stood."""
-        if self.policy.log_std is not None:
-            return float((self.actor.old_log_std + 0.5 + LOG_SQRT_TAU).sum())
-        return float(-(self.actor.probabilities * log_softmax(self.actor.scores)).sum(1).mean())
 
 
 def train(settings: Settings, seed: int, report: Path) -> Trained:

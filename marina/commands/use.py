@@ -158,8 +158,8 @@ def play(
             nonlocal steps
             steps = count()
 
-        def act(observation: Any) -> tuple[Any, dict[str, Any]]:
-            answer = asked.answered(0, client.predict(name, asked.instance(0, next(steps), observation[0]), chosen.version))
+        def act(observation: Any, *allowed: Any) -> tuple[Any, dict[str, Any]]:
+            answer = asked.answered(0, client.predict(name, asked.instance(0, next(steps), observation[0], *allowed), chosen.version))
             return answer["action"], answer
 
         returns = run(act, environment, episodes, seed, gif, made_with(config), mp4=mp4, began=begin)

@@ -203,13 +203,14 @@ def test_gradients_written_by_hand_are_those_of_autograd(environment: str, activ
     agent = agent_for(environment, activation=activation, hidden=(16, 8), log_std=-0.5)
     random = np.random.default_rng(0)
     features = random.normal(size=(30, agent.encoder.width)).astype(np.float32)
-    actions = random.integers(2, size=30) if agent.discrete else random.normal(size=(30, 2)).astype(np.float32)
+    actions = random.integers(2, size=(30, 1)) if agent.branches else random.normal(size=(30, 2)).astype(np.float32)
     by_log_probability, by_value = random.normal(size=(2, 30)).astype(np.float32)
     zeros = np.zeros(30, np.float32)
     with torch.enable_grad():
         scores, values = agent.networks(torch.from_numpy(features)).unbind(0)
         distribution = Categorical(logits=scores) if agent.log_std is None else Normal(scores, agent.log_std.exp())
-        logarithms, entropies = distribution.log_prob(torch.from_numpy(actions)), distribution.entropy()
+        taken = torch.from_numpy(actions if agent.log_std is not None else actions[:, 0])
+        logarithms, entropies = distribution.log_prob(taken), distribution.entropy()
         if agent.log_std is not None:
             logarithms, entropies = logarithms.sum(1), entropies.sum(1)
         loss = logarithms @ torch.from_numpy(by_log_probability) + values[:, 0] @ torch.from_numpy(by_value) - 0.1 * entropies.mean()
@@ -440,9 +441,9 @@ def test_ctrl_c_before_the_first_look_ends_it_all(tmp_path: Path, monkeypatch: p
 
 
 def test_actions_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Counting, "action_space", spaces.MultiDiscrete([2, 3]))
+    monkeypatch.setattr(Counting, "action_space", spaces.MultiBinary(3))
 
-    with pytest.raises(CallError, match="Discrete and Box"):
+    with pytest.raises(CallError, match="MultiDiscrete that start at 0"):
         ppo.train(ppo.Settings(environment="Counting-v0"), 0, tmp_path)
 
 

@@ -100,10 +100,11 @@ def test_gradients_and_divergences_are_torchs(environment: str) -> None:
     agent, random = agent_for(environment), np.random.default_rng(2)
     actor, features = Actor(agent), features_for(agent)
     scores, start = by_torch(actor, features), torch.tensor(actor.parameters, requires_grad=True)
-    actions = random.integers(2, size=40) if agent.discrete else random.normal(size=(40, 1)).astype(np.float32)
+    actions = random.integers(2, size=(40, 1)) if agent.branches else random.normal(size=(40, 1)).astype(np.float32)
     weights = random.normal(size=40)
     old = distribution(*scores(start))
-    chances = old.log_prob(torch.from_numpy(actions)).reshape(40, -1).sum(1)  # type: ignore[no-untyped-call]
+    taken = torch.from_numpy(actions[:, 0] if agent.branches else actions)
+    chances = old.log_prob(taken).reshape(40, -1).sum(1)  # type: ignore[no-untyped-call]
     (expected,) = torch.autograd.grad((chances * torch.from_numpy(weights)).sum(), start)
     away = start.detach() + 0.05 * torch.from_numpy(random.normal(size=len(start)))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from marina.errors import CallError
 
@@ -20,9 +21,9 @@ def make(environment: str, wrappers: Mapping[str, Any] | None = None, **options:
     """One environment by its id, with options of its own.
 
     `wrappers` may hold {"atari_preprocessing": true} (Machado et al. 2018, section 3: up to 30 idle steps at the start, 4 frames per
-    step, of which the last two are merged, 84 x 84 in grey) and {"frame_stack": n} (the last n observations, oldest first; the first
-    of an episode stands for those before it). Raises CallError for an id that is unknown or lacks its packages, and for
-    options and wrappers that it doesn't take.
+    step, of which the last two are merged, 84 x 84 in grey), {"frame_stack": n} (the last n observations, oldest first; the first
+    of an episode stands for those before it) and {"action_masks": true} (see `ActionMasks`). Raises CallError for an id that is
+    unknown or lacks its packages, and for options and wrappers that it doesn't take.
     """
     wrappers, own = wrappers or {}, dict(options)
     if environment.startswith(ATARI):
@@ -45,7 +46,54 @@ def make(environment: str, wrappers: Mapping[str, Any] | None = None, **options:
         env = _atari(env, environment)
     if wrappers.get("frame_stack"):
         env = gymnasium.wrappers.FrameStackObservation(env, int(wrappers["frame_stack"]))
-    return env
+    return ActionMasks(env, environment) if wrappers.get("action_masks") else env
+
+
+class ActionMasks(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Sees to it that every observation comes with the actions that are allowed then: info["action_mask"], bool [n].
+
+    n is the number of Discrete actions, or the sum of nvec, branch after branch, of MultiDiscrete ones. At the end of an episode
+    everything counts as allowed where the environment says otherwise, or nothing. Raises CallError for other actions, and for
+    masks that are missing, of another length, or leave nothing to do.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], environment: str) -> None:
+        super().__init__(env)
+        space, self.environment = env.action_space, environment
+        if isinstance(space, gymnasium.spaces.Discrete):
+            self.branches = [int(space.n)]
+        elif isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+            self.branches = space.nvec.tolist()
+        else:
+            raise CallError(f"action_masks: {environment} acts by {space}; masks are of Discrete and MultiDiscrete actions; leave it out")
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """As the environment, with a mask."""
+        observation, info = self.env.reset(**options)
+        return observation, {**info, "action_mask": self._checked(info, False)}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment, with a mask."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        mask = self._checked(info, terminated or truncated)
+        return observation, reward, terminated, truncated, {**info, "action_mask": mask}
+
+    def _checked(self, info: dict[str, Any], ended: bool) -> np.ndarray:
+        mask, size = info.get("action_mask"), sum(self.branches)
+        if mask is None and not ended:
+            raise CallError(f"action_masks: {self.environment} gives none: info['action_mask'] is missing; leave it out")
+        allowed = np.ones(size, bool) if mask is None else np.asarray(mask)
+        if allowed.shape != (size,) or not np.isin(allowed, (0, 1)).all():
+            raise CallError(
+                f"action_masks: {self.environment} gives {mask!r} as info['action_mask'], not {size} values 0 or 1; leave it out"
+            )
+        allowed = allowed.astype(bool)
+        starts = np.cumsum([0, *self.branches[:-1]])
+        if not np.logical_or.reduceat(allowed, starts).all():
+            if not ended:
+                raise CallError(f"action_masks: {self.environment} gives {mask!r}, which leaves nothing to do; it must allow an action")
+            allowed = np.ones(size, bool)
+        return allowed
 
 
 def make_vector(environment: str, copies: int, options: Mapping[str, Any] | None = None) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
@@ -59,6 +107,11 @@ def make_vector(environment: str, copies: int, options: Mapping[str, Any] | None
             return vector
         vector.close()
     return gymnasium.vector.SyncVectorEnv([lambda: make(environment, **made_with) for _ in range(copies)])
+
+
+def with_masks(options: Mapping[str, Any] | None) -> bool:
+    """Whether an environment made with these gives masks that are meant to be used."""
+    return bool((options or {}).get("wrappers", {}).get("action_masks"))
 
 
 def made_with(config: Mapping[str, Any]) -> dict[str, Any]:

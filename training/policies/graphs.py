@@ -7,7 +7,6 @@ draw, `noise` is taken (decision 0004), so that zeros give the deterministic act
 What is not covered: convolutions, dictionaries, recurrent policies, MultiBinary actions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,21 +158,22 @@ class CategoricalPolicy(nn.Module):
 
 
 class MultiCategoricalPolicy(nn.Module):
-    """PPO and A2C with MultiDiscrete actions; `noise` is Gumbel [B, sum of nvec].
+    """PPO and A2C with MultiDiscrete actions; `action_mask` (bool) and `noise` (Gumbel) are [B, sum of nvec], branch after branch.
 
     Gives {"action": int64 [B, branches], "value": float32 [B]}.
     """
 
-    inputs = ("observation", "noise")
+    inputs = ("observation", "action_mask", "noise")
 
     def __init__(self, scores: nn.Module, critic: nn.Module, branches: list[int]) -> None:
         super().__init__()
         self.scores, self.critic, self.ends = scores, critic, np.cumsum(branches).tolist()[:-1]
 
-    def forward(self, observations: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The most probable action of every branch, or a draw."""
-        pairs = zip(*(part.tensor_split(self.ends, 1) for part in (self.scores(observations), noise)), strict=True)
-        action = torch.stack([_categorical(logits, draws)[0] for logits, draws in pairs], 1)
+    def forward(self, observations: torch.Tensor, action_mask: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The most probable action of every branch, or a draw, of those that are allowed."""
+        logits = self.scores(observations).masked_fill(~action_mask, -torch.inf)
+        pairs = zip(*(part.tensor_split(self.ends, 1) for part in (logits, noise)), strict=True)
+        action = torch.stack([_categorical(part, draws)[0] for part, draws in pairs], 1)
         return {"action": action, "value": self.critic(observations).squeeze(1)}
 
 
@@ -248,11 +248,16 @@ class PlanningPolicy(nn.Module):
 Policy = GreedyPolicy | CategoricalPolicy | MultiCategoricalPolicy | GaussianPolicy | DeterministicPolicy | PlanningPolicy
 
 
+def branch_sizes(action: dict[str, Any]) -> list[int]:
+    """How many choices each number of an action has: one number of Discrete actions; none of a Box."""
+    if action["type"] == "discrete":
+        return [int(action["n"])]
+    return [*action.get("nvec", [])]
+
+
 def action_size(action: dict[str, Any]) -> int:
     """How many numbers the last layer gives: one per choice, or one per component."""
-    if action["type"] == "discrete":
-        return int(action["n"])
-    return sum(action["nvec"]) if action["type"] == "multi_discrete" else int(np.prod(action["shape"]))
+    return sum(branch_sizes(action)) or int(np.prod(action["shape"]))
 
 
 def example(policy: Policy, observation: dict[str, Any], action: dict[str, Any]) -> tuple[torch.Tensor, ...]:
@@ -278,33 +283,50 @@ def described(policy: Policy, inputs: tuple[torch.Tensor, ...], observation: dic
     }
 
 
-def acting(policy: Policy, inputs: tuple[torch.Tensor, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """Deterministic actions of observations [n, ...], as `rollout` asks for them."""
-    return lambda observations: answered(policy, inputs, observations, "action")
+def acting(policy: Policy, inputs: tuple[torch.Tensor, ...]) -> rollout.Act:
+    """Deterministic actions of observations [n, ...] and, if they are given, masks, as `rollout` asks for them."""
+    return lambda observations, allowed=None: answered(policy, inputs, observations, "action", allowed)
 
 
 @torch.no_grad()
-def answered(policy: Policy, inputs: tuple[torch.Tensor, ...], observations: np.ndarray, name: str) -> np.ndarray:
-    """What the policy answers under `name` at observations [n, ...], some at a time: an episode of pictures would fill the memory."""
-    found = []
-    for rows in torch.split(torch.from_numpy(observations), 256):
-        rest = (part[:1].expand(len(rows), -1) for part in inputs[1:])
-        found.append(policy(rows.to(inputs[0].dtype), *rest)[name].numpy())
+def answered(
+    policy: Policy, inputs: tuple[torch.Tensor, ...], observations: np.ndarray, name: str, allowed: np.ndarray | None = None
+) -> np.ndarray:
+    """What the policy answers under `name` at observations [n, ...], some at a time: an episode of pictures would fill the memory.
+
+    `allowed` is bool [n, choices]; None allows all.
+    """
+    found, at_rest = [], dict(zip(policy.inputs[1:], inputs[1:], strict=True))
+    for start in range(0, len(observations), 256):
+        rows = torch.from_numpy(observations[start : start + 256]).to(inputs[0].dtype)
+        rest = {key: part[:1].expand(len(rows), -1) for key, part in at_rest.items()}
+        if allowed is not None:
+            rest["action_mask"] = torch.from_numpy(allowed[start : start + 256])
+        found.append(policy(rows, *rest.values())[name].numpy())
     return np.concatenate(found)
 
 
 def golden(
-    policy: Policy, inputs: tuple[torch.Tensor, ...], observations: np.ndarray, action: dict[str, Any]
+    policy: Policy,
+    inputs: tuple[torch.Tensor, ...],
+    observations: np.ndarray,
+    action: dict[str, Any],
+    allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Sample]]:
-    """The actions [T, ...] at the observations [T, ...] of an episode, and its clearest steps as sample requests."""
-    actions = acting(policy, inputs)(observations)
-    branches = [action["n"]] if action["type"] == "discrete" else action.get("nvec")
-    if branches is None:
+    """The actions [T, ...] at the observations [T, ...] of an episode, and its clearest steps as sample requests.
+
+    `allowed`, bool [T, choices], are the masks of the episode, if it had any.
+    """
+    actions, branches = acting(policy, inputs)(observations, allowed), branch_sizes(action)
+    if not branches:
         return actions, rollout.golden_samples(observations, actions, np.ones(len(actions), bool))
     with torch.no_grad():
         parts = torch.split(torch.from_numpy(observations).to(inputs[0].dtype), 256)
         scores = torch.cat([policy.scores(part) for part in parts])  # type: ignore[operator,union-attr]
+    most = scores.abs().max()
+    if allowed is not None:
+        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
     best = [functional.pad(part, (0, 1), value=-torch.inf).topk(2).values for part in torch.split(scores, branches, 1)]
     leads = torch.stack([part[:, 0] - part[:, 1] for part in best]).amin(0)
-    clear = leads >= torch.maximum(leads.median(), 1e-3 * scores.abs().max())  # other arithmetic can't turn these
-    return actions, rollout.golden_samples(observations, actions, clear.numpy())
+    clear = leads >= torch.maximum(leads.median(), 1e-3 * most)  # other arithmetic can't turn these
+    return actions, rollout.golden_samples(observations, actions, clear.numpy(), allowed)

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from marina.spec import Section
-from training.policies import checkpoints, rollout
+from training.policies import checkpoints, environments, rollout
 from training.policies.checkpoints import Checkpoint
 from training.policies.drawing import History, draw, progress_bar
 from training.policies.graphs import GreedyPolicy, Policy, acting, answered, described, example, golden
@@ -35,6 +35,7 @@ class LearningSettings(Section):
     environment_options: dict[str, Any] = Field(default={}, description="what it is made with, like {sutton_barto_reward: true}")
     atari: bool = Field(default=False, description="84 x 84 in grey, 4 frames per step: for games of the Arcade Learning Environment")
     frame_stack: int = Field(default=0, ge=0, le=64, description="the last so many observations are observed together; 0: the last alone")
+    action_masks: bool = Field(default=False, description="only what the environment's info['action_mask'] allows is done and learned")
     steps: int = Field(default=100_000, ge=1, description="environment steps at most; fewer when the target is confirmed")
     target_return: float | None = Field(default=None, description="stop once confirmed; default: the environment's own threshold")
     screening_every: int = Field(default=256, ge=1, description="environment steps between two looks at the policy")
@@ -51,7 +52,7 @@ class LearningSettings(Section):
     @property
     def made_with(self) -> dict[str, Any]:
         """What the environment is made with besides its id."""
-        wrappers = {"atari_preprocessing": self.atari, "frame_stack": self.frame_stack}
+        wrappers = {"atari_preprocessing": self.atari, "frame_stack": self.frame_stack, "action_masks": self.action_masks}
         chosen = {name: value for name, value in wrappers.items() if value}
         return {**self.environment_options, **({"wrappers": chosen} if chosen else {})}
 
@@ -59,7 +60,8 @@ class LearningSettings(Section):
 class Acting(Protocol):
     """A policy while it learns; a deep copy of it is a snapshot."""
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    @property
+    def act(self) -> rollout.Act:
         """Actions without exploration, as `rollout` asks for them."""
 
 
@@ -97,7 +99,9 @@ class Experience:
     def __init__(self, environment: str, copies: int, seed: int, options: Mapping[str, Any] | None = None) -> None:
         self.vector = rollout.make_vector(environment, copies, options)
         self.random = np.random.default_rng(seed)
-        self.observations, _ = self.vector.reset(seed=int(self.random.integers(SELECTION_SEED // 2)))
+        self.masked = environments.with_masks(options)
+        self.allowed: np.ndarray | None = None  # bool [copies, n], at the present observations; None: everything
+        self._observe(*self.vector.reset(seed=int(self.random.integers(SELECTION_SEED // 2))))
         self.resetting = np.zeros(copies, bool)  # copies whose next row only resets them: the action is ignored, nothing is earned
         self.returns = np.zeros(copies)
         self.transitions, self.episodes, self.last_return = 0, 0, 0.0
@@ -106,7 +110,7 @@ class Experience:
 
     def restart(self) -> None:
         """Begin a new episode in every copy, whether the last one has ended or not."""
-        self.observations, _ = self.vector.reset()
+        self._observe(*self.vector.reset())
         self.resetting[:], self.returns[:] = False, 0
 
     def go_on(self) -> None:
@@ -117,7 +121,8 @@ class Experience:
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """One step of every copy: (rewards, terminated, ended, whether the row is a real transition), [copies] each."""
-        self.observations, rewards, terminated, truncated, _ = self.vector.step(actions)
+        observations, rewards, terminated, truncated, infos = self.vector.step(actions)
+        self._observe(observations, infos)
         self.digest.update(self.observations.tobytes() + rewards.tobytes())
         real, self.resetting = ~self.resetting, terminated | truncated
         self.transitions += int(real.sum())
@@ -127,6 +132,11 @@ class Experience:
             self.last_return = float(self.returns[self.resetting].mean())
             self.returns[self.resetting] = 0
         return rewards, terminated, self.resetting, real
+
+    def _observe(self, observations: np.ndarray, infos: Mapping[str, Any]) -> None:
+        self.observations = observations
+        if self.masked:  # the copies reset on the step after an end, so a mask always is of the observation that it comes with
+            self.allowed = infos["action_mask"]
 
 
 Snapshot = TypeVar("Snapshot", bound=Acting)
@@ -210,8 +220,8 @@ def train(settings: LearningSettings, seed: int, report: Path, make_learner: Mak
         inputs = example(policy, observation, action)
         act = acting(policy, inputs)
         returns = rollout.episode_returns(act, environment, settings.evaluation_episodes, rollout.EVALUATION_SEED, options=options)
-        observations = rollout.episode_observations(act, environment, rollout.EVALUATION_SEED, options)
-        actions, samples = golden(policy, inputs, observations, action)
+        observations, allowed = rollout.watched_episode(act, environment, rollout.EVALUATION_SEED, options)
+        actions, samples = golden(policy, inputs, observations, action, allowed)
         values = answered(policy, inputs, observations, "q_values") if isinstance(policy, GreedyPolicy) else None
     history.tick()
     spent = {"seconds": history.seconds, "cpu_seconds": history.cpu_seconds, "resumed_at": history.resumed}

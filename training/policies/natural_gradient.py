@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from training.policies.on_policy import ActorCritic, log_softmax
+from training.policies.distributions import Categorical, Gaussian, forbid
+from training.policies.on_policy import ActorCritic
 from training.policies.small_networks import Arrays, answer, backward, passes, tangents
 
 
@@ -52,50 +53,33 @@ class Actor:
         for part, values in zip(self.parts, np.split(parameters, self.ends), strict=True):
             part[...] = values.reshape(part.shape)
 
-    def stand(self, features: np.ndarray) -> None:
-        """Remember the present policy at `features`, float32 [B, w]."""
-        self.passed = passes(self.arrays, self.agent.activation, features)
-        self.scores, self.old_log_std = self.passed[-1], self.log_std.copy()
-        self.probabilities = np.exp(log_softmax(self.scores)) if self.agent.log_std is None else np.zeros(0)
+    def stand(self, features: np.ndarray, allowed: np.ndarray | None = None) -> None:
+        """Remember the present policy at `features`, float32 [B, w], where `allowed`, bool [B, n], may forbid some choices."""
+        self.passed, self.allowed = passes(self.arrays, self.agent.activation, features), allowed
+        self.stood = self.agent.distribution(forbid(self.passed[-1], allowed))
 
-    def scores_now(self) -> np.ndarray:
-        """Logits or means, [B, n], of the policy as it acts now at the features of `stand`."""
-        return answer(self.arrays, self.agent.activation, self.passed[0])
+    def now(self) -> Categorical | Gaussian:
+        """The policy as it acts now at the features of `stand`."""
+        scores = answer(self.arrays, self.agent.activation, self.passed[0])
+        return self.agent.distribution(forbid(scores, self.allowed))
 
     def gradient(self, actions: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Of the sum of `weights` [B] times log pi(actions), where the actor stood."""
-        if self.agent.log_std is None:
-            by_scores = -self.probabilities * weights[:, None]
-            by_scores[np.arange(len(actions)), actions] += weights
-            return self._by_parameters(by_scores, self.log_std)
-        away = (actions - self.scores) * np.exp(-self.old_log_std)
-        return self._by_parameters(weights[:, None] * away * np.exp(-self.old_log_std), weights @ (away * away - 1))
+        return self._by_parameters(*self.stood.slopes(actions, weights))
 
     def fisher_product(self, vector: np.ndarray) -> np.ndarray:
-        """The mean Fisher matrix, where the actor stood, times `vector`.
-
-        M is diag(p) - p p^T by the logits of a categorical distribution; by the mean and the logarithm of the deviation of
-        a Gaussian it is 1 / deviation^2 and 2.
-        """
+        """The mean Fisher matrix, where the actor stood, times `vector`."""
         pieces = [
             values.reshape(part.shape) for part, values in zip(self.parts, np.split(vector.astype(np.float32), self.ends), strict=True)
         ]
         direction: Arrays = list(zip(pieces[:-1:2], pieces[1:-1:2], strict=True))
         speed = tangents(self.arrays, self.agent.activation, self.passed, direction)
-        if self.agent.log_std is None:
-            by_scores = self.probabilities * (speed - (self.probabilities * speed).sum(1, keepdims=True))
-        else:
-            by_scores = speed * np.exp(-2 * self.old_log_std)
-        return self._by_parameters(by_scores / len(speed), 2 * pieces[-1])
+        by_scores = self.stood.fisher_product(speed)
+        return self._by_parameters(by_scores / len(speed), 2 * pieces[-1])  # 2: that of the logarithm of a deviation
 
     def divergence(self) -> float:
         """The mean KL(where it stood, now) at the features of `stand`, in nats, of the distributions themselves."""
-        if self.agent.log_std is None:
-            apart = log_softmax(self.scores.astype(np.float64)) - log_softmax(self.scores_now().astype(np.float64))
-            return float((self.probabilities * apart).sum(1).mean())
-        old, new = self.old_log_std.astype(np.float64), self.log_std.astype(np.float64)
-        squares = np.exp(2 * old) + np.square(self.scores - self.scores_now(), dtype=np.float64)
-        return float((new - old + squares / (2 * np.exp(2 * new)) - 0.5).sum(1).mean())
+        return self.stood.divergence(self.now())  # type: ignore[arg-type]  # both are of one kind
 
     def _by_parameters(self, by_scores: np.ndarray, by_log_std: np.ndarray) -> np.ndarray:
         """Backpropagation to a vector like `parameters`. The weights must be those of `stand`."""

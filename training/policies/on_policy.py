@@ -14,14 +14,22 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from marina.errors import CallError
 from training.policies.curiosity import Curiosity
-from training.policies.graphs import Bounds, CategoricalPolicy, ConstantDeviation, Features, GaussianPolicy, Policy, action_size
+from training.policies.distributions import Branches, Categorical, Gaussian, forbid
+from training.policies.graphs import (
+    Bounds,
+    CategoricalPolicy,
+    ConstantDeviation,
+    Features,
+    GaussianPolicy,
+    MultiCategoricalPolicy,
+    Policy,
+    action_size,
+    branch_sizes,
+)
 from training.policies.learning import Experience, LearningSettings
 from training.policies.observations import ObservationEncoder
 from training.policies.small_networks import Adam, Perceptrons, answer, backward, flatten, passes
-
-LOG_SQRT_TAU = 0.5 * np.log(2 * np.pi)
 
 
 class OnPolicySettings(LearningSettings):
@@ -45,22 +53,21 @@ class OnPolicySettings(LearningSettings):
 class ActorCritic(nn.Module):
     """Actor and critic of one size, side by side: a categorical policy, or a Gaussian whose deviation doesn't depend on the state.
 
-    Raises CallError unless the actions are Discrete or Box.
+    Raw actions, as the policy draws them, are int64 [B, branches] or unclipped float32 [B, n]; Discrete actions have one branch.
     """
 
     def __init__(self, settings: OnPolicySettings, observation: dict[str, Any], action: dict[str, Any]) -> None:
         super().__init__()
-        if action["type"] not in ("discrete", "box"):
-            raise CallError(f"{settings.environment} acts by {action['type']}; this recipe takes Discrete and Box actions")
         self.observation, self.action, self.activation = observation, action, settings.activation
         self.encoder, self.size = ObservationEncoder(observation, settings.normalise_observations), action_size(action)
         sizes = (self.encoder.width, *settings.hidden, self.size)
         # a small last gain of the actor: at first all actions are about as likely (Andrychowicz et al. 2021, section 3.2)
         self.networks = Perceptrons(2, sizes, settings.activation).orthogonal((0.01, 1.0))
-        self.discrete = action["type"] == "discrete"
-        self.log_std = None if self.discrete else nn.Parameter(torch.full((self.size,), settings.log_std))
+        choices = branch_sizes(action)
+        self.branches = Branches(choices) if choices else None
+        self.log_std = None if choices else nn.Parameter(torch.full((self.size,), settings.log_std))
         self.value_scale = 1.0  # rewards are divided by it while learning
-        self.bounds = None if self.discrete else Bounds(action, squashed=False)
+        self.bounds = None if choices else Bounds(action, squashed=False)
 
     @torch.no_grad()
     def forget_values(self) -> None:
@@ -68,31 +75,33 @@ class ActorCritic(nn.Module):
         self.networks.weights[-1][1].zero_()
         self.networks.biases[-1][1].zero_()
 
+    def distribution(self, scores: np.ndarray) -> Categorical | Gaussian:
+        """Of raw actions, by logits or means [B, n]."""
+        if self.log_std is None:
+            assert self.branches is not None
+            return Categorical(scores, self.branches)
+        return Gaussian(scores, self.log_std.detach().numpy())
+
     def judge(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 [B, w] to (logits or means [B, n], scaled values [B])."""
         scores, values = answer(self.networks.arrays(slice(None)), self.activation, features)
         return scores, values[:, 0]
 
-    def log_probability(self, scores: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Of `actions`, int64 [B] or unclipped float32 [B, n]: [B]."""
-        if self.log_std is None:
-            found: np.ndarray = log_softmax(scores)[np.arange(len(actions)), actions]
-            return found
-        log_std = self.log_std.detach().numpy()
-        gaussian: np.ndarray = -(0.5 * np.square((actions - scores) * np.exp(-log_std)) + log_std + LOG_SQRT_TAU).sum(1)
-        return gaussian
+    def raw(self, scores: np.ndarray) -> np.ndarray:
+        """The most probable raw actions by logits or means [B, n]; with noise added, those that it draws."""
+        return scores if self.branches is None else self.branches.likeliest(scores)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """Raw actions as the environment takes them: continuous ones clipped to their bounds."""
+        """Raw actions as the environment takes them: continuous ones clipped to their bounds, a single choice as a number."""
         if self.bounds is None:
-            return actions
+            return actions[:, 0] if self.action["type"] == "discrete" else actions
         shaped: np.ndarray = actions.reshape(-1, *self.bounds.shape).clip(self.bounds.low.numpy(), self.bounds.high.numpy())
         return shaped
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """The most probable actions."""
+    def act(self, observations: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+        """The most probable actions, of those that are `allowed` (bool [B, n], None: all)."""
         scores = answer(self.networks.arrays(), self.activation, self.encoder(observations))
-        return self.to_environment(scores.argmax(1) if self.discrete else scores)
+        return self.to_environment(self.raw(forbid(scores, allowed)))
 
     def served(self) -> Policy:
         """The graph, in eval mode, with weights of its own."""
@@ -104,30 +113,40 @@ class ActorCritic(nn.Module):
             last.weight.mul_(self.value_scale)
             last.bias.mul_(self.value_scale)
         critic = nn.Sequential(features, *value)
-        if self.log_std is None or self.bounds is None:
+        if self.action["type"] == "discrete":
             return CategoricalPolicy(nn.Sequential(features, *layers), critic).eval()
+        if self.log_std is None or self.bounds is None:
+            return MultiCategoricalPolicy(nn.Sequential(features, *layers), critic, self.action["nvec"]).eval()
         deviation = ConstantDeviation(self.log_std.detach().clone())
         return GaussianPolicy(nn.Sequential(features, *layers[:-1]), head, deviation, self.bounds, critic).eval()
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """N transitions by one policy; float32, but for Discrete actions (int64)."""
+    """N transitions by one policy; float32, but for choices (int64) and masks (bool)."""
 
     features: np.ndarray  # [N, w]
-    actions: np.ndarray  # [N] or [N, n]: unclipped
+    actions: np.ndarray  # [N, branches], or [N, n] unclipped
     log_probabilities: np.ndarray  # [N]
     values: np.ndarray  # [N], the critic's
     advantages: np.ndarray  # [N]
     returns: np.ndarray  # [N], what the critic should have said
+    allowed: np.ndarray | None = None  # [N, n], the choices; None: all
 
     def __len__(self) -> int:
         return len(self.advantages)
 
     def rows(self, chosen: np.ndarray | slice) -> "Rollout":
         """Those at int64 [M]."""
-        parts = (self.features, self.actions, self.log_probabilities, self.values, self.advantages, self.returns)
-        return Rollout(*(part[chosen] for part in parts))
+        return Rollout(
+            self.features[chosen],
+            self.actions[chosen],
+            self.log_probabilities[chosen],
+            self.values[chosen],
+            self.advantages[chosen],
+            self.returns[chosen],
+            None if self.allowed is None else self.allowed[chosen],
+        )
 
     def standard_advantages(self) -> np.ndarray:
         """With mean 0 and deviation 1, [N]."""
@@ -151,50 +170,29 @@ class Ascent:
     def judge(self, batch: Rollout) -> tuple[np.ndarray, np.ndarray]:
         """(log probabilities of the actions, values), [B] each, by the present parameters; `step` is to follow."""
         self.batch, self.passed = batch, passes(self.arrays, self.agent.activation, batch.features)
-        self.scores = self.passed[-1][0]
-        return self.agent.log_probability(self.scores, batch.actions), self.passed[-1][1][:, 0]
+        self.distribution = self.agent.distribution(forbid(self.passed[-1][0], batch.allowed))
+        return self.distribution.log_probability(batch.actions), self.passed[-1][1][:, 0]
 
     def step(self, by_log_probability: np.ndarray, by_value: np.ndarray) -> float:
-        """One step down a loss with these derivatives, [B] each, less `entropy_weight` times the mean entropy, which is returned.
-
-        Derivatives of the log probability: of a categorical one by the logits, action - p; of a Gaussian by the mean,
-        (a - mean) / deviation^2, and by the logarithm of the deviation, ((a - mean) / deviation)^2 - 1.
-        """
-        by_output, weight, actions = np.zeros_like(self.passed[-1]), self.settings.entropy_weight, self.batch.actions
-        by_output[1, :, 0] = by_value
-        if self.agent.log_std is None:
-            logarithms = log_softmax(self.scores)
-            probabilities = np.exp(logarithms)
-            entropies = -(probabilities * logarithms).sum(1)
-            by_scores = -probabilities * by_log_probability[:, None]
-            by_scores[np.arange(len(actions)), actions] += by_log_probability
-            if weight:
-                by_scores += weight / len(actions) * probabilities * (logarithms + entropies[:, None])
-            entropy = float(entropies.mean())
-        else:
-            log_std, by_log_std = self.agent.log_std.detach().numpy(), self.agent.log_std.grad
-            assert by_log_std is not None
-            away = (actions - self.scores) * np.exp(-log_std)
-            by_scores = by_log_probability[:, None] * away * np.exp(-log_std)
-            by_log_std.numpy()[:] = by_log_probability @ (away * away - 1) - weight
-            entropy = float((log_std + 0.5 + LOG_SQRT_TAU).sum())
-        by_output[0] = by_scores
+        """One step down a loss with these derivatives, [B] each, less `entropy_weight` times the mean entropy, which is returned."""
+        by_output, weight = np.zeros_like(self.passed[-1]), self.settings.entropy_weight
+        by_scores, by_log_std = self.distribution.slopes(self.batch.actions, by_log_probability)
+        if weight:
+            more = self.distribution.entropy_slopes(weight)
+            by_scores, by_log_std = by_scores + more[0], by_log_std + more[1]
+        by_output[0], by_output[1, :, 0] = by_scores, by_value
+        if self.agent.log_std is not None:
+            assert self.agent.log_std.grad is not None
+            self.agent.log_std.grad.numpy()[:] = by_log_std
         backward(self.arrays, self.agent.activation, self.passed, by_output, self.gradients)
         self._descend()
-        return entropy
+        return self.distribution.entropy
 
     def _descend(self) -> None:
         if self.settings.gradient_norm:
             norm = np.sqrt(self.gradient @ self.gradient)
             self.gradient *= min(1.0, self.settings.gradient_norm / (norm + 1e-6))
         self.adam.step(self.gradient, self.settings.learning_rate * (self.left if self.settings.decay else 1.0))
-
-
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Logarithms of probabilities, [B, n], of logits [B, n]."""
-    shifted = scores - scores.max(1, keepdims=True)
-    logarithms: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return logarithms
 
 
 def generalised_advantages(
@@ -226,7 +224,10 @@ class Rollouts:
         shape, steps = self.experience.observations.shape, settings.horizon
         self.observations = np.zeros((steps + 1, *shape), self.experience.observations.dtype)
         self.features = np.zeros((steps + 1, shape[0], agent.encoder.width), np.float32)
-        self.actions = np.zeros((steps, shape[0]), np.int64) if agent.discrete else np.zeros((steps, shape[0], agent.size), np.float32)
+        choices = agent.branches and len(agent.branches.sizes)
+        self.actions = np.zeros((steps, shape[0], choices or agent.size), np.int64 if choices else np.float32)
+        allowed = self.experience.allowed
+        self.allowed = None if allowed is None else np.ones((steps, *allowed.shape), bool)
         self.rewards = np.zeros((steps, shape[0]), np.float32)
         self.terminated, self.ended, self.real = (np.zeros((steps, shape[0]), bool) for _ in range(3))
         self.discounted, self.squares, self.counted = np.zeros(shape[0]), 0.0, 0
@@ -243,7 +244,10 @@ class Rollouts:
             self.features[step] = agent.encoder(experience.observations)
             scores = answer(arrays, agent.activation, self.features[step])
             scores += noise[step]  # Gumbel: the largest is a draw (Gumbel 1954); normal times deviation: so is the sum
-            self.actions[step] = scores.argmax(1) if agent.discrete else scores
+            if self.allowed is not None:
+                self.allowed[step] = experience.allowed
+                scores = forbid(scores, experience.allowed)
+            self.actions[step] = agent.raw(scores)
             self.rewards[step], self.terminated[step], self.ended[step], real = experience.step(agent.to_environment(self.actions[step]))
             self.real[step] = real & running
             if self.whole_episodes:
@@ -268,13 +272,15 @@ class Rollouts:
         values = values.reshape(steps + 1, -1)
         advantages = self._advantages(rewards, values, steps)[real]
         actions, before = self.actions[:steps][real], values[:-1][real]
-        log_probabilities = self.agent.log_probability(scores.reshape(steps + 1, *real.shape[1:], -1)[:-1][real], actions)
+        allowed = None if self.allowed is None else self.allowed[:steps][real]
+        acted_by = forbid(scores.reshape(steps + 1, *real.shape[1:], -1)[:-1][real], allowed)
+        log_probabilities = self.agent.distribution(acted_by).log_probability(actions)
         returns = before + advantages
         if self.curiosity is not None:
             weights = self.curiosity.settings
             intrinsic = self.curiosity.advantages(self.observations[: steps + 1])[real]
             advantages = weights.extrinsic_weight * advantages + weights.weight * intrinsic
-        rollout = Rollout(self.features[:steps][real], actions, log_probabilities, before, advantages, returns)
+        rollout = Rollout(self.features[:steps][real], actions, log_probabilities, before, advantages, returns, allowed)
         self.agent.encoder.update(self.observations[:steps][real])  # from the next rollout on
         return rollout
 

@@ -1,6 +1,7 @@
 """Policies in real gymnasium environments: what an environment takes and gives, and the returns that a policy earns in it.
 
-`act` is any callable from observations [n, ...] to actions [n, ...]: a network in this process or requests to an endpoint.
+`act` is any callable from observations [n, ...] to actions [n, ...]: a network in this process or requests to an endpoint. Where an
+environment is made with action masks, it is also given those that are allowed, bool [n, choices].
 What keeps a state between two calls is told by `played` which episode and step every observation is.
 """
 
@@ -20,14 +21,15 @@ make, make_vector = environments.make, environments.make_vector
 
 
 class Moment(NamedTuple):
-    """One observation, with the numbers of its episode and its step, both from 0."""
+    """One observation, with the numbers of its episode and its step, both from 0, and what is allowed then (None: everything)."""
 
     episode: int
     step: int
     observation: Any
+    allowed: np.ndarray | None = None
 
 
-Act = Callable[[np.ndarray], Any]
+Act = Callable[..., Any]
 ActInEpisodes = Callable[[Sequence[Moment]], Any]
 Finished = Callable[[int, float], None]
 
@@ -65,7 +67,8 @@ def episode_returns(
     """
 
     def at_once(moments: Sequence[Moment]) -> Any:
-        return act(np.stack([moment.observation for moment in moments]))
+        masks = [moment.allowed for moment in moments if moment.allowed is not None]
+        return act(np.stack([moment.observation for moment in moments]), *([np.stack(masks)] if masks else []))
 
     return played(at_once, environment, episodes, seed, copies, finished, options)
 
@@ -80,17 +83,21 @@ def played(
     options: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """As `episode_returns`, with an `act` that is told of every observation where it stands."""
-    returns = np.zeros(episodes)
+    returns, masked = np.zeros(episodes), environments.with_masks(options)
     waiting = iter(range(episodes))
+
+    def moment_of(episode: int, step: int, observation: Any, info: Mapping[str, Any]) -> Moment:
+        return Moment(episode, step, observation, info["action_mask"] if masked else None)
+
     envs = [make(environment, **(options or {})) for _ in range(min(copies, episodes))]
-    running = [(env, Moment(number, 0, env.reset(seed=seed + number)[0])) for env, number in zip(envs, waiting, strict=False)]
+    running = [(env, moment_of(number, 0, *env.reset(seed=seed + number))) for env, number in zip(envs, waiting, strict=False)]
     while running:
         actions = act([moment for _, moment in running])
         going = []
         for (env, moment), action in zip(running, actions, strict=True):
-            observation, reward, terminated, truncated, _ = env.step(plain_action(env, action))
+            observation, reward, terminated, truncated, info = env.step(plain_action(env, action))
             returns[moment.episode] += float(reward)
-            following = Moment(moment.episode, moment.step + 1, observation)
+            following = moment_of(moment.episode, moment.step + 1, observation, info)
             if terminated or truncated:
                 if finished:
                     finished(moment.episode, float(returns[moment.episode]))
@@ -98,7 +105,7 @@ def played(
                 if number < 0:
                     env.close()
                     continue
-                following = Moment(number, 0, env.reset(seed=seed + number)[0])
+                following = moment_of(number, 0, *env.reset(seed=seed + number))
             going.append((env, following))
         running = going
     return returns
@@ -117,9 +124,11 @@ def quick_returns(act: Act, environment: str, episodes: int, seed: int, options:
     """
     vector = make_vector(environment, episodes, options)
     returns, running = np.zeros(episodes), np.ones(episodes, bool)
-    observations, _ = vector.reset(seed=seed)
+    masked = environments.with_masks(options)
+    observations, infos = vector.reset(seed=seed)
     while running.any():
-        observations, rewards, terminated, truncated, _ = vector.step(act(observations))
+        actions = act(observations, infos["action_mask"]) if masked else act(observations)
+        observations, rewards, terminated, truncated, infos = vector.step(actions)
         returns += rewards * running  # a copy that has ended resets and goes on, uncounted
         running &= ~(terminated | truncated)
     vector.close()
@@ -146,7 +155,8 @@ def observation_config(environment: str, any_box: bool = False, options: Mapping
     else:
         taken = "Box" if any_box else "Box with one axis, pictures of uint8"
         raise CallError(f"{environment} observes {space}; taken are {taken}, and Discrete that starts at 0")
-    names = OBSERVATION_NAMES.get(environment.rpartition("/")[2].rpartition("-v")[0]) if not wrappers else None
+    changed = wrappers.keys() - {"action_masks"}
+    names = None if changed else OBSERVATION_NAMES.get(environment.rpartition("/")[2].rpartition("-v")[0])
     more = {"names": names, "environment_options": made_with, "wrappers": wrappers}
     origin = {"environment": environment, "environment_version": gymnasium.__version__}
     return {"input": "observation", **config, **origin, **{key: value for key, value in more.items() if value}}
@@ -195,21 +205,29 @@ def _bounds(bounds: np.ndarray) -> Any:
 
 def episode_observations(act: Act, environment: str, seed: int, options: Mapping[str, Any] | None = None) -> np.ndarray:
     """What is observed, [T, ...], in the episode that starts from `reset(seed=seed)`, before each of its T actions."""
-    seen = []
+    return watched_episode(act, environment, seed, options)[0]
 
-    def watched(observations: np.ndarray) -> Any:
-        seen.append(observations)
-        return act(observations)
+
+def watched_episode(
+    act: Act, environment: str, seed: int, options: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(what is observed, [T, ...], what is allowed, bool [T, n], or None without masks) in that episode."""
+    seen: list[tuple[np.ndarray, ...]] = []
+
+    def watched(*situation: np.ndarray) -> Any:
+        seen.append(situation)
+        return act(*situation)
 
     episode_returns(watched, environment, episodes=1, seed=seed, options=options)
-    return np.concatenate(seen)
+    columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
+    return columns[0], columns[1] if len(columns) > 1 else None
 
 
-def golden_samples(observations: np.ndarray, actions: np.ndarray, clear: np.ndarray) -> list[Sample]:
+def golden_samples(observations: np.ndarray, actions: np.ndarray, clear: np.ndarray, allowed: np.ndarray | None = None) -> list[Sample]:
     """Up to 64 sample requests from the steps of an episode where `clear` (bool [T]) says that the action is beyond doubt.
 
-    `actions` are whole numbers [T], or [T, ...] with several numbers per action. Any first few samples lie spread over the
-    episode and, where an action is one whole number, take turns among the actions.
+    `actions` are whole numbers [T], or [T, ...] with several numbers per action; `allowed`, bool [T, n], is sent along if given.
+    Any first few samples lie spread over the episode and, where an action is one whole number, take turns among the actions.
     """
     kinds = actions if actions.ndim == 1 and actions.dtype.kind in "iu" else np.zeros(len(actions))
     turns = [spread(np.flatnonzero(clear & (kinds == kind))) for kind in np.unique(kinds)]
@@ -218,7 +236,8 @@ def golden_samples(observations: np.ndarray, actions: np.ndarray, clear: np.ndar
     for step in order[:MOST_SAMPLES]:
         numbers = [json.loads(str(number)) for number in np.ravel(observations[step])]  # the shortest that reads back the same
         nested = np.array(numbers, object).reshape(observations.shape[1:]).tolist()
-        body = json.dumps({"observation": nested}).encode()
+        mask = {} if allowed is None else {"action_mask": allowed[step].astype(int).tolist()}
+        body = json.dumps({"observation": nested, **mask}).encode()
         samples.append(Sample(f"step-{step}", body, "application/json", {"action": actions[step].tolist()}))
     return samples
 
