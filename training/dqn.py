@@ -31,6 +31,8 @@ from training.policies.sequences import Batch, SequenceReplay
 from training.policies.small_networks import Adam, answer, backward, descend, flatten, passes
 from training.trained import Trained
 
+ROWS_AT_ONCE = 512
+
 
 class Settings(LearningSettings):
     """Defaults are tuned for CartPole-v1."""
@@ -112,8 +114,8 @@ class Learner:
             self.flat_target.data.copy_(self.flat.data)
         self.phases += 1
         self.policy.train()
-        for batch, following in self.batches():
-            loss = self.step(batch, following)
+        for batch, wanted in self.batches():
+            loss = self.step(batch, wanted)
         return loss, epsilon
 
     def epsilon(self) -> float:
@@ -142,10 +144,10 @@ class Learner:
         return self.by_hand.answers(observations).argmax(1) if self.by_hand else self.policy.best(rows_of(observations))
 
     def batches(self) -> Iterator[tuple[Batch, torch.Tensor]]:
-        """The batches of a phase, with what the target network says of what follows.
+        """The batches of a phase with their targets.
 
-        It stands still, so one pass is enough for all; but with priorities each draw waits for what the last one changed, and
-        with noise each has its own.
+        The target network stands still, so one draw is enough for all; but with priorities each draw waits for what the last one
+        changed, and with noise each has its own. Targets that ask the network in training wait for its last step.
         """
         settings = self.settings
         draws = settings.gradient_steps if settings.prioritised or settings.noisy else 1
@@ -153,17 +155,22 @@ class Learner:
         beta = settings.importance_beta + (1 - settings.importance_beta) * done
         for _ in range(draws):
             drawn = self.replay.draw(settings.gradient_steps // draws * settings.batch_size, self.experience.random, beta)
-            self.target.draw()
-            with torch.no_grad():
-                following = self.target.answers(self.tensor(drawn.following))
+            following = self.following(drawn)
+            self.policy.draw()
+            wanted = None if settings.double else self.wanted(drawn, following)
             for start in range(0, len(drawn.rows), settings.batch_size):
                 part = slice(start, start + settings.batch_size)
-                yield Batch(*(column[part] for column in drawn)), following[part]
+                batch = Batch(*(column[part] for column in drawn))
+                yield batch, self.wanted(batch, following[part]) if wanted is None else wanted[part]
 
-    def step(self, batch: Batch, following: torch.Tensor) -> float:
-        """One gradient step; returns the loss, weighted by importance, as it was before."""
-        self.policy.draw()
-        wanted = self.wanted(batch, following)
+    @torch.no_grad()
+    def following(self, drawn: Batch) -> torch.Tensor:
+        """What the target network says of what follows, some rows at a time: so their memory stays in the cache and is used again."""
+        self.target.draw()
+        return torch.cat([self.target.answers(rows) for rows in torch.split(self.tensor(drawn.following), ROWS_AT_ONCE)])
+
+    def step(self, batch: Batch, wanted: torch.Tensor) -> float:
+        """One gradient step towards the targets; returns the loss, weighted by importance, as it was before."""
         loss, off = self.by_hand.step(batch, wanted.numpy()) if self.by_hand else self.by_autograd(batch, wanted)
         if self.replay.priorities is not None:
             self.replay.priorities.learned(batch.rows, off)
@@ -220,15 +227,15 @@ class Gradients:
         """One step: (the loss, weighted by importance, as it was before, how far each answer [B] was from `wanted`)."""
         passed, taken = passes(self.arrays, "relu", self.encoder(batch.observations)), (np.arange(len(wanted)), batch.actions)
         errors = passed[-1][taken] - wanted
-        slopes, off = errors.clip(-1, 1), np.abs(errors)  # the loss is slope * (error - slope / 2)
+        slopes, off = errors.clip(-1, 1), np.abs(errors)
+        weighted = slopes * batch.weights
         by_output = np.zeros_like(passed[-1])
-        by_output[taken] = slopes * batch.weights / np.float32(len(wanted))
+        by_output[taken] = weighted / np.float32(len(wanted))
         backward(self.arrays, "relu", passed, by_output, self.gradients)
-        used, most = self.gradient.copy(), self.settings.gradient_norm
-        if most:
-            used *= min(1.0, most / (np.sqrt(used @ used) + 1e-6))
-        self.adam.step(used, self.settings.learning_rate)
-        return float((slopes * (errors - 0.5 * slopes) * batch.weights).mean()), off
+        if most := self.settings.gradient_norm:
+            self.gradient *= min(1.0, most / (np.sqrt(self.gradient @ self.gradient) + 1e-6))
+        self.adam.step(self.gradient, self.settings.learning_rate)
+        return float(weighted @ (errors - 0.5 * slopes)) / len(wanted), off  # the loss is slope * (error - slope / 2)
 
 
 def rows_of(array: np.ndarray) -> np.ndarray:

@@ -80,6 +80,23 @@ def test_targets_equal_the_textbooks_loop(double: bool) -> None:
     assert not wanted.requires_grad
 
 
+@pytest.mark.parametrize("options", [{}, {"double": True}, {"atoms": 7, "support": (-3, 3)}, {"prioritised": True, "double": True}])
+def test_every_batch_of_a_phase_comes_with_the_targets_of_that_moment(options: dict[str, Any]) -> None:
+    learner = learner_of(gradient_steps=20, copies=4, phase_steps=100, warmup_steps=0, **options)  # more rows than go at once
+    for _ in range(learner.settings.phase_steps):
+        learner.explore(1.0)
+    batches = 0
+
+    for batch, wanted in learner.batches():
+        with torch.no_grad():
+            following = learner.target.answers(torch.from_numpy(batch.following))
+        torch.testing.assert_close(wanted, learner.wanted(batch, following))
+        learner.step(batch, wanted)  # double targets of the next one are other ones now
+        batches += 1
+
+    assert batches == 20
+
+
 def slow_projection(probabilities: list[float], reward: float, discount: float, support: list[float]) -> list[float]:
     """Bellemare et al. 2017, Algorithm 1, atom by atom."""
     found, width = [0.0] * len(support), support[1] - support[0]
@@ -129,7 +146,7 @@ def test_the_gradient_is_that_of_the_weighted_loss_and_priorities_are_how_far_ea
     loss = sum(weight * one for weight, one in zip(batch.weights.tolist(), losses, strict=True)) / 20
     expected = torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(learner.policy.parameters()))])
 
-    found = learner.step(batch, following)
+    found = learner.step(batch, wanted)
 
     assert found == pytest.approx(loss.item(), rel=1e-5)
     torch.testing.assert_close(learner.flat.grad, expected, rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from marina.errors import CallError
+from training.policies.classic_control import TASKS
 
 ATARI = "ALE/"
 EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}  # what brings the packages of these environments
@@ -97,9 +98,11 @@ class ActionMasks(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def make_vector(environment: str, copies: int, options: Mapping[str, Any] | None = None) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """`copies` of an environment in this process that reset on the next step: its own vector form, else one by one."""
+    """`copies` of an environment in this process that reset on the next step: in one arithmetic where there is one, else one by one."""
     made_with = options or {}
     make(environment, **made_with).close()  # its errors are ours
+    if environment in TASKS and not made_with:
+        return TASKS[environment](copies)
     own = not made_with and gymnasium.spec(environment).vector_entry_point is not None
     if own:
         vector = gymnasium.make_vec(environment, copies, vectorization_mode="vector_entry_point")
