@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from marina.errors import CallError
 from training.policies import learning
+from training.policies.distributions import forbid
 from training.policies.learning import Experience, LearningSettings
 from training.policies.observations import ObservationEncoder
 from training.policies.q_network import QNetwork, arrays_of, gradients_of, projected
@@ -101,6 +102,7 @@ class Learner:
             n_steps=settings.n_steps,
             stack=settings.frame_stack or 1,
             alpha=settings.priority_alpha if settings.prioritised else None,
+            choices=self.policy.actions if settings.action_masks else 0,
         )
 
     def phase(self) -> tuple[float, float]:
@@ -126,22 +128,29 @@ class Learner:
         return max(settings.epsilon_end, 1 - (1 - settings.epsilon_end) * done / settings.epsilon_steps)
 
     def explore(self, epsilon: float) -> None:
-        """One step of every copy, by the noise or epsilon-greedily."""
-        experience, observations = self.experience, self.experience.observations
+        """One step of every copy, by the noise or epsilon-greedily, among what is allowed."""
+        experience, observations, allowed = self.experience, self.experience.observations, self.experience.allowed
         if experience.interrupted:
             self.replay.break_off()
             experience.interrupted = False
         self.policy.train()
         self.policy.draw()
         random = experience.random.random(len(observations)) < epsilon
-        uniform = experience.random.integers(self.policy.actions, size=len(observations))
-        actions = uniform if random.all() else np.where(random, uniform, self.best(observations))
+        if allowed is None:
+            uniform = experience.random.integers(self.policy.actions, size=len(observations))
+        else:
+            uniform = np.where(allowed, experience.random.random(allowed.shape), -1).argmax(1)
+        actions = uniform if random.all() else np.where(random, uniform, self.best(observations, allowed))
         rewards, terminated, ended, real = experience.step(actions)
-        self.replay.add(observations, actions, np.sign(rewards) if self.settings.clip_rewards else rewards, terminated, ended, real)
+        learned = np.sign(rewards) if self.settings.clip_rewards else rewards
+        self.replay.add(observations, actions, learned, terminated, ended, real, allowed)
 
-    def best(self, observations: np.ndarray) -> np.ndarray:
-        """Greedy actions, int64 [copies]."""
-        return self.by_hand.answers(observations).argmax(1) if self.by_hand else self.policy.best(rows_of(observations))
+    def best(self, observations: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Greedy actions, int64 [copies], of those that are allowed."""
+        if self.by_hand:
+            actions: np.ndarray = forbid(self.by_hand.answers(observations), allowed).argmax(1)
+            return actions
+        return self.policy.best(rows_of(observations), allowed)
 
     def batches(self) -> Iterator[tuple[Batch, torch.Tensor]]:
         """The batches of a phase with their targets.
@@ -160,7 +169,7 @@ class Learner:
             wanted = None if settings.double else self.wanted(drawn, following)
             for start in range(0, len(drawn.rows), settings.batch_size):
                 part = slice(start, start + settings.batch_size)
-                batch = Batch(*(column[part] for column in drawn))
+                batch = drawn.rows_at(part)
                 yield batch, self.wanted(batch, following[part]) if wanted is None else wanted[part]
 
     @torch.no_grad()
@@ -194,13 +203,15 @@ class Learner:
     def wanted(self, batch: Batch, following: torch.Tensor) -> torch.Tensor:
         """Targets: values [B], or distributions [B, atoms]: the return, and the discounted answer for the best action of what follows.
 
-        The best action is that of the target network (Mnih et al. 2015) or, with `double`, of the one in training.
+        The best action, of those that are allowed there, is that of the target network (Mnih et al. 2015) or, with `double`, of the
+        one in training.
         """
         double, returns, discounts = self.settings.double, self.tensor(batch.returns), self.tensor(batch.discounts)
+        forbidden = None if batch.allowed is None else ~self.tensor(batch.allowed)
         if self.settings.atoms == 1 and not double:
-            return returns + discounts * following.amax(1)
+            return returns + discounts * without(following, forbidden).amax(1)
         means = self.policy(self.tensor(batch.following)) if double else self.target.means(following)
-        best = following[torch.arange(len(following)), means.argmax(1)]
+        best = following[torch.arange(len(following)), without(means, forbidden).argmax(1)]
         if self.settings.atoms > 1:
             return projected(best.exp(), returns, discounts, self.target.support)
         return returns + discounts * best
@@ -236,6 +247,11 @@ class Gradients:
             self.gradient *= min(1.0, most / (np.sqrt(self.gradient @ self.gradient) + 1e-6))
         self.adam.step(self.gradient, self.settings.learning_rate)
         return float(weighted @ (errors - 0.5 * slopes)) / len(wanted), off  # the loss is slope * (error - slope / 2)
+
+
+def without(values: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
+    """Q-values [B, n] that are minus infinity where `forbidden`, bool [B, n]; None forbids nothing."""
+    return values if forbidden is None else values.masked_fill(forbidden, -torch.inf)
 
 
 def rows_of(array: np.ndarray) -> np.ndarray:

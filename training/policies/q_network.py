@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from training.policies.distributions import forbid
 from training.policies.graphs import Features, GreedyPolicy, Policy
 from training.policies.pixels import Convolutions, is_picture
 from training.policies.small_networks import Arrays
@@ -110,17 +111,20 @@ class QNetwork(nn.Module):
                 layer.draw()
 
     @torch.no_grad()
-    def best(self, observations: np.ndarray) -> np.ndarray:
-        """Greedy actions, int64 [B], in the present mode: by the noise that was drawn last, or without."""
+    def best(self, observations: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Greedy actions, int64 [B], in the present mode: by the noise that was drawn last, or without.
+
+        Of those that are `allowed`, bool [B, actions]; None allows all.
+        """
         rows = torch.from_numpy(observations).to(self.support.device)
-        actions: np.ndarray = self(rows).argmax(1).cpu().numpy()
+        actions: np.ndarray = forbid(self(rows).cpu().numpy(), allowed).argmax(1)
         return actions
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
         """Greedy actions without noise, int64 [B], as `rollout` asks for them."""
         if self.training:
             self.eval()
-        return self.best(observations)
+        return self.best(observations, allowed)
 
     def served(self) -> Policy:
         """The graph, on the CPU and in eval mode, with weights of its own and nothing of the noise."""

@@ -14,7 +14,7 @@ from training.policies.priorities import Priorities
 
 
 class Batch(NamedTuple):
-    """N draws: observations as the environment gives them, the rest float32 [N] but for the actions and rows (int64 [N])."""
+    """N draws: observations as the environment gives them, the rest float32 [N] but for the actions and rows (int64 [N]) and masks."""
 
     observations: np.ndarray  # [N, ...]
     following: np.ndarray  # [N, ...]: what the return is continued from
@@ -23,6 +23,11 @@ class Batch(NamedTuple):
     discounts: np.ndarray  # of what follows: 0 after a termination
     weights: np.ndarray  # of importance; 1 without priorities
     rows: np.ndarray  # where they lie
+    allowed: np.ndarray | None = None  # bool [N, choices] in `following`; None: everything
+
+    def rows_at(self, part: slice) -> "Batch":
+        """Some of them."""
+        return Batch(*(column if column is None else column[part] for column in self))  # type: ignore[arg-type]  # only masks may be None
 
 
 class SequenceReplay:
@@ -30,7 +35,7 @@ class SequenceReplay:
 
     `shape` and `dtype` are those of an observation; with `stack` above 1 it is a stack of so many frames, [stack, ...], oldest first,
     of which only the newest is kept, and the others are found again (an episode begins with copies of its first frame).
-    Draws are uniform, or by `priorities`' exponent alpha where it is not None.
+    Draws are uniform, or by `priorities`' exponent alpha where it is not None. With `choices` it keeps masks of so many actions.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class SequenceReplay:
         n_steps: int = 1,
         stack: int = 1,
         alpha: float | None = None,
+        choices: int = 0,
     ) -> None:
         self.stack, self.n_steps, self.gamma = stack, n_steps, np.float32(gamma)
         self.times = max(-(-capacity // copies), n_steps + stack + 2)
@@ -51,6 +57,7 @@ class SequenceReplay:
         self.actions, self.ages = np.zeros((self.times, copies), np.int64), np.zeros((self.times, copies), np.int64)
         self.rewards = np.zeros((self.times, copies), np.float32)
         self.terminated, self.ended, self.real = (np.zeros((self.times, copies), bool) for _ in range(3))
+        self.allowed = np.ones((self.times, copies, choices), bool) if choices else None
         self.age = np.zeros(copies, np.int64)  # steps since the episode's first observation
         self.added = 0  # rows of all copies
         self.priorities = None if alpha is None else Priorities(self.times * copies, alpha)
@@ -62,7 +69,7 @@ class SequenceReplay:
     @property
     def too_large_to_keep(self) -> bool:
         """Whether a checkpoint leaves it out."""
-        return self.frames.nbytes > MOST_BYTES
+        return self.frames.nbytes + (0 if self.allowed is None else self.allowed.nbytes) > MOST_BYTES
 
     @property
     def first(self) -> int:
@@ -88,12 +95,15 @@ class SequenceReplay:
         terminated: np.ndarray,
         ended: np.ndarray,
         real: np.ndarray,
+        allowed: np.ndarray | None = None,
     ) -> None:
-        """One step of all copies, [copies, ...] each; `real` is false where it only reset the copy."""
+        """One step of all copies, [copies, ...] each; `real` is false where it only reset the copy, `allowed` is of `observations`."""
         place = self.added % self.times
         self.frames[place] = observations[:, -1] if self.stack > 1 else observations
         self.actions[place], self.rewards[place], self.ages[place] = actions, rewards, self.age
         self.terminated[place], self.ended[place], self.real[place] = terminated, ended, real
+        if self.allowed is not None:
+            self.allowed[place] = allowed
         self.age = np.where(real, self.age + 1, 0)
         self.added += 1
         if self.priorities is not None:
@@ -125,8 +135,9 @@ class SequenceReplay:
             weights = self.priorities.weights(rows, beta)
         places, copy = rows // copies, rows % copies
         returns, discounts, offsets = self._returns(places, copy)
-        following = self._observed((places + offsets) % self.times, copy)
-        return Batch(self._observed(places, copy), following, self.actions[places, copy], returns, discounts, weights, rows)
+        later = (places + offsets) % self.times
+        following, allowed = self._observed(later, copy), None if self.allowed is None else self.allowed[later, copy]
+        return Batch(self._observed(places, copy), following, self.actions[places, copy], returns, discounts, weights, rows, allowed)
 
     def _uniform(self, count: int, random: np.random.Generator) -> np.ndarray:
         copies, real = len(self.age), self.real.reshape(-1)
