@@ -119,7 +119,8 @@ def ours(spec: Spec, seed: int) -> Run:
 def theirs(spec: Spec, counterpart: Counterpart, seed: int) -> Run:
     """One training of the counterpart in the environment of `spec`. Raises CallError where its package is missing."""
     settings = settings_of(spec)
-    watch = Watch(settings.environment, settings.made_with, spec.floor["mean_return"], seed)
+    unmasked = settings.model_copy(update={"action_masks": False})  # theirs takes no masks
+    watch = Watch(settings.environment, unmasked.made_with, spec.floor["mean_return"], seed)
     options = dict(counterpart.options)
     if counterpart.noise is not None:
         size = int(np.prod(rollout.action_space(settings.environment).shape or ()))

@@ -140,9 +140,17 @@ class OpenVinoRuntime:
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",  # eight-bit layers are so in the file
             "ENABLE_CPU_PINNING": False,
+            # its fusion of a perceptron's layers ends in a segmentation fault here (2026.4)
+            **({"SNIPPETS_MODE": "DISABLE"} if self.one_by_one and self._wide_perceptron() else {}),
         }
         compiled = self.core.compile_model(self.source, "CPU", settings)
         self.request, self.count = compiled.create_infer_request(), len(compiled.outputs)
+
+    def _wide_perceptron(self) -> bool:
+        """Whether there are several layers of whole rows of which one takes more than 256 numbers."""
+        products = [node for node in self.source.get_ops() if node.get_type_name() == "MatMul"]
+        shapes = [shape for node in products if len(shape := node.input(0).get_partial_shape()) == 2]
+        return len(shapes) > 1 and any(shape[1].get_max_length() > 256 for shape in shapes)
 
 
 class OnnxRuntime:

@@ -17,6 +17,7 @@ from marina import HANDLERS
 from marina.spec import Spec
 from tests.toy_policies import balance
 from training.export import handler_of
+from training.policies.q_network import QNetwork
 from training.runtimes import choosing
 from training.runtimes.agreement import partners
 from training.runtimes.openvino_form import converted
@@ -342,6 +343,20 @@ def test_a_serving_batch_above_the_graphs_largest_is_measured_in_slices(home: Pa
 
     assert json.loads((one.export_dir / "runtime.json").read_text())["batch"] == 4
     assert len(answers(started(one), one)) == 3
+
+
+def test_perceptrons_that_take_many_numbers_run_one_by_one(tmp_path: Path) -> None:
+    """On one thread and with known shapes, fusing their layers ended the process."""
+    module = QNetwork({"dtype": "int64", "high": 499, "shape": []}, 6, (8, 8)).served()
+    inputs = (torch.tensor([0, 250, 499]), torch.ones(3, 6, dtype=torch.bool))
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    converted(torch.export.export(module, inputs, dynamic_shapes=(batch, batch), strict=False), tmp_path / "openvino.xml")
+
+    form = {"form": "dict", "names": ["action", "q_values"]}
+    runtime = OpenVinoRuntime(tmp_path / "openvino.xml", "fp32", form, one_by_one=True)
+
+    found = runtime(*(one.numpy() for one in inputs))
+    np.testing.assert_allclose(found["q_values"], module(*inputs)["q_values"].detach().numpy(), atol=1e-5)
 
 
 def test_one_by_one_gives_what_the_batch_gives(home: Path) -> None:

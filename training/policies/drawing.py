@@ -94,7 +94,8 @@ def draw(
     figure.savefig(report / "curve.png", dpi=110)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(trace, linewidth=1, label=[f"{traced} {number}" for number in range(trace.shape[1])])
+    style = "steps-post" if trace.dtype.kind == "i" else "default"  # choices have nothing between them
+    axes.plot(trace, linewidth=1, drawstyle=style, label=[f"{traced} {number}" for number in range(trace.shape[1])])
     axes.set(title="One evaluation episode", xlabel="step", ylabel=traced)
     axes.legend()
     figure.savefig(report / "episode.png", dpi=110)
