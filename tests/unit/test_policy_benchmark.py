@@ -67,7 +67,7 @@ def test_what_was_stopped_is_gone_on_with_and_only_what_is_missing_runs(tmp_path
     assert [(run["whose"], run["seed"]) for run in before] == [("ours", 0), ("stable-baselines3", 0)]
     assert after[:2] == before
     assert [(run["whose"], run["seed"]) for run in after[2:]] == [("ours", 1)]
-    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 2 of 2 |" in said.out
+    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 64 | 2 of 2 |" in said.out
     assert "seed 0" not in said.err
     assert capsys.readouterr().out == said.out
 
