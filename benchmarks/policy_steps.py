@@ -13,7 +13,7 @@ hand for these sizes, for sac one compiled step. sac's yardstick has networks of
 
 import argparse
 import functools
-import importlib
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -80,9 +80,9 @@ def one_by_one(environment: str, copies: int) -> Sample:
     return stepping(vector.step, random_actions(vector.single_action_space, copies), 50)
 
 
-def experience(environment: str, copies: int, steps: int = 500) -> Sample:
+def experience(environment: str, copies: int, steps: int = 500, envpool: bool = False) -> Sample:
     """What a learner steps."""
-    gathered = Experience(environment, copies, 0)
+    gathered = Experience(environment, copies, 0, envpool=envpool)
     return stepping(gathered.step, random_actions(gathered.vector.single_action_space, copies), steps)
 
 
@@ -160,6 +160,7 @@ def environment_row(environment: str, steps_per_second: float) -> Row:
     return Row(f"environment step: {environment}, 64 copies", 1e6 / 157_000, 1e6 / steps_per_second, YARDSTICK, ours_here)
 
 
+HAS_ENVPOOL = importlib.util.find_spec("envpool") is not None
 YARDSTICK = functools.partial(one_by_one, "CartPole-v1", 64)
 PPO = functools.partial(
     ours, "ppo", "rollouts.collect", "ascent.adam", 20, environment="CartPole-v1", copies=8, horizon=128, batch_size=256
@@ -173,6 +174,13 @@ ROWS = (
     environment_row("Pendulum-v1", 780_000),
     environment_row("Acrobot-v1", 660_000),
     environment_row("MountainCar-v0", 810_000),
+    Row(
+        f"environment step: LunarLander-v3, 8 copies {'in EnvPool' if HAS_ENVPOOL else 'one by one: no EnvPool here'}",
+        1e6 / 31_000,
+        1e6 / 75_000,
+        functools.partial(one_by_one, "LunarLander-v3", 8),
+        functools.partial(experience, "LunarLander-v3", 8, envpool=HAS_ENVPOOL),
+    ),
     Row("ppo: step of a rollout, CartPole-v1, 8 copies", 50, 3.8, functools.partial(THEIR_PPO, None), functools.partial(PPO, False)),
     Row("ppo: gradient step, 256 x 4-64-64", 2000, 350, functools.partial(THEIR_PPO, 160), functools.partial(PPO, True)),
     Row(
