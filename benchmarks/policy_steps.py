@@ -29,7 +29,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.policy_plan import CARTPOLE_DQN, CARTPOLE_PPO
+from marina.errors import CallError
 from training.policies import rollout
+from training.policies.environments import make
 from training.policies.learning import Experience
 from training.policies.small_networks import small_network_arithmetic
 
@@ -75,7 +77,7 @@ def stepping(step: Callable[[np.ndarray], Any], actions: np.ndarray, steps: int 
 
 def one_by_one(environment: str, copies: int) -> Sample:
     """Gymnasium's copies, one after the other."""
-    vector = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(environment)] * copies)
+    vector = gymnasium.vector.SyncVectorEnv([lambda: make(environment)] * copies)
     vector.reset(seed=0)
     return stepping(vector.step, random_actions(vector.single_action_space, copies), 50)
 
@@ -235,8 +237,13 @@ def main(words: list[str] | None = None) -> None:
     rows = [row for row in ROWS if arguments.only in row.name]
     if not rows:
         raise SystemExit(f"error: --only {arguments.only}: no such row; there are: " + "; ".join(row.name for row in ROWS))
+    results, console = [], Console(stderr=True)
     with small_network_arithmetic(0):
-        results = [measured(row, max(arguments.rounds, 1)) for row in track(rows, "measuring", console=Console(stderr=True))]
+        for row in track(rows, "measuring", console=console):
+            try:
+                results.append(measured(row, max(arguments.rounds, 1)))
+            except CallError as error:
+                console.print(f"left out: {error}")
     print(table(results))
 
 
