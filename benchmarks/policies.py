@@ -104,22 +104,26 @@ def _sides(row: Row, place: int, alone: bool) -> tuple[str, ...]:
 
 
 def table(rows: list[tuple[str, Spec, Row]], results: Results) -> str:
-    """Markdown: per row a line of ours and one of theirs. The ratio is of mean seconds on the seeds that both have.
+    """Markdown: per row a line of ours and one of theirs, with a budget of environment steps.
 
-    It is a bound where some didn't reach the threshold within their steps: > where those are theirs, < where they are ours.
+    The ratio is of mean seconds on the seeds that both have. It is a bound where some didn't reach the threshold within their
+    steps: > where those are theirs, < where they are ours.
     """
+    from benchmarks.policy_runs import settings_of
+
     lines = [
-        "| recipe | environment, return | learner | reached | CPU seconds | environment steps | return | ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | environment, return | learner | budget | reached | CPU seconds | environment steps | return | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, spec, row in rows:
         own, other = results.of(name, OURS), results.of(name, THEIRS)
         if not own:
             continue
         where = f"{spec.training.settings['environment']}, {spec.floor['mean_return']:g}"
-        lines.append(f"| `{name}` | {where} | {spec.training.recipe} | {_cells(own)} | {_ratio(own, other)} |")
+        learner = f"{spec.training.recipe} | {settings_of(spec).steps:,}"
+        lines.append(f"| `{name}` | {where} | {learner} | {_cells(own)} | {_ratio(own, other)} |")
         if other and row.counterpart is not None:
-            lines.append(f"| | | {THEIRS} {row.counterpart.algorithm} | {_cells(other)} | |")
+            lines.append(f"| | | {THEIRS} {row.counterpart.algorithm} | {row.counterpart.steps:,} | {_cells(other)} | |")
     return "\n".join(lines)
 
 

@@ -91,7 +91,7 @@ class Learner:
         self.optimizer = torch.optim.Adam([self.flat], settings.learning_rate, eps=settings.adam_epsilon, fused=True)
         layers = self.policy.plain() if settings.device == "cpu" else None
         self.by_hand = Gradients(layers, self.flat, settings, observation) if layers else None
-        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
+        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with, settings.envpool)
         seen = self.experience.observations
         self.replay = SequenceReplay(
             settings.replay,

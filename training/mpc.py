@@ -130,7 +130,7 @@ class Learner:
     def __init__(self, settings: Settings, observation: dict[str, Any], action: dict[str, Any], seed: int) -> None:
         self.settings, self.policy = settings, Planning(settings, observation, action)
         self.fitting = Fitting(self.policy.ensemble, settings.learning_rate, settings.batch_size)
-        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
+        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with, settings.envpool)
         self.replay = Replay(settings.replay, self.policy.encoder.width, self.policy.size)
         self.held_out = np.random.default_rng(seed).random(settings.replay) < settings.held_out  # by place, for good
         self.held_out[:2] = True, False

@@ -14,8 +14,8 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
-    help="Measure: a served request (serve), a detected picture (detect), a picture's decoding (decode), policies' training (rl). "
-    "`--help` behind it lists its options.",
+    help="Measure: a served request (serve), a detected picture (detect), a picture's decoding (decode), policies' training (rl) "
+    "and its steps (steps). `--help` behind it lists its options.",
 )
 app.add_typer(bench, name="bench", rich_help_panel="Look")
 
@@ -46,6 +46,13 @@ def detect(context: typer.Context) -> None:
 def rl(context: typer.Context) -> None:
     """Processor time until policies reach their return, beside stable-baselines3: all recipes, some of them, or a row of your own."""
     _run("policies", context.args)
+
+
+@bench.command(context_settings=PASSED_ON)
+@guarded
+def steps(context: typer.Context) -> None:
+    """What a step of a policy's training costs (environment, rollout, gradient) beside the leanest code for each case."""
+    _run("policy_steps", context.args)
 
 
 def _run(name: str, arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`marina bench rl`: its plan, one tiny row from its run to its table, and what is gone on with."""
+"""`marina bench rl`: its plan, one tiny row from its run to its table, and what is gone on with. `marina bench steps`: its rows."""
 
 import json
 import sys
@@ -8,10 +8,11 @@ from typing import Any
 import gymnasium
 import pytest
 
-from benchmarks import policies, policy_plan
+from benchmarks import policies, policy_plan, policy_steps
 from marina.errors import CallError
 from training import ppo
 from training.policies import environments
+from training.policies.small_networks import Adam
 from training.train import recipe, settings_of
 
 from bundle_runtimes import TorchRuntime
@@ -66,7 +67,7 @@ def test_what_was_stopped_is_gone_on_with_and_only_what_is_missing_runs(tmp_path
     assert [(run["whose"], run["seed"]) for run in before] == [("ours", 0), ("stable-baselines3", 0)]
     assert after[:2] == before
     assert [(run["whose"], run["seed"]) for run in after[2:]] == [("ours", 1)]
-    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 2 of 2 |" in said.out
+    assert "| `a2c CartPole-v1` | CartPole-v1, 9 | a2c | 64 | 2 of 2 |" in said.out
     assert "seed 0" not in said.err
     assert capsys.readouterr().out == said.out
 
@@ -151,3 +152,38 @@ def test_a_policy_for_mujoco_whose_observations_are_float64_is_served(tmp_path: 
     assert trained.preprocess["dtype"] == "float32"
     for sample, answer in zip(trained.samples, answers, strict=False):
         assert answer["action"] == pytest.approx(sample.expect["action"], abs=1e-5)
+
+
+def test_a_limit_is_scaled_by_how_fast_its_yardstick_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    row = policy_steps.Row("a step", 1000, 200, lambda: lambda: 1500.0, lambda: lambda: 450.0)
+
+    line = policy_steps.table([policy_steps.measured(row, 3)]).splitlines()[-1]
+    policy_steps.main(["--rounds", "1", "--only", "Pendulum"])
+    *_, real = capsys.readouterr().out.splitlines()
+
+    assert line == "| a step | 1,000, 1,500 | 200, 300 | 450 | 1.50 |"
+    assert "Pendulum-v1" in real
+    assert float(real.split("|")[-2]) > 0
+
+
+@pytest.mark.parametrize(("recipe", "collects", "adam"), [("ppo", "rollouts.collect", "ascent.adam"), ("dqn", "explore", "by_hand.adam")])
+def test_gathering_and_learning_are_timed_apart(recipe: str, collects: str, adam: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    sample = policy_steps.ours(recipe, collects, adam, 2, True, screening_every=1)
+    per_step = policy_steps.ours(recipe, collects, adam, 2, False, screening_every=1)
+    step = Adam.step
+
+    def slowly(*arguments: Any) -> None:
+        clock[0] += 3e-6
+        step(*arguments)
+
+    monkeypatch.setattr(Adam, "step", slowly)
+
+    assert sample() == pytest.approx(3.0, rel=1e-3)
+    assert per_step() == 0
+
+
+def test_an_unknown_row_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SystemExit, match=r"--only walking: no such row; there are: .*sac: gradient step"):
+        policy_steps.main(["--only", "walking"])

@@ -13,6 +13,7 @@ import numpy as np
 
 from marina.errors import CallError
 from training.policies.classic_control import TASKS
+from training.policies.pooled import Pooled
 
 ATARI = "ALE/"
 EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}  # what brings the packages of these environments
@@ -97,10 +98,17 @@ class ActionMasks(gymnasium.Wrapper[Any, Any, Any, Any]):
         return allowed
 
 
-def make_vector(environment: str, copies: int, options: Mapping[str, Any] | None = None) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """`copies` of an environment in this process that reset on the next step: in one arithmetic where there is one, else one by one."""
+def make_vector(
+    environment: str, copies: int, options: Mapping[str, Any] | None = None, envpool: bool = False
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """`copies` of an environment in this process that reset on the next step: in one arithmetic where there is one, else one by one.
+
+    With `envpool` they are EnvPool's. Raises CallError where it is missing or hasn't got the environment.
+    """
     made_with = options or {}
     make(environment, **made_with).close()  # its errors are ours
+    if envpool:
+        return Pooled(environment, copies, made_with)
     if environment in TASKS and not made_with:
         return TASKS[environment](copies)
     own = not made_with and gymnasium.spec(environment).vector_entry_point is not None

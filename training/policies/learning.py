@@ -36,6 +36,7 @@ class LearningSettings(Section):
     atari: bool = Field(default=False, description="84 x 84 in grey, 4 frames per step: for games of the Arcade Learning Environment")
     frame_stack: int = Field(default=0, ge=0, le=64, description="the last so many observations are observed together; 0: the last alone")
     action_masks: bool = Field(default=False, description="only what the environment's info['action_mask'] allows is done and learned")
+    envpool: bool = Field(default=False, description="learn in EnvPool's copies of the environment, which step faster; needs envpool")
     steps: int = Field(default=100_000, ge=1, description="environment steps at most; fewer when the target is confirmed")
     target_return: float | None = Field(default=None, description="stop once confirmed; default: the environment's own threshold")
     screening_every: int = Field(default=256, ge=1, description="environment steps between two looks at the policy")
@@ -96,8 +97,8 @@ MakesLearner = Callable[[Any, dict[str, Any], dict[str, Any], int], Learner]  # 
 class Experience:
     """Copies of an environment that go on from phase to phase, and what is counted of them."""
 
-    def __init__(self, environment: str, copies: int, seed: int, options: Mapping[str, Any] | None = None) -> None:
-        self.vector = rollout.make_vector(environment, copies, options)
+    def __init__(self, environment: str, copies: int, seed: int, options: Mapping[str, Any] | None = None, envpool: bool = False) -> None:
+        self.vector = rollout.make_vector(environment, copies, options, envpool)
         self.random = np.random.default_rng(seed)
         self.masked = environments.with_masks(options)
         self.allowed: np.ndarray | None = None  # bool [copies, n], at the present observations; None: everything

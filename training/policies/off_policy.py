@@ -103,7 +103,7 @@ class ReplayedExperience:
 
     def __init__(self, actor: BoundedActor, settings: OffPolicySettings, seed: int) -> None:
         self.actor, self.settings = actor, settings
-        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
+        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with, settings.envpool)
         self.replay = Replay(settings.replay, actor.encoder.width, actor.size)
         self.generator = torch.Generator().manual_seed(seed)
         self.owed = 0.0  # gradient steps

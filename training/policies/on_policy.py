@@ -220,7 +220,7 @@ class Rollouts:
         self, agent: ActorCritic, settings: OnPolicySettings, seed: int, whole_episodes: bool = False, curiosity: Curiosity | None = None
     ) -> None:
         self.agent, self.settings, self.whole_episodes, self.curiosity = agent, settings, whole_episodes, curiosity
-        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with)
+        self.experience = Experience(settings.environment, settings.copies, seed, settings.made_with, settings.envpool)
         shape, steps = self.experience.observations.shape, settings.horizon
         self.observations = np.zeros((steps + 1, *shape), self.experience.observations.dtype)
         self.features = np.zeros((steps + 1, shape[0], agent.encoder.width), np.float32)
