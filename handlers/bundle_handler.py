@@ -160,6 +160,8 @@ class BundleHandler(StartingHandler):
         """Per request its instances, ready for the batch, or the error of the first that isn't: together, by threads, or each by itself."""
         instances = [one for request in requests for one in request.instances]
         with self.telemetry.preprocess:
+            if self.rows:
+                self.rows.hand_out(instances)
             together = self._tried(self.prepare_together, instances)
         if isinstance(together, list):  # else each by itself: whose fault it is gets the error
             rest = iter(together)
@@ -217,7 +219,8 @@ class BundleHandler(StartingHandler):
     def _forward(self, prepared: list[Prepared]) -> list[Any]:
         with self.telemetry.inference:
             columns = zip(*(item.arrays for item in prepared), strict=True)
-            outputs = self.model(*map(np.array, columns))  # as np.stack, at a third of its time
+            together = self.rows.together if self.rows else np.array  # as np.stack, at a third of its time
+            outputs = self.model(*map(together, columns))
         with self.telemetry.postprocess:
             return self.postprocess(outputs, prepared)
 

@@ -33,7 +33,7 @@ class Readers:
     def end(self, begun: "Sequence[Future[Read]]", telemetry: Telemetry) -> list[Prepared]:
         """Wait for them, and add the time of that to the two stages, in their proportion; the order is kept.
 
-        Raises what the first one that can't be read raised; those behind it are not begun then.
+        Raises what the first one that can't be read raised; those behind it are not begun then. None is being read any more.
         """
         started = perf_counter()
         read: list[Read] = []
@@ -41,7 +41,8 @@ class Readers:
             read += [one.result() for one in begun]
         finally:
             for one in begun:
-                one.cancel()
+                if not one.cancel():
+                    one.exception()  # waits: whoever has begun may write into the batch
             waited = perf_counter() - started
             decode, preprocess = sum(one.decode for one in read), sum(one.preprocess for one in read)
             share = decode / (decode + preprocess) if read else 1.0
