@@ -23,7 +23,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from ts.context import Context, RequestProcessor
 
-from tests.bad_inputs import JSON, Bad, Part, Sent, bad, corpus, drawn, encoded, good, payload, refused_in_front, row_of
+from tests.bad_inputs import bad, corpus, good, refused_in_front
+from tests.good_inputs import payload
+from tests.picture_files import drawn, encoded
+from tests.sent_requests import JSON, Bad, Part, Sent, row_of
 
 from bundle_clips import ClipInput
 from bundle_errors import NotUnderstood, Refusal
