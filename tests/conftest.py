@@ -1,7 +1,6 @@
 """Shared by all tests: the built-in models, trained once, and small models of a test's own."""
 
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,15 +115,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/data beside the repository")
     return folder
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """A function of a user's own file, as a source; the file imports what lies beside it."""
-    from tests.foreign_models import OWN  # reads torchvision, for seconds
-
-    for name in ("own", "neighbour"):  # another test's
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "neighbour.py").write_text("WIDTH = 32\n")
-    return lambda function: f"{tmp_path / 'own.py'}:{function}"
