@@ -49,3 +49,21 @@ def imported(registered: None, tmp_path_factory: pytest.TempPathFactory) -> Call
         return known[name]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def rcnn_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A user's own file with two-stage detectors."""
+    from tests.two_stage_models import OWN
+
+    file = tmp_path_factory.mktemp("own") / "rcnn.py"
+    file.write_text(OWN)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with discs and boards, and their outlines."""
+    from tests.two_stage_models import people
+
+    return people(tmp_path_factory.mktemp("data") / "discs")
