@@ -2,8 +2,8 @@
 
 A new array for each picture and one more for the batch would cost several times the copying: the system clears their pages each time.
 
-Rows are handed out from the first on, once per batch, and TorchServe gives a worker its next batch when it has answered the one
-before. So all that may write into a row must be over by then (`Readers.end` sees to it), and nothing may look at one later.
+There are twice as many as the graph takes, since the next instances may be read while it computes, and the two halves take turns. So
+whoever writes into a row must be done when it is computed (`Readers.wait` sees to it), and nothing may look at one later.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,18 @@ from bundle_requests import Instance
 
 
 class Rows:
-    """`count` rows of `shape`, uint8. Memory that no picture has come to yet takes no pages."""
+    """Twice `count` rows of `shape`, uint8. Memory that no picture has come to yet takes no pages."""
 
     def __init__(self, count: int, shape: Sequence[int]) -> None:
-        self.memory = np.empty((count, *shape), np.uint8)
+        self.count = count
+        self.memory = np.empty((2 * count, *shape), np.uint8)
         self.rows = list(self.memory)
         self.places = {id(row): place for place, row in enumerate(self.rows)}
 
-    def hand_out(self, instances: Sequence[Instance]) -> None:
-        """To each instance of a batch a row of its own, in their order; those for whom there is none left get none."""
-        for instance, row in zip(instances, self.rows, strict=False):
+    def hand_out(self, instances: Sequence[Instance], turn: int) -> None:
+        """To each of `count` instances at most a row of its own, in their order: of the first half in even turns, else of the second."""
+        first = turn % 2 * self.count
+        for instance, row in zip(instances, self.rows[first : first + self.count], strict=False):
             instance.row = row
 
     def together(self, arrays: Sequence[np.ndarray]) -> np.ndarray:

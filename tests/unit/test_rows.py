@@ -134,6 +134,47 @@ def test_the_graph_reads_the_rows_where_they_lie(threads: int) -> None:
     assert [int(row.mean()) for row in handler.model.batches[0]] == levels
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_request_of_any_number_of_instances_takes_the_same_memory(threads: int) -> None:
+    handler = handler_with(threads)
+
+    (answer,) = handler.answer_rows([({"body": listed([plain(20 + index) for index in range(5 * MOST + 1)])}, {})])
+
+    assert [len(batch) for batch in handler.model.batches] == [*[MOST] * 5, 1]
+    assert all(batch.base is handler.rows.memory for batch in handler.model.batches)  # type: ignore[union-attr]
+    assert [bytes.fromhex(one["pixels"])[0] for one in answer["predictions"]] == [20 + index for index in range(5 * MOST + 1)]
+
+
+def test_the_next_instances_are_read_while_the_graph_computes() -> None:
+    handler = handler_with(2)
+    preprocess, next_one = handler.readers.preprocess, threading.Event()  # type: ignore[union-attr]
+
+    def observed(item: Any, instance: Instance) -> Prepared:
+        if instance.position >= MOST:
+            next_one.set()
+        return preprocess(item, instance)
+
+    def graph(pixels: np.ndarray) -> np.ndarray:
+        assert next_one.wait(10)
+        return pixels
+
+    handler.readers.preprocess, handler.model = observed, graph  # type: ignore[union-attr]
+    (answer,) = handler.answer_rows([({"body": listed([plain(20)] * (2 * MOST))}, {})])
+
+    assert len(answer["predictions"]) == 2 * MOST
+
+
+def test_once_an_instance_is_refused_no_further_batch_of_its_request_is_read() -> None:
+    handler = handler_with()
+    files = [*[plain(20)] * (MOST + 1), b"no picture", *[plain(30)] * (5 * MOST)]
+
+    refused, answered = handler.answer_rows([({"body": listed(files)}, {}), ({"body": plain(40)}, {})])
+
+    assert isinstance(refused, Refusal)
+    assert answered["pixels"].startswith("28")
+    assert [len(batch) for batch in handler.model.batches] == [MOST, 1]
+
+
 def test_what_was_refused_leaves_a_gap_that_the_graph_does_not_see() -> None:
     handler = handler_with()
 
@@ -143,21 +184,21 @@ def test_what_was_refused_leaves_a_gap_that_the_graph_does_not_see() -> None:
     assert [int(row.mean()) for row in handler.model.batches[0]] == [10, 20]
 
 
-def test_every_instance_has_a_row_of_its_own_and_those_beyond_the_batch_have_none() -> None:
+def test_every_instance_has_a_row_of_its_own_until_the_batch_after_the_next() -> None:
     rows = Rows(4, (3, 8, 8))
-    instances = [Instance(None) for _ in range(6)]
+    batches = [[Instance(None) for _ in range(size)] for size in (4, 3, 2)]
 
-    rows.hand_out(instances)
-    for number, one in enumerate(instances[:4]):
-        one.row[:] = number  # type: ignore[index]
+    for turn, batch in enumerate(batches):
+        rows.hand_out(batch, turn)
+        for number, one in enumerate(batch):
+            one.row[:] = 10 * turn + number  # type: ignore[index]
 
-    assert rows.memory.mean((1, 2, 3)).tolist() == [0, 1, 2, 3]
-    assert [one.row for one in instances[4:]] == [None, None]
+    assert rows.memory[:7].mean((1, 2, 3)).tolist() == [20, 21, 2, 3, 10, 11, 12]
 
 
 @pytest.mark.parametrize(("chosen", "shared"), [([0, 1, 2], True), ([2, 3], True), ([0, 2], False), ([1, 0], False), ([3, 3], False)])
 def test_only_rows_that_lie_one_after_the_other_are_taken_without_a_copy(chosen: list[int], shared: bool) -> None:
-    rows = Rows(4, (2,))
+    rows = Rows(2, (2,))
     rows.memory[:] = np.arange(8).reshape(4, 2)
 
     batch = rows.together([rows.rows[place] for place in chosen])
@@ -167,7 +208,7 @@ def test_only_rows_that_lie_one_after_the_other_are_taken_without_a_copy(chosen:
 
 
 def test_rows_and_other_arrays_together_are_copied() -> None:
-    rows = Rows(2, (2,))
+    rows = Rows(1, (2,))
     rows.memory[:] = 7
 
     batch = rows.together([*rows.rows, np.array([1, 2], np.uint8)])
