@@ -11,7 +11,7 @@ How a worker comes up is in `bundle_startup`. All is numpy, so that a worker wit
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, ClassVar
@@ -154,27 +154,32 @@ class BundleHandler(StartingHandler):
             return ModelFault("the server failed on this request; its log says why")
 
     def _answers(self, requests: list[Request]) -> list[Any]:
-        """Per request the answers to its instances, or the error of the first that can't be read.
+        """Per request the answers to its instances, or the error of the first that can't be read."""
+        found: list[Any] = [[] for _ in requests]
+        for batch in self._batches(requests, found):
+            answers = self._compute([one for _, one in batch])
+            for (place, _), answer in zip(batch, answers, strict=True):
+                found[place].append(answer)
+        return found
 
-        As many instances as the graph takes are read at a time, where threads read them while the ones before are computed: a request
-        of thousands needs no more memory than that.
+    def _batches(self, requests: list[Request], found: list[Any]) -> Iterator[list[tuple[int, Prepared]]]:
+        """(place of its request, instance ready for the graph) of as many as that takes, again and again: a request of thousands needs
+        no more memory than that. Threads read the next ones while these are computed.
+
+        An error in reading goes to its place in `found`; what else that request has is left out.
         """
         most = int(self.metadata["max_batch"])
         instances = [(place, one) for place, request in enumerate(requests) for one in request.instances]
-        found: list[Any] = [[] for _ in requests]
         part = instances[:most]
         ready = self._begin(part, 0)
-        for turn, start in enumerate(range(0, len(instances), most), 1):
-            places, prepared = [place for place, _ in part], ready()
-            for place, one in zip(places, prepared, strict=True):
+        for turn, behind in enumerate(range(most, len(instances) + most, most), 1):
+            batch = [(place, one) for (place, _), one in zip(part, ready(), strict=True)]
+            for place, one in batch:
                 if isinstance(one, Exception) and isinstance(found[place], list):
                     found[place] = one
-            part = [(place, one) for place, one in instances[start + most : start + 2 * most] if isinstance(found[place], list)]
+            part = [(place, one) for place, one in instances[behind : behind + most] if isinstance(found[place], list)]
             ready = self._begin(part, turn)
-            kept = [(place, one) for place, one in zip(places, prepared, strict=True) if isinstance(found[place], list)]
-            for (place, _), answer in zip(kept, self._compute([one for _, one in kept]), strict=True):
-                found[place].append(answer)
-        return found
+            yield [(place, one) for place, one in batch if isinstance(found[place], list)]
 
     def _begin(self, part: list[tuple[int, Instance]], turn: int) -> Callable[[], list[Any]]:
         """What gives each instance, ready for the graph, or the error of one that isn't: by threads, which begin at once, or when asked."""
