@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ class Readers:
 
     def __init__(self, threads: int, decode: Callable[[Instance], Any], preprocess: Callable[[Any, Instance], Prepared]) -> None:
         self.pool = ThreadPoolExecutor(threads, "reader")
+        here = Barrier(threads)
+        wait([self.pool.submit(here.wait) for _ in range(threads)])  # one that can't be started later would leave a batch half begun
         self.decode, self.preprocess = decode, preprocess
 
     def begin(self, instances: Sequence[Instance]) -> "list[Future[Read]]":

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 import time
 from typing import Any
 
@@ -100,6 +101,17 @@ def test_a_fault_of_ours_costs_its_own_request_alone(monkeypatch: pytest.MonkeyP
     assert answers[0] == {"brightness": 10.0}
     assert type(answers[1]).__name__ == "ModelFault"
     assert answers[2] == {"brightness": 50.0}
+
+
+def test_the_threads_are_there_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, together = handler_with(1), handler_with(3)
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+
+    assert said(together.answer_rows(ROWS)) == said(alone.answer_rows(ROWS))
 
 
 def test_waiting_is_shared_out_between_the_stages_and_counted_once() -> None:
