@@ -6,7 +6,7 @@
 The input is 224 x 224, a crop of 256, unless said otherwise. Printed are medians of the CPU milliseconds from bytes to uint8 pixels, on
 one thread, and the largest and mean difference of those pixels from Pillow's, in levels of 255. The paths take turns. "served" is what
 handlers do, with all checks. `pip install simplejpeg` adds a path. A second table has what follows: from eight pictures of the input's
-size to one batch, by way of arrays or straight into the rows that a worker keeps, before and after the first table. Once a process has
+size to one batch, by way of arrays or straight into the slots that a worker keeps, before and after the first table. Once a process has
 given back a large picture's memory, the C library keeps more of what is given back, so that arrays cost fewer page faults.
 """
 
@@ -29,7 +29,7 @@ from sklearn.datasets import load_sample_image
 import marina  # noqa: F401  # puts handlers/ on the path
 
 from bundle_images import ImageInput, in_mode, open_input, prepare, view_of_size
-from bundle_rows import Rows
+from bundle_slots import Slots
 
 SIZES = ((500, 375), (1600, 1200), (4000, 3000))
 PIXELS_TIMED = 30_000_000  # so many for each path and size, at least five pictures
@@ -98,10 +98,10 @@ def photograph(width: int, height: int) -> bytes:
 def batching(side: int) -> dict[str, tuple[float, float]]:
     """From `BATCH` pictures to one batch: median CPU microseconds per picture, and mean page faults per batch, by way."""
     config = ImageInput(side, side)
-    image, rows = Image.effect_noise((side, side), 60).convert("RGB"), Rows(BATCH, config.shape)
+    image, slots = Image.effect_noise((side, side), 60).convert("RGB"), Slots(BATCH, config.shape)
     ways: dict[str, Callable[[], np.ndarray]] = {
         "into arrays, then together": lambda: np.array([prepare(image, config) for _ in range(BATCH)]),
-        "into the worker's rows": lambda: rows.together([prepare(image, config, row) for row in rows.rows[:BATCH]]),
+        "into the worker's slots": lambda: slots.together([prepare(image, config, slot) for slot in slots.slots[:BATCH]]),
     }
     spent: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}
     for _ in range(BATCHES_TIMED):

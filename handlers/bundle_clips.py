@@ -114,9 +114,9 @@ def open_frames(files: Sequence[bytes], config: ClipInput) -> list[Image.Image]:
     return [opened[index].image for index in chosen]
 
 
-def prepare_clip(frames: Sequence[Image.Image], config: ClipInput, row: np.ndarray | None = None) -> np.ndarray:
-    """Frames, as `open_clip` gives them, as the graph's input: uint8 of `config.shape`, written into `row` if there is one."""
-    clip = np.empty(config.shape, np.uint8) if row is None else row
+def prepare_clip(frames: Sequence[Image.Image], config: ClipInput, slot: np.ndarray | None = None) -> np.ndarray:
+    """Frames, as `open_clip` gives them, as the graph's input: uint8 of `config.shape`, written into `slot` if there is one."""
+    clip = np.empty(config.shape, np.uint8) if slot is None else slot
     for frame, place in zip(frames, clip, strict=True):
         prepare(frame, config.image, place)
     return clip

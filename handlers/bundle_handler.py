@@ -184,8 +184,8 @@ class BundleHandler(StartingHandler):
     def _begin(self, part: list[tuple[int, Instance]], turn: int) -> Callable[[], list[Any]]:
         """What gives each instance, ready for the graph, or the error of one that isn't: by threads, which begin at once, or when asked."""
         instances = [one for _, one in part]
-        if self.rows:
-            self.rows.hand_out(instances, turn)
+        if self.slots:
+            self.slots.hand_out(instances, turn)
         if self.readers and len(instances) > 1:
             return partial(self._read_apart, self.readers, self.readers.begin(instances))
         return partial(self._prepare, instances)
@@ -245,7 +245,7 @@ class BundleHandler(StartingHandler):
     def _forward(self, prepared: list[Prepared]) -> list[Any]:
         with self.telemetry.inference:
             columns = zip(*(item.arrays for item in prepared), strict=True)
-            together = self.rows.together if self.rows else np.array  # as np.stack, at a third of its time
+            together = self.slots.together if self.slots else np.array  # as np.stack, at a third of its time
             outputs = self.model(*map(together, columns))
         with self.telemetry.postprocess:
             return self.postprocess(outputs, prepared)

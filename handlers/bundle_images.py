@@ -207,8 +207,8 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def prepare(image: Image.Image, config: ImageInput, row: np.ndarray | None = None) -> np.ndarray:
-    """A picture of `config.mode` as the graph's input, uint8 of `config.shape`: written into `row`, which is returned, if there is one."""
+def prepare(image: Image.Image, config: ImageInput, slot: np.ndarray | None = None) -> np.ndarray:
+    """A picture of `config.mode` as the graph's input, uint8 of `config.shape`: written into `slot`, which is returned, if there is one."""
     size = (config.width, config.height)
     if config.fit == "ink":
         fitted = centre_ink(image, size)
@@ -219,7 +219,7 @@ def prepare(image: Image.Image, config: ImageInput, row: np.ndarray | None = Non
         fitted.paste(_resized(image, inner, config), (0, 0))
     else:
         fitted = _resized(image, size, config, view_of_size(image.size, config))
-    planes = np.empty(config.shape, np.uint8) if row is None else row
+    planes = np.empty(config.shape, np.uint8) if slot is None else slot
     for plane, band in zip(planes, fitted.getbands(), strict=True):
         plane.data.cast("B")[:] = fitted.tobytes("raw", band)  # in a third of numpy's time for the same
     return planes

@@ -17,7 +17,7 @@ from bundle_errors import Refusal
 from bundle_image_handler import ImageHandler
 from bundle_images import ImageInput, prepare
 from bundle_requests import Instance, Prepared
-from bundle_rows import Rows
+from bundle_slots import Slots
 from bundle_telemetry import Telemetry
 
 MOST = 6
@@ -49,13 +49,13 @@ class Graph:
         return pixels
 
 
-def handler_with(threads: int = 1, rows: bool = True) -> Echo:
+def handler_with(threads: int = 1, slots: bool = True) -> Echo:
     handler = Echo()
     handler.input = ImageInput(8, 8)
     handler.metadata = {"name": "echo", "version": "1.0", "kind": "classifier", "max_batch": MOST}
     handler.telemetry = Telemetry("echo", "1.0")
     handler.model = Graph()
-    handler.rows = Rows(MOST, handler.input.shape) if rows else None
+    handler.slots = Slots(MOST, handler.input.shape) if slots else None
     handler.choose_readers({"handler": {"decode_threads": threads}})
     return handler
 
@@ -105,7 +105,7 @@ def said(answer: Any) -> str:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_thousand_requests_are_answered_as_each_is_alone_with_arrays_of_its_own(threads: int) -> None:
     source = random.Random(threads)
-    handler, lone = handler_with(threads), handler_with(rows=False)
+    handler, lone = handler_with(threads), handler_with(slots=False)
     requests = [request(source) for _ in range(1000)]
 
     answers, expected = [], [said(lone.answer_rows([one])[0]) for one in requests]
@@ -120,7 +120,7 @@ def test_a_thousand_requests_are_answered_as_each_is_alone_with_arrays_of_its_ow
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_graph_reads_the_rows_where_they_lie(threads: int) -> None:
+def test_the_graph_reads_the_slots_where_they_lie(threads: int) -> None:
     handler = handler_with(threads)
     levels = [10, 20, 30, 40]
 
@@ -129,7 +129,7 @@ def test_the_graph_reads_the_rows_where_they_lie(threads: int) -> None:
 
     assert [len(batch) for batch in handler.model.batches] == [4, 1, 3]
     for batch in handler.model.batches:
-        assert batch.base is handler.rows.memory  # type: ignore[union-attr]
+        assert batch.base is handler.slots.memory  # type: ignore[union-attr]
         assert batch.flags.c_contiguous
     assert [int(row.mean()) for row in handler.model.batches[0]] == levels
 
@@ -141,7 +141,7 @@ def test_a_request_of_any_number_of_instances_takes_the_same_memory(threads: int
     (answer,) = handler.answer_rows([({"body": listed([plain(20 + index) for index in range(5 * MOST + 1)])}, {})])
 
     assert [len(batch) for batch in handler.model.batches] == [*[MOST] * 5, 1]
-    assert all(batch.base is handler.rows.memory for batch in handler.model.batches)  # type: ignore[union-attr]
+    assert all(batch.base is handler.slots.memory for batch in handler.model.batches)  # type: ignore[union-attr]
     assert [bytes.fromhex(one["pixels"])[0] for one in answer["predictions"]] == [20 + index for index in range(5 * MOST + 1)]
 
 
@@ -184,37 +184,37 @@ def test_what_was_refused_leaves_a_gap_that_the_graph_does_not_see() -> None:
     assert [int(row.mean()) for row in handler.model.batches[0]] == [10, 20]
 
 
-def test_every_instance_has_a_row_of_its_own_until_the_batch_after_the_next() -> None:
-    rows = Rows(4, (3, 8, 8))
+def test_every_instance_has_a_slot_of_its_own_until_the_batch_after_the_next() -> None:
+    slots = Slots(4, (3, 8, 8))
     batches = [[Instance(None) for _ in range(size)] for size in (4, 3, 2)]
 
     for turn, batch in enumerate(batches):
-        rows.hand_out(batch, turn)
+        slots.hand_out(batch, turn)
         for number, one in enumerate(batch):
-            one.row[:] = 10 * turn + number  # type: ignore[index]
+            one.slot[:] = 10 * turn + number  # type: ignore[index]
 
-    assert rows.memory[:7].mean((1, 2, 3)).tolist() == [20, 21, 2, 3, 10, 11, 12]
+    assert slots.memory[:7].mean((1, 2, 3)).tolist() == [20, 21, 2, 3, 10, 11, 12]
 
 
 @pytest.mark.parametrize(("chosen", "shared"), [([0, 1, 2], True), ([2, 3], True), ([0, 2], False), ([1, 0], False), ([3, 3], False)])
-def test_only_rows_that_lie_one_after_the_other_are_taken_without_a_copy(chosen: list[int], shared: bool) -> None:
-    rows = Rows(2, (2,))
-    rows.memory[:] = np.arange(8).reshape(4, 2)
+def test_only_slots_that_lie_one_after_the_other_are_taken_without_a_copy(chosen: list[int], shared: bool) -> None:
+    slots = Slots(2, (2,))
+    slots.memory[:] = np.arange(8).reshape(4, 2)
 
-    batch = rows.together([rows.rows[place] for place in chosen])
+    batch = slots.together([slots.slots[place] for place in chosen])
 
-    assert batch.tolist() == rows.memory[chosen].tolist()
-    assert np.shares_memory(batch, rows.memory) == shared
+    assert batch.tolist() == slots.memory[chosen].tolist()
+    assert np.shares_memory(batch, slots.memory) == shared
 
 
-def test_rows_and_other_arrays_together_are_copied() -> None:
-    rows = Rows(1, (2,))
-    rows.memory[:] = 7
+def test_slots_and_other_arrays_together_are_copied() -> None:
+    slots = Slots(1, (2,))
+    slots.memory[:] = 7
 
-    batch = rows.together([*rows.rows, np.array([1, 2], np.uint8)])
+    batch = slots.together([*slots.slots, np.array([1, 2], np.uint8)])
 
     assert batch.tolist() == [[7, 7], [7, 7], [1, 2]]
-    assert not np.shares_memory(batch, rows.memory)
+    assert not np.shares_memory(batch, slots.memory)
 
 
 def test_nobody_writes_into_the_batch_once_it_is_answered() -> None:
@@ -250,28 +250,28 @@ def test_an_explanation_has_an_array_of_its_own() -> None:
 
     handler.answer_rows([({"body": plain(10)}, {}), ({"body": plain(20)}, {"explain": "true"}), ({"body": plain(30)}, {})])
 
-    assert not np.shares_memory(explained[0].arrays[0], handler.rows.memory)  # type: ignore[union-attr]
+    assert not np.shares_memory(explained[0].arrays[0], handler.slots.memory)  # type: ignore[union-attr]
     assert [int(row.mean()) for row in handler.model.batches[0]] == [10, 30]
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "letterbox"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_has_the_same_pixels_in_a_row_and_in_an_array_of_its_own(fit: Any, mode: Any) -> None:
+def test_a_picture_has_the_same_pixels_in_a_slot_and_in_an_array_of_its_own(fit: Any, mode: Any) -> None:
     config = ImageInput(12, 10, mode, fit, resize=14)
     image = Image.effect_noise((31, 40), 80).convert(mode)
-    rows = Rows(3, config.shape)
+    slots = Slots(3, config.shape)
 
-    given = prepare(image, config, rows.rows[1])
+    given = prepare(image, config, slots.slots[1])
 
-    assert given is rows.rows[1]
-    assert rows.memory[1].tolist() == prepare(image, config).tolist()
+    assert given is slots.slots[1]
+    assert slots.memory[1].tolist() == prepare(image, config).tolist()
 
 
-def test_a_clip_is_written_into_its_row_frame_by_frame() -> None:
+def test_a_clip_is_written_into_its_slot_frame_by_frame() -> None:
     config = ClipInput(3, ImageInput(6, 5))
     frames = [Image.effect_noise((20, 10), 80).convert("RGB") for _ in range(3)]
-    rows = Rows(2, config.shape)
+    slots = Slots(2, config.shape)
 
-    prepare_clip(frames, config, rows.rows[1])
+    prepare_clip(frames, config, slots.slots[1])
 
-    assert rows.memory[1].tolist() == [prepare(frame, config.image).tolist() for frame in frames]
+    assert slots.memory[1].tolist() == [prepare(frame, config.image).tolist() for frame in frames]
