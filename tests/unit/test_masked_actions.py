@@ -21,6 +21,7 @@ from tests.levers import StuckLevers, registered
 from tests.unit.test_on_policy import served
 from training import a2c, dqn, mpc, ppo, reinforce, sac, trpo
 from training.policies import rollout
+from training.policies.distributions import forbid
 from training.policies.environments import ActionMasks, make
 from training.policies.on_policy import Rollouts
 from training.policies.q_network import projected
@@ -150,13 +151,28 @@ def test_a_rollout_has_every_observation_with_its_own_mask_also_after_ends_and_c
     with small_network_arithmetic(0):
         learner = ppo.Learner(settings, *spaces_of("DoorsAlone-v0"), 0)
         found = Rollouts(learner.policy, settings, 1).collect()
+        judged, _ = learner.ascent.judge(found)
 
     places = found.features.argmax(1)
     assert {*places} == {*range(PLACES)}
     assert found.allowed is not None
     np.testing.assert_array_equal(found.allowed, allowed_at(places))
     assert found.allowed[np.arange(len(found)), found.actions[:, 0]].all()
-    assert np.isfinite(found.log_probabilities).all()
+    np.testing.assert_allclose(judged, found.log_probabilities, atol=1e-5)  # learning starts from ratios of one
+
+
+def test_the_trust_region_is_that_of_what_is_allowed() -> None:
+    settings = trpo.Settings(environment="DoorsAlone-v0", action_masks=True, copies=4, horizon=100)
+    with small_network_arithmetic(0):
+        learner = trpo.Learner(settings, *spaces_of("DoorsAlone-v0"), 0)
+        gathered = learner.rollouts.collect()
+        before, _ = learner.policy.judge(gathered.features)
+        told = learner.improve(gathered)
+        after, _ = learner.policy.judge(gathered.features)
+
+    old, new = (learner.policy.distribution(forbid(scores, gathered.allowed)) for scores in (before, after))
+    assert told == pytest.approx(old.divergence(new), rel=1e-3)  # type: ignore[arg-type]
+    assert 0.2 * settings.max_divergence < told <= settings.max_divergence
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
