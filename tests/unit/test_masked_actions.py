@@ -23,6 +23,7 @@ from training import a2c, dqn, mpc, ppo, reinforce, sac, trpo
 from training.policies import rollout
 from training.policies.distributions import forbid
 from training.policies.environments import ActionMasks, make
+from training.policies.graphs import acting, example
 from training.policies.on_policy import Rollouts
 from training.policies.q_network import projected
 from training.policies.sequences import Batch
@@ -307,6 +308,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A policy that learned with masks, for a moment: the walls of its environment are errors."""
     settings = ppo.Settings(environment="DoorsAlone-v0", action_masks=True, steps=600, evaluation_episodes=20, screening_episodes=2)
     return ppo.train(settings, 0, tmp_path_factory.mktemp("report"))
+
+
+@pytest.mark.parametrize("recipe", [ppo, dqn])
+def test_what_acts_in_training_and_what_is_served_take_the_same_masks(recipe: Any) -> None:
+    settings = recipe.Settings(environment="DoorsAlone-v0", action_masks=True)
+    observation, action = spaces_of("DoorsAlone-v0")
+    with small_network_arithmetic(0):
+        policy = recipe.Learner(settings, observation, action, 0).policy
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        graph = policy.served()
+        places = np.arange(600) % PLACES
+        allowed = np.random.default_rng(0).random((600, DOORS)) < 0.3
+        allowed[:, 0] |= ~allowed.any(1)
+        act = acting(graph, example(graph, observation, action))
+
+        inside, outside, free = policy.act(places, allowed), act(places, allowed), act(places)
+
+    assert allowed[np.arange(600), outside].all()
+    assert not allowed[np.arange(600), free].all()
+    np.testing.assert_array_equal(inside, outside)
 
 
 def test_samples_carry_masks_and_are_answered_so(trained: Any, tmp_path: Path) -> None:
