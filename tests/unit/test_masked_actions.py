@@ -207,6 +207,19 @@ def test_what_is_replayed_has_the_mask_of_what_follows(n_steps: int) -> None:
     assert allowed_at(drawn.observations)[np.arange(5000), drawn.actions].all()
 
 
+def test_a_training_that_goes_on_has_the_masks_of_its_new_starts() -> None:
+    with small_network_arithmetic(0):
+        learner = dqn_learner()
+        for _ in range(5):
+            learner.explore(1.0)
+        learner.experience.go_on()
+
+        assert learner.experience.allowed is not None
+        np.testing.assert_array_equal(learner.experience.allowed, allowed_at(learner.experience.observations))
+        for _ in range(50):
+            learner.explore(0.5)
+
+
 def test_exploration_draws_evenly_among_what_is_allowed() -> None:
     with small_network_arithmetic(0):
         learner = dqn_learner()
@@ -357,7 +370,7 @@ def test_an_evaluation_sends_masks_and_earns_what_the_training_reported(
 ) -> None:
     monkeypatch.setenv("MARINA_HOME", str(tmp_path))
     above_the_floor = dataclasses.replace(trained, metrics={**trained.metrics, "mean_return": 100.0})
-    spec, bodies = export_toy(tmp_path, "doors", trained=above_the_floor), []
+    spec, bodies = export_toy(tmp_path, "doors", "export: {runtimes: [], max_batch: 64}\n", above_the_floor), []
     ask = single(in_process(spec))
 
     def watched(body: bytes) -> Any:
