@@ -5,11 +5,14 @@
 
 The input is 224 x 224, a crop of 256, unless said otherwise. Printed are medians of the CPU milliseconds from bytes to uint8 pixels, on
 one thread, and the largest and mean difference of those pixels from Pillow's, in levels of 255. The paths take turns. "served" is what
-handlers do, with all checks. `pip install simplejpeg` adds a path.
+handlers do, with all checks. `pip install simplejpeg` adds a path. A second table has what follows: from eight pictures of the input's
+size to one batch, by way of arrays or straight into the slots that a worker keeps, before and after the first table. Once a process has
+given back a large picture's memory, the C library keeps more of what is given back, so that arrays cost fewer page faults.
 """
 
 import argparse
 import io
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -26,9 +29,11 @@ from sklearn.datasets import load_sample_image
 import marina  # noqa: F401  # puts handlers/ on the path
 
 from bundle_images import ImageInput, in_mode, open_input, prepare, view_of_size
+from bundle_slots import Slots
 
 SIZES = ((500, 375), (1600, 1200), (4000, 3000))
 PIXELS_TIMED = 30_000_000  # so many for each path and size, at least five pictures
+BATCH, BATCHES_TIMED = 8, 200
 
 
 def pillow(file: bytes, config: ImageInput) -> np.ndarray:
@@ -90,8 +95,30 @@ def photograph(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
+def batching(side: int) -> dict[str, tuple[float, float]]:
+    """From `BATCH` pictures to one batch: median CPU microseconds per picture, and mean page faults per batch, by way."""
+    config = ImageInput(side, side)
+    image, slots = Image.effect_noise((side, side), 60).convert("RGB"), Slots(BATCH, config.shape)
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "into arrays, then together": lambda: np.array([prepare(image, config) for _ in range(BATCH)]),
+        "into the worker's slots": lambda: slots.together([prepare(image, config, slot) for slot in slots.slots[:BATCH]]),
+    }
+    spent: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}
+    for _ in range(BATCHES_TIMED):
+        for name, way in ways.items():
+            faults, started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.thread_time()
+            batch = way()
+            del batch  # its memory goes back, as when a batch is answered
+            seconds = time.thread_time() - started
+            spent[name].append((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults))
+    return {
+        name: (1e6 * statistics.median(one for one, _ in found) / BATCH, statistics.mean(count for _, count in found))
+        for name, found in spent.items()
+    }
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pictures", nargs="*", type=Path, help="JPEG files and folders of them; default: made ones of three sizes")
     parser.add_argument("--side", type=int, default=224, help="of the graph's input, pixels; the crop is of 8/7 of that")
@@ -99,12 +126,18 @@ def main() -> None:
     config = ImageInput(arguments.side, arguments.side, fit="crop", resize=arguments.side * 8 // 7)
     folders = [sorted(path.rglob("*.jpg")) if path.is_dir() else [path] for path in arguments.pictures]
     own = [file.read_bytes() for files in folders for file in files]
+    batches = {"in a new process": batching(arguments.side)}
     groups = {f"{len(own)} files": own} if own else {f"{w} x {h}": [photograph(w, h)] for w, h in SIZES}
     table = Table("CPU ms (max, mean difference)", *groups)
     milliseconds = [_timed(files, config) for files in groups.values()]
     for name, path in PATHS.items():
         cells = (f"{ms[name]:.2f} ({_distance(path, files, config)})" for ms, files in zip(milliseconds, groups.values(), strict=True))
         table.add_row(name, *cells)
+    Console(width=150).print(table)
+    batches["after these"] = batching(arguments.side)
+    table = Table(f"CPU µs per picture of {BATCH} (page faults per batch)", *batches)
+    for name in batches["after these"]:
+        table.add_row(name, *(f"{one[name][0]:.0f} ({one[name][1]:.0f})" for one in batches.values()))
     Console(width=150).print(table)
 
 

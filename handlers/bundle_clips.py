@@ -43,6 +43,11 @@ class ClipInput:
     max_bytes: int = 15_000_000
     max_pixels: int = 100_000_000
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[frames, C, height, width] of the graph's input."""
+        return (self.frames, *self.image.shape)
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ClipInput":
         """Read the JSON; the key "input", which names the sort of input, is not a field."""
@@ -109,9 +114,12 @@ def open_frames(files: Sequence[bytes], config: ClipInput) -> list[Image.Image]:
     return [opened[index].image for index in chosen]
 
 
-def prepare_clip(frames: Sequence[Image.Image], config: ClipInput) -> np.ndarray:
-    """Frames, as `open_clip` gives them, as the graph's input: uint8 [frames, C, height, width]."""
-    return np.stack([prepare(frame, config.image) for frame in frames])
+def prepare_clip(frames: Sequence[Image.Image], config: ClipInput, slot: np.ndarray | None = None) -> np.ndarray:
+    """Frames, as `open_clip` gives them, as the graph's input: uint8 of `config.shape`, written into `slot` if there is one."""
+    clip = np.empty(config.shape, np.uint8) if slot is None else slot
+    for frame, place in zip(frames, clip, strict=True):
+        prepare(frame, config.image, place)
+    return clip
 
 
 def _named(index: int, read: Callable[..., Read], *arguments: Any) -> Read:

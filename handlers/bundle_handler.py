@@ -12,14 +12,15 @@ How a worker comes up is in `bundle_startup`. All is numpy, so that a worker wit
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
-from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bundle_errors import ModelFault, NotSupported, Refusal
 from bundle_kserve import tensor_answer
+from bundle_readers import Read, Readers
 from bundle_replies import NOT_FINITE, Picture, Reply, reply_of
 from bundle_requests import MAX_INSTANCES, Call, Instance, Prepared, Request, Row, lower_case, read_call, read_request
 from bundle_startup import StartingHandler
@@ -68,12 +69,8 @@ class BundleHandler(StartingHandler):
             calls: dict[int, Any] = {}  # by the headers' identity: they are the same for many
             read = [self._read(row, headers, calls) for row, headers in rows]
         read = [item() if callable(item) else item for item in read]
-        prepared = iter(self._prepare([item for item in read if isinstance(item, Request)]))
-        ready = [next(prepared) if isinstance(item, Request) else None for item in read]
-        batch = [one for item in ready if isinstance(item, list) for one in item]
-        self.telemetry.instances += len(batch)
-        answers = iter(self._compute(batch))
-        return [self._collect(*pair, answers) for pair in zip(read, ready, strict=True)]
+        answers = iter(self._answers([item for item in read if isinstance(item, Request)]))
+        return [self._collect(item, next(answers)) if isinstance(item, Request) else item for item in read]
 
     def decode(self, instance: Instance) -> Any:
         """What was sent, read. Raises a Refusal that says what to send instead."""
@@ -156,21 +153,56 @@ class BundleHandler(StartingHandler):
             logger.exception("a request failed before its inference")
             return ModelFault("the server failed on this request; its log says why")
 
-    def _prepare(self, requests: list[Request]) -> list[Any]:
-        """Per request its instances, ready for the batch, or the error of the first that isn't: together, by threads, or each by itself."""
-        instances = [one for request in requests for one in request.instances]
+    def _answers(self, requests: list[Request]) -> list[Any]:
+        """Per request the answers to its instances, or the error of the first that can't be read."""
+        found: list[Any] = [[] for _ in requests]
+        for batch in self._batches(requests, found):
+            answers = self._compute([one for _, one in batch])
+            for (place, _), answer in zip(batch, answers, strict=True):
+                found[place].append(answer)
+        return found
+
+    def _batches(self, requests: list[Request], found: list[Any]) -> Iterator[list[tuple[int, Prepared]]]:
+        """(place of its request, instance ready for the graph) of as many as that takes, again and again: a request of thousands needs
+        no more memory than that. Threads read the next ones while these are computed.
+
+        An error in reading goes to its place in `found`; what else that request has is left out.
+        """
+        most = int(self.metadata["max_batch"])
+        instances = [(place, one) for place, request in enumerate(requests) for one in request.instances]
+        part = instances[:most]
+        ready = self._begin(part, 0)
+        for turn, behind in enumerate(range(most, len(instances) + most, most), 1):
+            batch = [(place, one) for (place, _), one in zip(part, ready(), strict=True)]
+            for place, one in batch:
+                if isinstance(one, Exception) and isinstance(found[place], list):
+                    found[place] = one
+            part = [(place, one) for place, one in instances[behind : behind + most] if isinstance(found[place], list)]
+            ready = self._begin(part, turn)
+            yield [(place, one) for place, one in batch if isinstance(found[place], list)]
+
+    def _begin(self, part: list[tuple[int, Instance]], turn: int) -> Callable[[], list[Any]]:
+        """What gives each instance, ready for the graph, or the error of one that isn't: by threads, which begin at once, or when asked."""
+        instances = [one for _, one in part]
+        if self.slots:
+            self.slots.hand_out(instances, turn)
+        if self.readers and len(instances) > 1:
+            return partial(self._read_apart, self.readers, self.readers.begin(instances))
+        return partial(self._prepare, instances)
+
+    def _read_apart(self, readers: Readers, begun: list[Future[Read]]) -> list[Any]:
+        readers.wait(begun, self.telemetry)
+        return [self._tried(_prepared_of, one) for one in begun]
+
+    def _prepare(self, instances: list[Instance]) -> list[Any]:
         with self.telemetry.preprocess:
             together = self._tried(self.prepare_together, instances)
-        if isinstance(together, list):  # else each by itself: whose fault it is gets the error
-            rest = iter(together)
-            return [[*islice(rest, len(request.instances))] for request in requests]
-        if self.readers and len(instances) > 1:
-            begun = [self.readers.begin(request.instances) for request in requests]
-            return [self._tried(self.readers.end, one, self.telemetry) for one in begun]
-        return [self._tried(self._each, request.instances) for request in requests]
+        if isinstance(together, list):
+            return together
+        return [self._tried(self._alone, one) for one in instances]  # whose fault it is gets the error
 
-    def _each(self, instances: list[Instance]) -> list[Prepared]:
-        return [self._prepared(instance)[1] for instance in instances]
+    def _alone(self, instance: Instance) -> Prepared:
+        return self._prepared(instance)[1]
 
     def _prepared(self, instance: Instance, whole: bool = False) -> tuple[Any, Prepared]:
         with self.telemetry.decode:
@@ -192,17 +224,13 @@ class BundleHandler(StartingHandler):
         return self._in_protocol(request, answers, self.explanation_schema, "explanations")
 
     def _compute(self, prepared: list[Prepared]) -> list[Any]:
-        """Answers, in slices of the largest batch that the graph takes; a slice that fails is tried one by one."""
-        answers: list[Any] = []
-        most = int(self.metadata["max_batch"])
-        for start in range(0, len(prepared), most):
-            part = prepared[start : start + most]
-            try:
-                answers += self._forward(part)
-            except Exception:  # whatever the graph raised: one instance may be to blame
-                logger.exception("a batch of %d failed", len(part))
-                answers += self._one_by_one(part)
-        return answers
+        """Answers to a batch; one that fails is tried one by one."""
+        self.telemetry.instances += len(prepared)
+        try:
+            return self._forward(prepared) if prepared else []
+        except Exception:  # whatever the graph raised: one instance may be to blame
+            logger.exception("a batch of %d failed", len(prepared))
+            return self._one_by_one(prepared)
 
     def _one_by_one(self, prepared: list[Prepared]) -> list[Any]:
         answers: list[Any] = []
@@ -217,25 +245,20 @@ class BundleHandler(StartingHandler):
     def _forward(self, prepared: list[Prepared]) -> list[Any]:
         with self.telemetry.inference:
             columns = zip(*(item.arrays for item in prepared), strict=True)
-            outputs = self.model(*map(np.array, columns))  # as np.stack, at a third of its time
+            together = self.slots.together if self.slots else np.array  # as np.stack, at a third of its time
+            outputs = self.model(*map(together, columns))
         with self.telemetry.postprocess:
             return self.postprocess(outputs, prepared)
 
-    def _collect(self, item: Any, prepared: Any, answers: Iterator[Any]) -> Any:
-        """The next answers, one per instance, in the request's protocol; the first failure among them stands for the request.
-
-        What is no Request, or was not prepared, has its answer or error already.
-        """
-        if not isinstance(item, Request):
-            return item
-        if not isinstance(prepared, list):
-            return prepared
-        if item.protocol == "own":
-            return next(answers)
-        own = list(islice(answers, len(prepared)))
-        failed = next((one for one in own if isinstance(one, Exception)), None)
+    def _collect(self, request: Request, found: Any) -> Any:
+        """Its answers, one per instance, in the request's protocol; the first failure among them, or in their place, stands for it."""
+        if not isinstance(found, list):
+            return found
+        if request.protocol == "own":
+            return found[0]
+        failed = next((one for one in found if isinstance(one, Exception)), None)
         try:
-            return failed or self._in_protocol(item, own, self.answer_schema, "predictions")
+            return failed or self._in_protocol(request, found, self.answer_schema, "predictions")
         except Refusal as refusal:
             return refusal
         except ValueError:
@@ -249,3 +272,7 @@ class BundleHandler(StartingHandler):
             named = (self.metadata["name"], self.metadata["version"], request.tensor_id)
             return tensor_answer(answers, schema() or {}, *named, ragged=self.ragged)
         return {key: answers} if request.protocol == "v1" else answers[0]
+
+
+def _prepared_of(read: Future[Read]) -> Prepared:
+    return read.result().prepared

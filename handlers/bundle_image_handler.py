@@ -13,6 +13,7 @@ from bundle_images import FORMATS, ImageInput, Opened, open_input, prepare
 from bundle_options import keyed_schema
 from bundle_payloads import bytes_of, only_key
 from bundle_requests import Instance, Prepared
+from bundle_slots import Slots
 
 KEYS = ("image", "data", "b64")
 
@@ -26,6 +27,7 @@ class ImageHandler(BundleHandler):
         """Read the JSON files of an export; the image's form and limits become `self.input`."""
         super().read_configs(folder)
         self.input = ImageInput.from_config(self.preprocess_config)
+        self.slots = Slots(self.metadata["max_batch"], self.input.shape)
 
     def decode(self, instance: Instance) -> Opened:
         """The picture in the mode of the graph's input. Raises a Refusal for what is no such picture."""
@@ -36,8 +38,8 @@ class ImageHandler(BundleHandler):
         return self._opened(instance, replace(self.input, decode="exact"))
 
     def preprocess(self, item: Opened, instance: Instance) -> Prepared:
-        """The picture as the graph's input, with its own size for boxes."""
-        return Prepared((prepare(item.image, self.input),), instance.options, item.size)
+        """The picture as the graph's input, with its own size for boxes. The input lasts as long as its batch."""
+        return Prepared((prepare(item.image, self.input, instance.slot),), instance.options, item.size)
 
     def request_schema(self) -> dict[str, Any]:
         """An object with base64 text under one of the keys."""

@@ -1,7 +1,8 @@
 """Threads that read the instances of one batch side by side: decoding and resizing pictures don't hold the interpreter."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -24,30 +25,26 @@ class Readers:
 
     def __init__(self, threads: int, decode: Callable[[Instance], Any], preprocess: Callable[[Any, Instance], Prepared]) -> None:
         self.pool = ThreadPoolExecutor(threads, "reader")
+        here = Barrier(threads)
+        wait([self.pool.submit(here.wait) for _ in range(threads)])  # one that can't be started later would leave a batch half begun
         self.decode, self.preprocess = decode, preprocess
 
     def begin(self, instances: Sequence[Instance]) -> "list[Future[Read]]":
         """Hand them to the threads."""
         return [self.pool.submit(self._read, instance) for instance in instances]
 
-    def end(self, begun: "Sequence[Future[Read]]", telemetry: Telemetry) -> list[Prepared]:
-        """Wait for them, and add the time of that to the two stages, in their proportion; the order is kept.
-
-        Raises what the first one that can't be read raised; those behind it are not begun then.
+    def wait(self, begun: "Sequence[Future[Read]]", telemetry: Telemetry) -> None:
+        """Until all are read or have failed, so that nobody writes into a batch later. The time is added to the two stages, in their
+        proportion.
         """
         started = perf_counter()
-        read: list[Read] = []
-        try:
-            read += [one.result() for one in begun]
-        finally:
-            for one in begun:
-                one.cancel()
-            waited = perf_counter() - started
-            decode, preprocess = sum(one.decode for one in read), sum(one.preprocess for one in read)
-            share = decode / (decode + preprocess) if read else 1.0
-            telemetry.decode.seconds += share * waited
-            telemetry.preprocess.seconds += (1 - share) * waited
-        return [one.prepared for one in read]
+        wait(begun)
+        waited = perf_counter() - started
+        read = [one.result() for one in begun if not one.exception()]
+        decode, preprocess = sum(one.decode for one in read), sum(one.preprocess for one in read)
+        share = decode / (decode + preprocess) if read else 1.0
+        telemetry.decode.seconds += share * waited
+        telemetry.preprocess.seconds += (1 - share) * waited
 
     def _read(self, instance: Instance) -> Read:
         started = perf_counter()

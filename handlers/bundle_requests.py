@@ -28,11 +28,14 @@ Row = tuple[Mapping[str, Any], Mapping[str, str]]  # what TorchServe gives: the 
 
 @dataclass(slots=True)
 class Instance:
-    """One thing to answer: bytes, text, parsed JSON or the row of a tensor; its options; its position in the request."""
+    """One thing to answer: bytes, text, parsed JSON or the row of a tensor; its options; its position in the request; and the slot
+    of the batch that it is to be written into, where there is one (`bundle_slots`).
+    """
 
     payload: Any
     options: dict[str, Any] = field(default_factory=dict)
     position: int = 0
+    slot: np.ndarray | None = None
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from bundle_readers import WORTH_READING_APART_SECONDS, Readers
 from bundle_replies import MAX_ANSWER_BYTES, Reply
 from bundle_requests import Instance, Prepared, Row
 from bundle_runtimes import PROGRAM, TorchRuntime, usable
+from bundle_slots import Slots
 from bundle_telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class StartingHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
         self.counted = False  # whether metrics go to a front end
         self.max_answer_bytes = MAX_ANSWER_BYTES
         self.readers: Readers | None = None
+        self.slots: Slots | None = None  # where all inputs are pictures or clips, of one shape
         self.computing: dict[str, Any] = {}  # runtime, precision and threads, once they are chosen
         self.options: dict[str, Option] = {}  # that every request may set
         self.explain_options: dict[str, Option] = {}  # and further ones of an explanation

@@ -13,6 +13,7 @@ from bundle_handler import BundleHandler
 from bundle_options import keyed_schema
 from bundle_payloads import bytes_of, only_key
 from bundle_requests import Instance, Prepared
+from bundle_slots import Slots
 
 KEYS = ("clip", "frames", "data", "b64")
 
@@ -27,6 +28,7 @@ class VideoClassifierHandler(BundleHandler):
         """Read the JSON files of an export; the clip's form and limits become `self.input`."""
         super().read_configs(folder)
         self.input = ClipInput.from_config(self.preprocess_config)
+        self.slots = Slots(self.metadata["max_batch"], self.input.shape)
         self.answers = ClassAnswers.from_config(self.postprocess_config, self.classes)
         self.options = {"top_k": TOP_K}
 
@@ -41,7 +43,7 @@ class VideoClassifierHandler(BundleHandler):
 
     def preprocess(self, item: list[Image.Image], instance: Instance) -> Prepared:
         """The frames as the graph's input."""
-        return Prepared((prepare_clip(item, self.input),), instance.options, item[0].size)
+        return Prepared((prepare_clip(item, self.input, instance.slot),), instance.options, item[0].size)
 
     def postprocess(self, outputs: np.ndarray, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""

@@ -14,7 +14,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from tests.bad_inputs import BINARY, JSON, VIDEO, Bad, Part, Sent, base64_of, both, clip, drawn, encoded, gif, instance, png
+from tests.bad_json import both
+from tests.good_inputs import base64_of, instance
+from tests.picture_files import chunk, clip, drawn, encoded, gif, png
+from tests.sent_requests import BINARY, JSON, VIDEO, Bad, Part, Sent
 
 
 @cache
@@ -68,8 +71,6 @@ def animation_of(count: int) -> bytes:
 
 
 def _chunks(*pairs: tuple[bytes, bytes]) -> Iterator[bytes]:
-    from tests.bad_inputs import chunk
-
     for pair in pairs:
         yield chunk(*pair)
 

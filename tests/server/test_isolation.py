@@ -15,7 +15,9 @@ import pytest
 
 from marina import paths, spec
 from marina.client import Client
-from tests.bad_inputs import FORM, MULTIPART, Sent, bad, good, payload, refused_in_front
+from tests.bad_inputs import bad, good, refused_in_front
+from tests.good_inputs import payload
+from tests.sent_requests import FORM, MULTIPART, Sent
 
 from bundle_golden import difference
 

@@ -14,7 +14,7 @@ from marina.console import Output
 from marina.errors import RequestRefused
 from tests.bad_inputs import bad, good
 from tests.server.test_isolation import wrong_among
-from tests.unit.test_two_stage import OWN, blotches, filled, people, png
+from tests.two_stage_models import OWN, blotches, filled, people, png
 from training import datasets
 
 from bundle_masks import read_mask

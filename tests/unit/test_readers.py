@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 import time
 from typing import Any
 
@@ -102,6 +103,17 @@ def test_a_fault_of_ours_costs_its_own_request_alone(monkeypatch: pytest.MonkeyP
     assert answers[2] == {"brightness": 50.0}
 
 
+def test_the_threads_are_there_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, together = handler_with(1), handler_with(3)
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+
+    assert said(together.answer_rows(ROWS)) == said(alone.answer_rows(ROWS))
+
+
 def test_waiting_is_shared_out_between_the_stages_and_counted_once() -> None:
     def decode(instance: Instance) -> Any:
         time.sleep(0.06)
@@ -114,10 +126,10 @@ def test_waiting_is_shared_out_between_the_stages_and_counted_once() -> None:
     begun = readers.begin([Instance(None, position=index) for index in range(8)])
     started = time.perf_counter()
 
-    read = readers.end(begun, telemetry)
+    readers.wait(begun, telemetry)
     waited = time.perf_counter() - started
 
-    assert [one.size[0] for one in read] == list(range(8))
+    assert [one.result().prepared.size[0] for one in begun] == list(range(8))
     assert telemetry.decode.seconds + telemetry.preprocess.seconds == pytest.approx(waited, rel=0.1)
     assert 2 < telemetry.decode.seconds / telemetry.preprocess.seconds < 4
     assert waited < 8 * 0.08  # two rounds of four, were nothing else to do

@@ -15,7 +15,7 @@ from PIL import Image
 from marina import draw, evaluate, openapi, spec
 from marina.errors import CallError
 from tests.bad_clips import of_pixels, video
-from tests.bad_inputs import clip, drawn, encoded
+from tests.picture_files import clip, drawn, encoded
 from training import datasets, video_classifier
 from training.classification import inputs, video_networks
 from training.classification.augmentation import augmentation

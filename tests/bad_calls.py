@@ -1,0 +1,93 @@
+"""What `bad_inputs` is made of in forms, methods, headers and explanations, and what TorchServe refuses by itself."""
+
+from collections.abc import Iterator
+
+from PIL import Image
+
+from tests.good_inputs import instance, payload
+from tests.picture_files import encoded
+from tests.sent_requests import ALL, CLASSIFIER, DETECTOR, FORM, JSON, MULTIPART, POLICY, SEGMENTER, Bad, Part, multipart
+
+
+def bad() -> Iterator[Bad]:
+    """All of them."""
+    yield from _forms()
+    yield from _methods()
+    yield from _headers()
+    yield from _explanations()
+    yield from _in_front()
+
+
+def _forms() -> Iterator[Bad]:
+    yield Bad("curl -d x", b"x", (FORM,))
+    yield Bad("an empty form", b"", (FORM,))
+    yield Bad("curl -d with JSON", b'{"observation": [0, 0, 0, 0]}', (FORM,))
+    yield Bad("a form of two unknown fields", b"a=1&b=2", (FORM,))
+    yield Bad("a form's field that is nothing", b"data=nothing", (FORM,))
+    yield Bad("a form of options alone", b"top_k=3&confidence_threshold=0.5&deterministic=true", (FORM,))
+    yield Bad("an empty file", parts=(Part("data", b"", "image/png"),))
+    yield Bad("an empty field", parts=(Part("data", b""),))
+    yield Bad("two files", parts=(Part("a", payload("detector"), "image/png"), Part("b", payload("detector"), "image/png")))
+    yield Bad("a file and an unknown field", parts=(Part("data", payload("detector"), "image/png"), Part("topk", b"3")))
+    yield Bad("a field of one name twice, the last one wrong", parts=(Part("data", payload("detector"), "image/png"), Part("data", b"x")))
+    yield Bad("the field describe", parts=(Part("describe", b"True"),))
+    yield Bad("the field explain", parts=(Part("explain", b"True"), Part("data", payload("detector"))))
+    yield Bad("two thousand fields", parts=tuple(Part(f"field-{index}", b"x") for index in range(2000)))
+    yield Bad("a field whose name is long", parts=(Part("n" * 100_000, b"x"), Part("data", b"x")))
+    yield Bad("a field whose name is not ASCII", parts=(Part("日本", b"x"), Part("データ", b"x")))
+    whole = multipart((Part("data", payload("detector"), "image/png"),))
+    yield Bad("a form without its end", whole[:-7], (MULTIPART,), row={})
+    yield Bad("a form cut off", whole[:60], (MULTIPART,), row={})
+    yield Bad("a form of another boundary", whole, (("Content-Type", "multipart/form-data; boundary=C"),), row={})
+    yield Bad("a form without a boundary", whole, (("Content-Type", "multipart/form-data"),))
+    yield Bad("a form of no parts", b"--B--\r\n", (MULTIPART,), row={})
+    yield Bad("an empty multipart body", b"", (MULTIPART,), row={})
+
+
+def _methods() -> Iterator[Bad]:
+    for method in ("GET", "DELETE", "PUT", "PATCH"):
+        yield Bad(f"an empty {method}", method=method)
+        yield Bad(f"an empty {method} of an explanation", method=method, path="explanations", kinds=CLASSIFIER | POLICY)
+    yield Bad("an empty body")
+    yield Bad("a GET of a form", method="GET", headers=(FORM,))
+
+
+def _headers() -> Iterator[Bad]:
+    for kind in sorted(ALL):
+        for text in ("perhaps", "1", "", "TRUE!", "\xe9", "x" * 7000):
+            yield Bad(f"describe {text[:10]!r}, {kind}", payload(kind), (("describe", text),), frozenset({kind}))
+
+
+def _explanations() -> Iterator[Bad]:
+    yield Bad("why a detector", payload("detector"), path="explanations", kinds=DETECTOR, status=415, type="NotSupported")
+    yield Bad("why a segmenter", payload("segmenter"), path="explanations", kinds=SEGMENTER, status=415, type="NotSupported")
+    yield Bad("why, of no picture", b"hello", path="explanations", kinds=CLASSIFIER)
+    yield Bad("why, of a blank picture", encoded(Image.new("L", (9, 9)), "PNG"), path="explanations", kinds=CLASSIFIER)
+    yield Bad("why, of no observation", b'{"observation": [0]}', (JSON,), path="explanations", kinds=POLICY)
+    yield Bad("why, of an unknown key", instance("policy", ', "class_index": 1').encode(), (JSON,), path="explanations", kinds=POLICY)
+    for value in ("10", "-1", "1.5", "x", "", "9" * 5000):
+        yield Bad(f"why class {value[:10]!r}", payload("classifier"), (("class_index", value),), CLASSIFIER, path="explanations")
+    for value in ("gif", "", "jsonpng", "\xe9"):
+        yield Bad(f"why in the format {value!r}", payload("classifier"), (("format", value),), CLASSIFIER, path="explanations")
+    body = f'{{"instances": [{instance("classifier")}, {instance("classifier")}], "format": "png"}}'.encode()
+    yield Bad("why, two pictures as one", body, (JSON,), CLASSIFIER, path="explanations", status=415, type="NotSupported")
+    two = f'{{"instances": [{instance("policy")}, {{}}]}}'.encode()
+    yield Bad("why, of a good and a bad instance", two, (JSON,), POLICY, path="explanations")
+
+
+def _in_front() -> Iterator[Bad]:
+    """What TorchServe refuses by itself, with words of its own: no worker sees it."""
+    form = b'--B\r\nContent-Disposition: form-data; name="data"; filename="x"\r\n%s\r\n\r\nx\r\n--B--\r\n'
+    broken = {"status": 500, "type": "ErrorDataDecoderException", "in_front": True}
+    invalid = {"status": 400, "type": "BadRequestException", "in_front": True}
+    yield Bad("a part without a name", b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--\r\n", (MULTIPART,), **broken)  # type: ignore[arg-type]
+    yield Bad("a part in base64", form % b"Content-Transfer-Encoding: base64", (MULTIPART,), **broken)  # type: ignore[arg-type]
+    yield Bad("a part in an unknown alphabet", form % b"Content-Type: text/plain; charset=none", (MULTIPART,), **broken)  # type: ignore[arg-type]
+    yield Bad("a form's bad percent sign", b"data=%zz", (FORM,), **broken)  # type: ignore[arg-type]
+    yield Bad("a form's field without a name", b"=x", (FORM,), **broken)  # type: ignore[arg-type]
+    yield Bad("a header with a null", b"x", (("top_k", "a\0b"),), **invalid)  # type: ignore[arg-type]
+    yield Bad("a header of 20,000 letters", b"x", (("top_k", "9" * 20_000),), **invalid)  # type: ignore[arg-type]
+    yield Bad("a broken chunk", b"zz\r\nx\r\n0\r\n\r\n", (("Transfer-Encoding", "chunked"),), **invalid)  # type: ignore[arg-type]
+    yield Bad("a length that is a word", b"x", (("Content-Length", "many"),), **invalid)  # type: ignore[arg-type]
+    yield Bad("an unknown expectation", b"", (("Expect", "a-miracle"),), status=417, type="", in_front=True)
+    yield Bad("a body over max_request_size", bytes(20_000_001), status=413, type="", in_front=True)
