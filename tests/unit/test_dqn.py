@@ -203,7 +203,7 @@ def collect(learner: Learner, steps: int, epsilon: float) -> SequenceReplay:
 @pytest.mark.parametrize("vector", ["own", "sync"])
 def test_rows_that_only_reset_are_never_drawn(vector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if vector == "sync":
-        sync = lambda name, copies, options: gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(name)] * copies)  # noqa: E731
+        sync = lambda name, copies, *_: gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(name)] * copies)  # noqa: E731
         monkeypatch.setattr(rollout, "make_vector", sync)
     learner = learner_of(copies=3)
     constant(learner, 0)

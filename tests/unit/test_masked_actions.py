@@ -21,7 +21,9 @@ from tests.levers import StuckLevers, registered
 from tests.unit.test_on_policy import served
 from training import a2c, dqn, mpc, ppo, reinforce, sac, trpo
 from training.policies import rollout
+from training.policies.distributions import forbid
 from training.policies.environments import ActionMasks, make
+from training.policies.graphs import acting, example
 from training.policies.on_policy import Rollouts
 from training.policies.q_network import projected
 from training.policies.sequences import Batch
@@ -150,13 +152,28 @@ def test_a_rollout_has_every_observation_with_its_own_mask_also_after_ends_and_c
     with small_network_arithmetic(0):
         learner = ppo.Learner(settings, *spaces_of("DoorsAlone-v0"), 0)
         found = Rollouts(learner.policy, settings, 1).collect()
+        judged, _ = learner.ascent.judge(found)
 
     places = found.features.argmax(1)
     assert {*places} == {*range(PLACES)}
     assert found.allowed is not None
     np.testing.assert_array_equal(found.allowed, allowed_at(places))
     assert found.allowed[np.arange(len(found)), found.actions[:, 0]].all()
-    assert np.isfinite(found.log_probabilities).all()
+    np.testing.assert_allclose(judged, found.log_probabilities, atol=1e-5)  # learning starts from ratios of one
+
+
+def test_the_trust_region_is_that_of_what_is_allowed() -> None:
+    settings = trpo.Settings(environment="DoorsAlone-v0", action_masks=True, copies=4, horizon=100)
+    with small_network_arithmetic(0):
+        learner = trpo.Learner(settings, *spaces_of("DoorsAlone-v0"), 0)
+        gathered = learner.rollouts.collect()
+        before, _ = learner.policy.judge(gathered.features)
+        told = learner.improve(gathered)
+        after, _ = learner.policy.judge(gathered.features)
+
+    old, new = (learner.policy.distribution(forbid(scores, gathered.allowed)) for scores in (before, after))
+    assert told == pytest.approx(old.divergence(new), rel=1e-3)  # type: ignore[arg-type]
+    assert 0.2 * settings.max_divergence < told <= settings.max_divergence
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -188,6 +205,19 @@ def test_what_is_replayed_has_the_mask_of_what_follows(n_steps: int) -> None:
     assert (drawn.discounts[~going_on] == 0).all()
     assert (~going_on).any()
     assert allowed_at(drawn.observations)[np.arange(5000), drawn.actions].all()
+
+
+def test_a_training_that_goes_on_has_the_masks_of_its_new_starts() -> None:
+    with small_network_arithmetic(0):
+        learner = dqn_learner()
+        for _ in range(5):
+            learner.explore(1.0)
+        learner.experience.go_on()
+
+        assert learner.experience.allowed is not None
+        np.testing.assert_array_equal(learner.experience.allowed, allowed_at(learner.experience.observations))
+        for _ in range(50):
+            learner.explore(0.5)
 
 
 def test_exploration_draws_evenly_among_what_is_allowed() -> None:
@@ -293,6 +323,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return ppo.train(settings, 0, tmp_path_factory.mktemp("report"))
 
 
+@pytest.mark.parametrize("recipe", [ppo, dqn])
+def test_what_acts_in_training_and_what_is_served_take_the_same_masks(recipe: Any) -> None:
+    settings = recipe.Settings(environment="DoorsAlone-v0", action_masks=True)
+    observation, action = spaces_of("DoorsAlone-v0")
+    with small_network_arithmetic(0):
+        policy = recipe.Learner(settings, observation, action, 0).policy
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        graph = policy.served()
+        places = np.arange(600) % PLACES
+        allowed = np.random.default_rng(0).random((600, DOORS)) < 0.3
+        allowed[:, 0] |= ~allowed.any(1)
+        act = acting(graph, example(graph, observation, action))
+
+        inside, outside, free = policy.act(places, allowed), act(places, allowed), act(places)
+
+    assert allowed[np.arange(600), outside].all()
+    assert not allowed[np.arange(600), free].all()
+    np.testing.assert_array_equal(inside, outside)
+
+
 def test_samples_carry_masks_and_are_answered_so(trained: Any, tmp_path: Path) -> None:
     handler = served(trained, tmp_path)
 
@@ -318,7 +370,7 @@ def test_an_evaluation_sends_masks_and_earns_what_the_training_reported(
 ) -> None:
     monkeypatch.setenv("MARINA_HOME", str(tmp_path))
     above_the_floor = dataclasses.replace(trained, metrics={**trained.metrics, "mean_return": 100.0})
-    spec, bodies = export_toy(tmp_path, "doors", trained=above_the_floor), []
+    spec, bodies = export_toy(tmp_path, "doors", "export: {runtimes: [], max_batch: 64}\n", above_the_floor), []
     ask = single(in_process(spec))
 
     def watched(body: bytes) -> Any:
