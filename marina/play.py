@@ -4,6 +4,7 @@ Each frame shows the environment, the step, the return so far and the numbers th
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ def opened(environment: str, drawn: bool, options: Mapping[str, Any] | None = No
     """The environment, closed afterwards; drawing needs no screen."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame would look for a display
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # and MuJoCo too
     from training.policies.environments import make
 
     env = make(environment, **(options or {}))
@@ -75,11 +78,30 @@ def opened(environment: str, drawn: bool, options: Mapping[str, Any] | None = No
         env.close()
         if "rgb_array" not in env.metadata.get("render_modes", []):
             raise CallError(f"environment {environment!r} can't be drawn; play it without --gif and --mp4")
-        env = make(environment, **{**(options or {}), "render_mode": "rgb_array"})
+        env = _drawing(environment, options)
     try:
         yield env
     finally:
         env.close()
+
+
+def _drawing(environment: str, options: Mapping[str, Any] | None) -> Any:
+    """One that draws, which is tried before an episode is played for nothing."""
+    import gymnasium
+
+    from training.policies.environments import make
+
+    try:
+        env = make(environment, **{**(options or {}), "render_mode": "rgb_array"})
+        env.reset()
+        env.render()
+    except CallError:
+        raise
+    except Exception as error:  # whatever a graphics library raises
+        origin = str(getattr(gymnasium.spec(environment), "entry_point", ""))
+        how = "set MUJOCO_GL to what is installed of egl, osmesa and glfw, or " if "mujoco" in origin else ""
+        raise CallError(f"environment {environment!r} can't be drawn here ({error}); {how}play it without --gif and --mp4") from error
+    return env
 
 
 def _stride(env: Any) -> int:

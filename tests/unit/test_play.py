@@ -47,6 +47,15 @@ def test_without_a_gif_the_same_episodes_are_played(tmp_path: Path) -> None:
     assert all(8 <= total <= 11 for total in shown)
 
 
+def test_where_nothing_can_be_drawn_it_is_said_before_an_episode_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr("mujoco.MjrContext", lambda *_: (_ for _ in ()).throw(RuntimeError("no OpenGL here")))
+
+    with pytest.raises(CallError, match=r"can't be drawn here \(.*\); set MUJOCO_GL to .*, or play it without --gif and --mp4"):
+        play(upright, "InvertedPendulum-v5", episodes=1, seed=0, gif=tmp_path / "film.gif")
+    assert not (tmp_path / "film.gif").exists()
+
+
 def test_the_gif_that_was_there_stays_when_the_policy_fails_midway(tmp_path: Path) -> None:
     gif = tmp_path / "film.gif"
     gif.write_bytes(b"old")
