@@ -69,7 +69,7 @@ def test_the_class_of_the_decision_comes_first_from_its_threshold_on_and_probabi
 
 def served(tmp_path: Path, postprocess: dict[str, object]) -> ClassifierHandler:
     for name, content in (
-        ("model_metadata", {"name": "xray", "version": "1.0"}),
+        ("model_metadata", {"name": "xray", "version": "1.0", "max_batch": 8}),
         ("preprocess_config", {"input": "image", "height": 8, "width": 8}),
         ("postprocess_config", {"type": "classification", "top_k": 2, **postprocess}),
         ("class_mapping", {"0": "normal", "1": "pneumonia"}),
