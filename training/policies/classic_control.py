@@ -45,7 +45,7 @@ class ClassicControl(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards, terminated = self.advance(actions)
         self.steps += 1
         truncated = self.steps >= self.most_steps
-        if self.ended.any():
+        if np.count_nonzero(self.ended):
             again = np.flatnonzero(self.ended)
             self.state[:, again] = self.starts(len(again))
             self.steps[again], rewards[again], terminated[again], truncated[again] = 0, 0.0, False, False
