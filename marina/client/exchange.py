@@ -18,6 +18,7 @@ Exponential Backoff And Jitter, AWS Architecture Blog 2015), to which the server
 Beside that, a token that another client has renewed is read again from the key file.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -84,12 +85,41 @@ class Key(NamedTuple):
     expires: float
 
 
+class Renewing:
+    """A lock on the renewal of a key file's tokens, for all clients and processes of this machine; nobody waits for it.
+
+    Of two renewals at one moment TorchServe knows the later token and may write the earlier one last, which locks everybody out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._own, self._held = path, threading.Lock(), -1
+
+    def acquire(self) -> bool:
+        """Whether nobody else has it."""
+        if not self._own.acquire(blocking=False):
+            return False
+        try:
+            self._held = os.open(self.path, os.O_RDONLY)  # TorchServe writes the file in place, so that all open the same one
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+        self._own.release()
+
+
 class Keys:
     """The tokens in a server's key file; read again when it was written since."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.renewing = threading.Lock()
+        self.renewing = Renewing(path)
         self._margin = TOKEN_MARGIN_SECONDS + random.uniform(0, TOKEN_SPREAD_SECONDS)
         self._read: tuple[int, dict[str, Key]] = (-1, {})
 
@@ -193,7 +223,7 @@ class Endpoint:
         if self._keys is None:
             return self._fixed or ""
         key = self._keys.get(api)
-        if time.time() < key.renew_at or not self.management or not self._keys.renewing.acquire(blocking=False):
+        if time.time() < key.renew_at or not self.management or not self._keys.renewing.acquire():
             return key.token  # also while another call renews it: should it be void by then, the new one is read after the refusal
         try:
             key = self._keys.get(api)
@@ -250,14 +280,17 @@ class Endpoint:
     def _has_another(self, api: str, token: str, deadline: Deadline, first: bool) -> Steps[bool]:
         """Whether there is another token than the refused one now; one is asked for, `first` time in a call, where the file has none.
 
-        Of two renewals at one moment TorchServe knows the later token and may write the earlier one last. Nothing but one more
-        renewal ends that.
+        That happens where two machines' clients, or others than ours, renewed it at one moment. Nothing but one more renewal ends it.
         """
         if (yield from self._is_replaced(api, token, deadline)):
             return True
-        if not (first and self._keys and self.management and self._keys.renewing.acquire(blocking=False)):
+        if not (first and self._keys and self.management):
             return False
+        if not self._keys.renewing.acquire():  # somebody asks for one, which may take a while
+            return (yield from self._is_replaced(api, token, deadline))
         try:
+            if self._keys.get(api, fresh=True).token != token:
+                return True
             call = Call("GET", "management", f"/token?type={api}")
             outcome = yield from _sent(call, self._url(call), self._keys.get("API").token, deadline)
             if wire.failure_of(call, self._url(call), outcome, deadline.seconds):

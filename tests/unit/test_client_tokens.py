@@ -12,6 +12,7 @@ import pytest
 
 from marina.client import Client, exchange
 from marina.client.async_client import AsyncClient
+from marina.client.exchange import Renewing
 from marina.errors import CallError, RequestRefused, ServerError
 from tests.misbehaving_server import (
     FINE,
@@ -183,3 +184,18 @@ def test_a_client_without_a_management_address_says_so_and_sends_no_token() -> N
             client.models()
         with pytest.raises(CallError, match="either a token or a key_file"):
             Client(token="a", key_file=Path("b"))
+
+
+def test_one_client_of_a_key_file_renews_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "key_file.json"
+    first, second = Renewing(path), Renewing(path)
+    assert not first.acquire()  # no file, nothing to renew
+    path.write_text("{}")
+
+    assert first.acquire()
+    assert not second.acquire()
+    assert not first.acquire()
+    first.release()
+
+    assert second.acquire()
+    second.release()
