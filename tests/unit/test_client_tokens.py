@@ -12,7 +12,7 @@ import pytest
 
 from marina.client import Client, exchange
 from marina.client.async_client import AsyncClient
-from marina.client.exchange import Renewing
+from marina.client.keys import Renewing
 from marina.errors import CallError, RequestRefused, ServerError
 from tests.misbehaving_server import (
     FINE,
