@@ -2,9 +2,9 @@
 # Packs exports/<name>/<version>/ into model_store/<name>-<version>.mar.
 #
 #     ./archive.sh              every model that has an export
-#     ./archive.sh digits       these models only
+#     ./archive.sh digits       only these models
 #
-# Works in a private folder below $TMPDIR and writes nothing else; `marina archive` is the same code.
+# Runs `marina archive`, which works in a private folder in $TMPDIR and writes nothing else.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$here/.venv/bin/python"
@@ -12,4 +12,4 @@ if [ ! -x "$python" ]; then
     echo "archive.sh: no environment at $here/.venv; run: make install" >&2
     exit 2
 fi
-exec "$python" -m marina archive "$@"
+MARINA_HOME="${MARINA_HOME:-$here}" exec "$python" -m marina archive "$@"

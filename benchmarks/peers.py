@@ -1,7 +1,10 @@
-"""Our server and others under one client: the peers' kit, a folder with bench.py, loads each with wrk and prints one table.
+"""Loads our server and others with one client.
 
-The kit installs its peers into environments of their own ($PEERS_HOME), serves the same two models with each, and counts the
-processor time of all its processes. Ours is loaded by the kit too, as a server that somebody else started.
+The peers' kit, a folder with bench.py, loads each with wrk and prints one table.
+
+The kit installs its peers into environments of their own ($PEERS_HOME), serves the same two models with each,
+and counts the processor time of all its processes. Ours is loaded by the kit too, as a server that somebody
+else started.
 """
 
 import os
@@ -13,10 +16,16 @@ from pathlib import Path
 
 WORKLOADS = {"policy": "policy", "resnet18": "classifier"}  # our model -> what the kit calls it
 
+KIT_SECONDS = 3600  # of one call of the kit
+
 
 @dataclass(frozen=True)
 class Kit:
-    """`folder` with bench.py; the names of `peers` to run; `modes` of their classifier (eager, bf16); seconds of each load."""
+    """The kit in `folder`.
+
+    `peers` are the names to run, `modes` those of their classifier (eager, bf16), `seconds` the time of each
+    load.
+    """
 
     folder: Path
     peers: list[str]
@@ -34,7 +43,16 @@ class Kit:
         """Load our server, which serves `model` at `port`; `process` is its main one."""
         workload = WORKLOADS[model]
         self._run(
-            *("--url", f"http://127.0.0.1:{port}", "--url-pid", str(process), "--name", f"marina ({runtime})", "--like", "torchserve"),
+            *(
+                "--url",
+                f"http://127.0.0.1:{port}",
+                "--url-pid",
+                str(process),
+                "--name",
+                f"marina ({runtime})",
+                "--like",
+                "torchserve",
+            ),
             *(f"--{workload}-path", f"/predictions/{model}", "--header", f"Authorization: {authorization}"),
             *("--workload", workload),
             modes=self.modes if workload == "classifier" else ["eager"],
@@ -44,18 +62,33 @@ class Kit:
         """Serve and load every peer with the workloads of our `models`; the policy has no modes."""
         for workload in (WORKLOADS[model] for model in models if model in WORKLOADS):
             for peer in self.peers:
-                self._run(peer, "--workload", workload, modes=self.modes if workload == "classifier" else ["eager"])
+                self._run(
+                    peer, "--workload", workload, modes=self.modes if workload == "classifier" else ["eager"]
+                )
 
     def show(self) -> None:
         """Print the kit's table of this run."""
-        subprocess.run([sys.executable, "bench.py", "--table", "--out", str(self.results)], cwd=self.folder, check=True)
+        subprocess.run(
+            [sys.executable, "bench.py", "--table", "--out", str(self.results)],
+            cwd=self.folder,
+            check=True,
+            timeout=60,
+        )
 
     def _run(self, *arguments: str, modes: list[str]) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # the kit sets its peers' own
+        # the kit sets its peers' own
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         for mode in modes:
             words = ["--mode", mode, "--seconds", str(self.seconds), "--out", str(self.results)]
             code = subprocess.run(
-                [sys.executable, "bench.py", *arguments, *words], cwd=self.folder, env=environment, check=False
+                [sys.executable, "bench.py", *arguments, *words],
+                cwd=self.folder,
+                env=environment,
+                check=False,
+                timeout=KIT_SECONDS,
             ).returncode
             if code != 0:
-                print(f"the kit ended with {code}: {arguments[0]}, mode {mode}; the others go on", file=sys.stderr)
+                print(
+                    f"the kit ended with {code}: {arguments[0]}, mode {mode}; the others go on",
+                    file=sys.stderr,
+                )

@@ -1,7 +1,9 @@
-"""What `marina bench rl` runs: recipes of docs/recipes, each beside stable-baselines3 with the settings of rl-baselines3-zoo.
+"""The rows of `marina bench rl`.
 
-A recipe says its algorithm, environment, settings, budget and, as its floor, the return to be reached. Rows stand in the order of
-what they cost.
+They are recipes of docs/recipes, each beside stable-baselines3 with the settings of rl-baselines3-zoo.
+
+A recipe says its algorithm, environment, settings, budget and, as its floor, the return to be reached. Rows
+stand in the order of what they cost.
 """
 
 from collections.abc import Callable
@@ -9,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from marina import paths
-from marina.spec import Spec, parse
+from marina.core import paths
+from marina.core.spec import Spec, parse
 
 
 def falling(first: float) -> Callable[[float], float]:
@@ -23,7 +25,7 @@ class Counterpart:
     """A training of stable-baselines3, or of sb3-contrib for TRPO."""
 
     algorithm: str  # the class
-    copies: int  # environments that step together
+    num_envs: int  # environments that step together
     steps: int  # environment steps at most
     options: dict[str, Any] = field(default_factory=dict)
     normalised: bool = False  # observations and rewards, by VecNormalize
@@ -46,8 +48,22 @@ class Row:
         return parse(path.read_text(encoding="utf-8"), self.recipe, str(path))
 
 
-CARTPOLE_PPO = {"n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0}
-CARTPOLE_TRPO = {"n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "gamma": 0.99, "n_critic_updates": 20}
+CARTPOLE_PPO = {
+    "n_steps": 32,
+    "batch_size": 256,
+    "gae_lambda": 0.8,
+    "gamma": 0.98,
+    "n_epochs": 20,
+    "ent_coef": 0.0,
+}
+CARTPOLE_TRPO = {
+    "n_steps": 512,
+    "batch_size": 512,
+    "cg_damping": 1e-3,
+    "gae_lambda": 0.98,
+    "gamma": 0.99,
+    "n_critic_updates": 20,
+}
 CARTPOLE_DQN = {
     "learning_rate": 2.3e-3,
     "batch_size": 64,
@@ -116,12 +132,16 @@ LUNAR_LANDER_DQN = {
 PLAN = (
     Row(
         "cartpole-ppo",
-        Counterpart("PPO", 8, 100_000, {**CARTPOLE_PPO, "learning_rate": falling(1e-3), "clip_range": falling(0.2)}),
+        Counterpart(
+            "PPO", 8, 100_000, {**CARTPOLE_PPO, "learning_rate": falling(1e-3), "clip_range": falling(0.2)}
+        ),
         quick=True,
     ),
     Row("cartpole-a2c", Counterpart("A2C", 8, 500_000, {"ent_coef": 0.0}), quick=True),
     Row("cartpole-reinforce", quick=True),
-    Row("cartpole-trpo", Counterpart("TRPO", 2, 100_000, {**CARTPOLE_TRPO, "learning_rate": 1e-3}), quick=True),
+    Row(
+        "cartpole-trpo", Counterpart("TRPO", 2, 100_000, {**CARTPOLE_TRPO, "learning_rate": 1e-3}), quick=True
+    ),
     Row("acrobot", Counterpart("PPO", 16, 1_000_000, ACROBOT_PPO, normalised=True), quick=True),
     Row("pendulum-ppo", Counterpart("PPO", 4, 100_000, PENDULUM_PPO), quick=True),
     Row("pendulum-trpo", Counterpart("TRPO", 2, 100_000, PENDULUM_TRPO)),
@@ -130,15 +150,28 @@ PLAN = (
     Row("cartpole-dqn", Counterpart("DQN", 1, 50_000, CARTPOLE_DQN)),
     Row("cartpole-rainbow"),
     Row("pendulum", Counterpart("SAC", 1, 20_000, {"learning_rate": 1e-3})),
-    Row("pendulum-td3", Counterpart("TD3", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1)),
-    Row("pendulum-ddpg", Counterpart("DDPG", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1)),
+    Row(
+        "pendulum-td3",
+        Counterpart("TD3", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1),
+    ),
+    Row(
+        "pendulum-ddpg",
+        Counterpart(
+            "DDPG", 1, 20_000, {**PENDULUM_TD3, "policy_kwargs": {"net_arch": [400, 300]}}, noise=0.1
+        ),
+    ),
     Row("pendulum-mpc"),
     Row("mountain-car-continuous", Counterpart("SAC", 1, 50_000, MOUNTAIN_CAR_SAC)),
     Row("lunar-lander", Counterpart("DQN", 1, 100_000, LUNAR_LANDER_DQN, seeds=3)),
 )
 
 
-def chosen(only: list[str], quick: bool) -> list[Row]:
-    """The rows whose recipe, algorithm or environment is one of `only` (empty: all); with `quick` of those that end soon."""
+def select_rows(only: list[str], quick: bool) -> list[Row]:
+    """The rows with a recipe, algorithm or environment in `only` (empty: all), `quick`: short ones."""
     rows = [row for row in PLAN if row.quick or not quick]
-    return [row for row in rows if not only or {row.recipe, row.spec.training.recipe, row.spec.training.settings["environment"]} & {*only}]
+    return [
+        row
+        for row in rows
+        if not only
+        or {row.recipe, row.spec.training.recipe, row.spec.training.settings["environment"]} & {*only}
+    ]

@@ -1,8 +1,8 @@
-"""One training until a policy reaches a return, ours or that of stable-baselines3, and the processor time that it took.
+"""Trains a policy until it reaches a return, ours or that of stable-baselines3, and takes the time.
 
-Between gradient steps, every so many environment steps, the policy is looked at without exploration: 20 episodes and, if those reach the
-threshold, 100 others, whose mean decides. The looks don't count. What is reported is the return of 100 further episodes of the policy at
-the end.
+Between gradient steps, every so many environment steps, the policy is looked at without exploration: 20
+episodes and, if those reach the threshold, 100 others, whose mean decides. The looks don't count. What is
+reported is the return of 100 further episodes of the policy at the end.
 """
 
 import importlib
@@ -18,19 +18,23 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from benchmarks.policy_plan import Counterpart
-from marina.errors import CallError
-from marina.spec import Spec, validated
-from training.policies import rollout
-from training.policies.drawing import progress_bar
-from training.policies.learning import SELECTION_SEED, improve
-from training.policies.small_networks import small_network_arithmetic
+from marina.core.errors import CallError
+from marina.core.spec import Spec, validate
+from training.policies.envs.evaluate import SELECTION_SEED, Act, vector_returns
+from training.policies.envs.observe import action_space, action_spec, observation_spec
+from training.policies.loops.history import progress_bar
+from training.policies.loops.learning import learn
+from training.policies.networks.optim import seeded_single_thread
 
-SCREENING, CONFIRMATION = 20, 100  # episodes
+SHORT, LONG = 20, 100  # episodes
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training. The seconds are of the processor; `mean_return` is of 100 episodes of the policy at the end."""
+    """One training run, in seconds of processor time.
+
+    `mean_return` is of 100 episodes of the final policy.
+    """
 
     steps: int
     seconds: float
@@ -39,34 +43,34 @@ class Run:
 
 
 class Watch:
-    """A clock of processor time that stands still while the policy is looked at; says when the threshold is reached."""
+    """A clock of processor time that stops during evaluations, which say when the threshold is reached."""
 
     def __init__(self, environment: str, options: dict[str, Any], threshold: float, seed: int) -> None:
         self.environment, self.options, self.threshold = environment, options, threshold
         self.seed, self.reached, self.seconds = SELECTION_SEED + 20_000 * seed, False, 0.0
         self.started = time.process_time()
 
-    def look(self, act: rollout.Act) -> tuple[float, bool]:
+    def look(self, act: Act) -> tuple[float, bool]:
         """(mean return, whether it is enough)."""
         self.seconds = time.process_time() - self.started
-        mean = self._mean(act, SCREENING)
+        mean = self._mean(act, SHORT)
         if mean >= self.threshold:
-            mean = self._mean(act, CONFIRMATION)
+            mean = self._mean(act, LONG)
             self.reached = mean >= self.threshold
         self.started = time.process_time() - self.seconds
         return mean, self.reached
 
-    def confirms(self, policy: Any) -> tuple[float, bool]:
-        """As `learning.improve` asks."""
+    def evaluate(self, policy: Any) -> tuple[float, bool]:
+        """As `learning.learn` asks for it."""
         return self.look(policy.act)
 
-    def ended(self, steps: int, act: rollout.Act) -> Run:
+    def ended(self, steps: int, act: Act) -> Run:
         """What came out, with the policy at the end."""
-        return Run(steps, round(self.seconds, 3), self.reached, round(self._mean(act, CONFIRMATION), 2))
+        return Run(steps, round(self.seconds, 3), self.reached, round(self._mean(act, LONG), 2))
 
-    def _mean(self, act: rollout.Act, episodes: int) -> float:
+    def _mean(self, act: Act, episodes: int) -> float:
         self.seed += episodes
-        return float(rollout.quick_returns(act, self.environment, episodes, self.seed, self.options).mean())
+        return float(vector_returns(act, self.environment, episodes, self.seed, self.options).mean())
 
 
 class Looking(BaseCallback):
@@ -99,38 +103,40 @@ class Looking(BaseCallback):
 
 def settings_of(spec: Spec) -> Any:
     """The recipe's settings, defaults filled in. Raises CallError for unknown keys."""
-    recipe = importlib.import_module(f"training.{spec.training.recipe}")
-    return validated(recipe.Settings, spec.training.settings, f"{spec.name}: training")
+    recipe = importlib.import_module(f"training.recipes.{spec.training.recipe}")
+    return validate(recipe.Settings, spec.training.settings, f"{spec.name}: training")
 
 
 def ours(spec: Spec, seed: int) -> Run:
     """One training of `spec`, whose floor is the threshold. Raises KeyboardInterrupt on Ctrl-C."""
     settings = settings_of(spec)
-    environment, options = settings.environment, settings.made_with
-    spaces = rollout.observation_config(environment, options=options), rollout.action_config(environment, options)
-    with small_network_arithmetic(seed):
-        watch = Watch(environment, options, spec.floor["mean_return"], seed)
-        learner = importlib.import_module(f"training.{spec.training.recipe}").Learner(settings, *spaces, seed)
-        if improve(learner, watch, settings).interrupted:  # type: ignore[arg-type]
+    environment, env_kwargs = settings.environment, settings.env_kwargs
+    specs = observation_spec(environment, env_kwargs=env_kwargs), action_spec(environment, env_kwargs)
+    with seeded_single_thread(seed):
+        watch = Watch(environment, env_kwargs, spec.floor["mean_return"], seed)
+        learner = importlib.import_module(f"training.recipes.{spec.training.recipe}").Learner(
+            settings, *specs, seed
+        )
+        if learn(learner, watch, settings).was_interrupted:  # type: ignore[arg-type]
             raise KeyboardInterrupt
-        return watch.ended(learner.experience.transitions, learner.policy.act)
+        return watch.ended(learner.envs.num_timesteps, learner.policy.act)
 
 
 def theirs(spec: Spec, counterpart: Counterpart, seed: int) -> Run:
-    """One training of the counterpart in the environment of `spec`. Raises CallError where its package is missing."""
+    """Train the counterpart in the environment of `spec`. Raises CallError if its package is missing."""
     settings = settings_of(spec)
     unmasked = settings.model_copy(update={"action_masks": False})  # theirs takes no masks
-    watch = Watch(settings.environment, unmasked.made_with, spec.floor["mean_return"], seed)
+    watch = Watch(settings.environment, unmasked.env_kwargs, spec.floor["mean_return"], seed)
     options = dict(counterpart.options)
     if counterpart.noise is not None:
-        size = int(np.prod(rollout.action_space(settings.environment).shape or ()))
+        size = int(np.prod(action_space(settings.environment).shape or ()))
         options["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, counterpart.noise))
-    vector = make_vec_env(settings.environment, counterpart.copies, seed=seed)
+    vector = make_vec_env(settings.environment, counterpart.num_envs, seed=seed)
     if counterpart.normalised:
         vector = VecNormalize(vector, gamma=options.get("gamma", 0.99))
     model = class_of(counterpart.algorithm)("MlpPolicy", vector, seed=seed, device="cpu", **options)
     with progress_bar(f"{settings.environment} (stable-baselines3)", counterpart.steps) as show:
-        looking = Looking(watch, settings.screening_every, show)
+        looking = Looking(watch, settings.eval_freq, show)
         model.learn(counterpart.steps, looking)
     return watch.ended(model.num_timesteps, looking.act)
 
@@ -142,5 +148,7 @@ def class_of(algorithm: str) -> Any:
     try:
         import sb3_contrib
     except ImportError as error:
-        raise CallError(f"{algorithm} is in sb3-contrib, which is missing; run: pip install sb3-contrib") from error
+        raise CallError(
+            f"{algorithm} is in sb3-contrib, which is missing; run: pip install sb3-contrib"
+        ) from error
     return getattr(sb3_contrib, algorithm)

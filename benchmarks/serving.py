@@ -1,177 +1,51 @@
-"""What a served request costs, beside a bare loop of the same work in one process without a server.
+"""Measures what a served request costs, beside a bare loop of the same work in one process without a server.
 
     .venv/bin/marina bench serve                     # digits-sized, ResNet-18-sized and policy-sized models
-    .venv/bin/marina bench serve --model policy --model resnet18 --peers KIT --peer mosec --peer torchserve --mode bf16
+    .venv/bin/marina bench serve --engine torchserve --engine standalone
+    .venv/bin/marina bench serve --model policy --model resnet18 --peers KIT --peer mosec --mode bf16
 
-Models have random weights of seed 0 and go the whole way: export, archive, TorchServe, HTTP, in a home and on ports of their own.
-`ms CPU` is the processor time of the server's processes, workers included, per request: on a busy machine it is what to compare by.
-Latencies of the open loop count from when a request was due. `bare` is the same handler called in process. The client here is
-Python and takes as much time as the server does; --peers loads ours and other servers with wrk, and prints them in one table.
+Models have random weights of seed 0 and go the whole way: export, archive, server, HTTP, in a home and on
+ports of their own. `ms CPU` is the processor time of the server's processes, workers included, per request:
+on a busy machine it is what to compare by. Latencies of the open loop count from when a request was due.
+`bare` is the same handler called in process. The client here is Python and takes as much time as the server
+does; --peers loads ours and other servers with wrk, and prints them in one table.
 """
 
 import argparse
-import io
+import functools
 import json
-import os
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import torch
-import torchvision
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_sample_image
 
 from benchmarks.peers import WORKLOADS, Kit
-from marina import archive, server, spec, up
-from marina.console import Output
-from marina.load import Measured, closed, opened, request
-from training.classification.networks import SmallCNN
-from training.export import export, handler_of
-from training.trained import Sample, Trained
+from benchmarks.served_models import MODELS, build_model
+from handlers.kinds import predictor_of
+from handlers.runtime.export import Export
+from marina import engines
+from marina.core import paths, spec
+from marina.core.console import Output
+from marina.core.scratch import scratch_folder
+from marina.engines import server_process as server
+from marina.load.load_generator import Measured, closed, opened, request
+from marina.pipeline import steps as up
 
-from bundle_images import ImageInput, open_image, prepare
-
-WORKERS = {"policy": 1}  # several would share the batches of a tiny model out among them; of all others 2
 STAGES = ("decode", "preprocess", "inference", "postprocess")
 
 
-class Normalised(torch.nn.Module):
-    """uint8 pictures -> logits, as a trained classifier has it."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, C, H, W] -> [B, classes]."""
-        logits: torch.Tensor = self.network((images.float() - 118) / 58)
-        return logits
-
-
-class Perceptron(torch.nn.Module):
-    """A policy of 4-128-128-2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(4, 128), torch.nn.ReLU(), torch.nn.Linear(128, 128), torch.nn.ReLU(), torch.nn.Linear(128, 2)
-        )
-
-    def forward(self, observations: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[B, 4] -> action [B], q_values [B, 2]."""
-        values = self.layers(observations)
-        return {"action": values.argmax(1), "q_values": values}
-
-
-def policy() -> tuple[Trained, bytes, str]:
-    """The smallest: what the server itself costs."""
-    observations = torch.randn(8, 4)
-    body = json.dumps({"observation": [round(value, 4) for value in observations[0].tolist()]}).encode()
-    trained = _trained("policy", Perceptron(), observations)
-    trained.preprocess = {"input": "observation", "shape": [4], "dtype": "float32", "environment": "CartPole-v1"}
-    trained.postprocess = {"type": "policy", "action_space": {"type": "discrete", "n": 2}, "outputs": ["q_values"]}
-    return trained, body, "application/json"
-
-
-def digits() -> tuple[Trained, bytes, str]:
-    """A small CNN on 16 x 16 pixels."""
-    inputs = ImageInput(16, 16, mode="L", fit="stretch")
-    return _classifier(Normalised(SmallCNN(1, 10)), inputs, 10, [_part(seed, 28, 28).convert("L") for seed in range(120)], "PNG")
-
-
-def resnet18(weights: Path | None = None) -> tuple[Trained, bytes, str]:
-    """ResNet-18 on a JPEG of 500 x 375; `weights` is a state dict of torchvision's own."""
-    inputs = ImageInput(224, 224, fit="crop", resize=256)
-    network = torchvision.models.resnet18(weights=None)
-    if weights:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return _classifier(Normalised(network), inputs, 1000, [_part(seed, 500, 375) for seed in range(120)], "JPEG")
-
-
-MODELS: dict[str, Callable[..., tuple[Trained, bytes, str]]] = {"policy": policy, "digits": digits, "resnet18": resnet18}
-
-
-def _part(seed: int, width: int, height: int) -> Image.Image:
-    """A part of one of scikit-learn's two photographs, by seed."""
-    random = np.random.default_rng(seed)
-    photo = Image.fromarray(load_sample_image("china.jpg" if seed % 2 else "flower.jpg"))
-    scale = random.uniform(max(width / photo.width, height / photo.height, 0.2), 1)
-    wide, high = min(photo.width, width / scale), min(photo.height, height / scale)
-    left, top = random.uniform(0, photo.width - wide), random.uniform(0, photo.height - high)
-    return photo.resize((width, height), box=(left, top, left + wide, top + high))
-
-
-def _classifier(
-    module: torch.nn.Module, inputs: ImageInput, classes: int, pictures: list[Image.Image], kind: str
-) -> tuple[Trained, bytes, str]:
-    files = [_file(picture, kind) for picture in pictures]
-    pixels = torch.from_numpy(np.stack([prepare(open_image(file, inputs.mode), inputs) for file in files]))
-    trained = _trained("classifier", module, pixels[:8])
-    trained.validation = (pixels,)
-    trained.preprocess = inputs.as_config()
-    trained.postprocess = {"type": "classification", "top_k": 5}
-    trained.classes = [str(index) for index in range(classes)]
-    return trained, files[0], f"image/{kind.lower()}"
-
-
-def _file(picture: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=90)
-    return buffer.getvalue()
-
-
-def _trained(kind: Any, module: torch.nn.Module, example: torch.Tensor) -> Trained:
-    return Trained(kind, module.eval().requires_grad_(False), (example,), {"none": 1.0}, {}, {}, [], {"name": "none"})
-
-
-def made(name: str, arguments: argparse.Namespace, home: Path) -> tuple[spec.Spec, bytes, str]:
-    """Export and archive a model into `home`, or archive the export that is named."""
-    if name == "resnet18" and arguments.export:
-        one = _spec(name, "classifier", arguments, home)
-        shutil.copytree(arguments.export, one.export_dir)
-        archive.build(one)
-        return one, _file(_part(0, 500, 375), "JPEG"), "image/jpeg"
-    torch.manual_seed(0)
-    trained, body, content_type = MODELS[name](arguments.weights) if name == "resnet18" else MODELS[name]()
-    with torch.inference_mode():
-        output = trained.module(*(part[:1] for part in trained.example))
-    expected = {"action": int(output["action"][0])} if trained.kind == "policy" else {"class": trained.classes[int(output[0].argmax())]}  # type: ignore[index]
-    if trained.kind == "policy":
-        body = json.dumps({"observation": trained.example[0][0].tolist()}).encode()
-    trained.samples = [Sample("first", body, content_type, expected)]
-    one = _spec(name, trained.kind, arguments, home)
-    folder = one.export_dir.parent / ".making"
-    (folder / "report").mkdir(parents=True)
-    export(one, trained, folder)
-    archive.build(one)
-    return one, body, content_type
-
-
-def _spec(name: str, kind: str, arguments: argparse.Namespace, home: Path) -> spec.Spec:
-    batch = 32 if name == "policy" else 8
-    serving = {"workers": WORKERS.get(name, 2), "batch_size": batch, "max_batch_delay_ms": arguments.delay}
-    text = f"# {name}\nkind: {kind}\ntraining: {{recipe: benchmark}}\nfloor: {{none: 0}}\nserving: {json.dumps(serving)}\n"
-    text += f"export: {{agreement: {arguments.agreement}}}\n"
-    (home / "models").mkdir(exist_ok=True)
-    (home / "models" / f"{name}.yaml").write_text(text, encoding="utf-8")
-    return spec.load(name)
-
-
-def bare(one: spec.Spec, body: bytes, size: int, seconds: float) -> float:
-    """Milliseconds of CPU per request when the handler is called with `size` requests at a time, by one thread."""
-    handler = handler_of(one.kind)
-    handler.load(one.export_dir, {**one.serving.model_config_yaml(), "handler": {"threads": 1}})
-    row: Any = ({"body": json.loads(body) if one.kind == "policy" else body}, {})
-    spent, until = [], time.monotonic() + seconds
+def bare(model: spec.Spec, body: bytes, size: int, seconds: float) -> float:
+    """Milliseconds of CPU per request when one thread calls the handler with `size` requests at a time."""
+    handler = predictor_of(model.kind)
+    handler.load(model.export_dir, {**model.serving.model_config_yaml(), "handler": {"threads": 1}})
+    row: Any = ({"body": json.loads(body) if model.kind == "policy" else body}, {})
+    spent: list[float] = []
+    until = time.monotonic() + seconds
     while time.monotonic() < until or len(spent) < 3:
         started = time.process_time()
         handler.answer_rows([row] * size)
@@ -179,28 +53,31 @@ def bare(one: spec.Spec, body: bytes, size: int, seconds: float) -> float:
     return statistics.median(spent)
 
 
-def main_process(port: int) -> int:
+def main_process(port: int, home: Path) -> int:
     """The process id of our server."""
-    state = server.read_state(port)
+    state = server.read_state(port, home)
     assert state is not None
     return state.pid
 
 
 def processor_seconds(process: int) -> float:
-    """Of a server and its workers so far."""
+    """Processor time of a server and its workers so far."""
     main = psutil.Process(process)
-    return sum(sum(one.cpu_times()[:2]) for one in (main, *main.children(recursive=True)))
+    return sum(sum(part.cpu_times()[:2]) for part in (main, *main.children(recursive=True)))
 
 
 def resident(process: int) -> list[float]:
-    """MiB of each worker: resident, and its share of what several have in common."""
-    family = psutil.Process(process).children(recursive=True)
-    workers = [one.memory_full_info() for one in family if any("model_service_worker" in word for word in one.cmdline())]
-    return [round(statistics.mean(getattr(one, name) for one in workers) / 2**20) for name in ("rss", "pss")] if workers else [0, 0]
+    """MiB of all processes of a server: resident, and their share of what several have in common (on macOS
+    their own).
+    """
+    main = psutil.Process(process)
+    usage = [part.memory_full_info() for part in (main, *main.children(recursive=True))]
+    memory = [[getattr(info, name, info.uss) for info in usage] for name in ("rss", "pss")]
+    return [round(sum(sizes) / 2**20) for sizes in memory]
 
 
 def stages(log: Path, since: int) -> dict[str, float]:
-    """Milliseconds of wall time per request and stage, by the workers' own lines after byte `since` of their log."""
+    """Milliseconds of wall time per request and stage, from the workers' log after byte `since`."""
     requests, spent = 0, dict.fromkeys(STAGES, 0.0)
     with log.open("rb") as lines:
         lines.seek(since)
@@ -214,37 +91,59 @@ def stages(log: Path, since: int) -> dict[str, float]:
 
 
 def measure(name: str, arguments: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
-    """The rows of the table for one model."""
-    one, body, content_type = made(name, arguments, home)
-    chosen = json.loads((one.export_dir / "runtime.json").read_text())
-    runtime = " ".join(chosen["serve"][0][key] for key in ("runtime", "precision")) if chosen["serve"] else "torch fp32"
-    rows = [{"load": f"bare, batch {size}", "cpu": bare(one, body, size, arguments.seconds / 2)} for size in (1, one.serving.batch_size)]
-    port = server.free_port_base()
-    with up.serving([one], port, Output(as_json=True)) as client:
-        authorization, process = f"Bearer {client.token('inference')}", main_process(port)
-        content = request(port, f"/predictions/{name}", body, {"Content-Type": content_type, "Authorization": authorization})
-        closed(port, content, 8, arguments.warm_up)
-        log = Path(os.environ["MARINA_HOME"]) / "run" / str(port) / "logs" / "models.log"
-        best = 0.0
-        loads: list[tuple[str, Callable[[], Measured]]] = [
-            (f"closed, {clients} clients", lambda clients=clients: closed(port, content, clients, arguments.seconds))
-            for clients in (1, 8, 32)
+    """The rows of the table for one model: the bare loop, and each engine under each load."""
+    model, body, content_type = build_model(name, arguments, home)
+    runtime = describe_runtime(model)
+    costs = {size: bare(model, body, size, arguments.seconds / 2) for size in (1, model.serving.batch_size)}
+    rows: list[dict[str, Any]] = [
+        {"engine": "none", "load": f"bare, batch {size}", "cpu": cpu} for size, cpu in costs.items()
+    ]
+    for engine in arguments.engine or ["torchserve"]:
+        rows += [
+            {"engine": engine, **row}
+            for row in measure_engine(engine, model, body, content_type, arguments, home)
         ]
-        loads.append(("open, 60 % of the rate at 8", lambda: opened(port, content, 0.6 * best, arguments.seconds)))
-        for words, load in loads:
-            begin, before = log.stat().st_size, processor_seconds(process)
-            found = load()
-            spent = processor_seconds(process) - before
-            best = found.rate if words.startswith("closed, 8") else best
-            time.sleep(1.2)  # the log is written in batches
-            answered = len(found.milliseconds)
-            rows.append({"load": words, "cpu": 1000 * spent / max(1, answered), "found": found, "stages": stages(log, begin)})
+    return [{**row, "model": name, "runtime": runtime} for row in rows]
+
+
+def measure_engine(
+    engine: str, model: spec.Spec, body: bytes, content_type: str, arguments: argparse.Namespace, home: Path
+) -> list[dict[str, Any]]:
+    """A row for each load of one engine that serves the model."""
+    name, port, rows = model.name, server.free_port_base(), list[dict[str, Any]]()
+    with up.serving([model], port, Output(as_json=True), engines.get(engine)) as client:
+        authorization, process = f"Bearer {client.token('inference')}", main_process(port, home)
+        headers = {"Content-Type": content_type, "Authorization": authorization}
+        content = request(port, f"/predictions/{name}", body, headers)
+        closed(port, content, 8, arguments.warm_up)
+        log = paths.run(port, home) / "logs" / "models.log"
+        for clients in (1, 8, 32):
+            load = functools.partial(closed, port, content, clients, arguments.seconds)
+            rows.append({"load": f"closed, {clients} clients", **measure_load(load, process, log)})
+        rate = 0.6 * rows[1]["measured"].rate
+        load = functools.partial(opened, port, content, rate, arguments.seconds)
+        rows.append({"load": "open, 60 % of the rate at 8", **measure_load(load, process, log)})
         rows[-1]["memory"] = resident(process)
         if arguments.kit and name in WORKLOADS:
+            runtime = f"{engine}, {describe_runtime(model)}"
             arguments.kit.load_ours(name, runtime, port, process, authorization)
-    for row in rows:
-        row |= {"model": name, "runtime": runtime}
     return rows
+
+
+def measure_load(load: Callable[[], Measured], process: int, log: Path) -> dict[str, Any]:
+    """What the client measured under a load, and the server's processor time and stages per request."""
+    begin, before = log.stat().st_size, processor_seconds(process)
+    measured = load()
+    spent = processor_seconds(process) - before
+    time.sleep(1.2)  # the log is written in batches
+    cpu = 1000 * spent / max(1, len(measured.milliseconds))
+    return {"cpu": cpu, "measured": measured, "stages": stages(log, begin)}
+
+
+def describe_runtime(model: spec.Spec) -> str:
+    """The runtime and precision that serve an export."""
+    serving = Export.open(model.export_dir).runtimes["serve"]
+    return f"{serving[0]['runtime']} {serving[0]['precision']}" if serving else "torch fp32"
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -253,6 +152,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for heading in (
         "model",
         "runtime",
+        "engine",
         "load",
         "req/s",
         "p50 ms",
@@ -264,41 +164,78 @@ def show(rows: list[dict[str, Any]]) -> None:
         "inference",
         "answer",
     ):
-        table.add_column(heading, justify="left" if heading in ("model", "runtime", "load") else "right")
+        table.add_column(
+            heading, justify="left" if heading in ("model", "runtime", "engine", "load") else "right"
+        )
     for row in rows:
-        found: Measured | None = row.get("found")
+        measured: Measured | None = row.get("measured")
         figures = (
-            [f"{found.rate:.0f}", f"{found.percentile(0.5):.1f}", f"{found.percentile(0.99):.1f}", str(found.failed)] if found else [""] * 4
+            [
+                f"{measured.rate:.0f}",
+                f"{measured.percentile(0.5):.1f}",
+                f"{measured.percentile(0.99):.1f}",
+                str(measured.failed),
+            ]
+            if measured
+            else [""] * 4
         )
         parts = [f"{row['stages'][stage]:.3f}" for stage in STAGES] if "stages" in row else [""] * 4
-        table.add_row(row["model"], row["runtime"], row["load"], *figures, f"{row['cpu']:.3f}", *parts)
+        table.add_row(
+            row["model"], row["runtime"], row["engine"], row["load"], *figures, f"{row['cpu']:.3f}", *parts
+        )
     console = Console(width=max(150, Console().width))
     console.print(table)
     for row in rows:
         if "memory" in row:
-            console.print(f"{row['model']}: a worker holds {row['memory'][0]} MiB, {row['memory'][1]} MiB of it its own share")
+            console.print(
+                f"{row['model']} on {row['engine']}: the server holds {row['memory'][0]} MiB, and "
+                f"{row['memory'][1]} MiB with what its processes share counted once"
+            )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `marina bench serve`."""
+    parser = argparse.ArgumentParser(
+        prog="marina bench serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", action="append", choices=list(MODELS), help="default: all of them")
+    parser.add_argument(
+        "--engine", action="append", choices=list(engines.ENGINES), help="default: torchserve"
+    )
+    parser.add_argument("--seconds", type=float, default=6, help="of each load")
+    parser.add_argument(
+        "--warm-up", type=float, default=20, help="seconds of load before; Java compiles what is hot"
+    )
+    parser.add_argument("--delay", type=int, default=1, help="max_batch_delay_ms")
+    parser.add_argument(
+        "--agreement", type=float, default=0.99, help="of bfloat16 with float32; random weights may need less"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="state dict of the ResNet-18; random ones may not agree enough for bfloat16",
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        help="the folder of an export that serves as the ResNet-18, in the precision that it chose",
+    )
+    parser.add_argument("--peers", type=Path, help="the folder of the peers' kit; needs wrk")
+    parser.add_argument(
+        "--peer", action="append", default=[], help="one of its peers, to be loaded beside ours"
+    )
+    parser.add_argument("--mode", action="append", help="of the peers' classifier: eager (default), bf16")
+    parser.add_argument("--out", type=Path, help="write the rows there, as JSON")
+    return parser
 
 
 def main() -> None:
     """Read the arguments, measure, show."""
-    parser = argparse.ArgumentParser(prog="marina bench serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=list(MODELS), help="default: all of them")
-    parser.add_argument("--seconds", type=float, default=6, help="of each load")
-    parser.add_argument("--warm-up", type=float, default=20, help="seconds of load before; Java compiles what is hot")
-    parser.add_argument("--delay", type=int, default=1, help="max_batch_delay_ms")
-    parser.add_argument("--agreement", type=float, default=0.99, help="of bfloat16 with float32; random weights may need less")
-    parser.add_argument("--weights", type=Path, help="state dict of the ResNet-18; random ones may not agree enough for bfloat16")
-    parser.add_argument("--export", type=Path, help="the folder of an export that serves as the ResNet-18, in the precision that it chose")
-    parser.add_argument("--peers", type=Path, help="the folder of the peers' kit; needs wrk")
-    parser.add_argument("--peer", action="append", default=[], help="one of its peers, to be loaded beside ours")
-    parser.add_argument("--mode", action="append", help="of the peers' classifier: eager (default), bf16")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser = build_parser()
     arguments = parser.parse_args()
     names = arguments.model or list(MODELS)
-    home = Path(tempfile.mkdtemp(prefix="marina-bench-"))
-    os.environ["MARINA_HOME"] = str(home)
     rows: list[dict[str, Any]] = []
-    try:
+    with scratch_folder("marina-bench-") as home:
         arguments.kit = _kit(arguments, home, parser) if arguments.peers else None
         for name in names:
             rows += measure(name, arguments, home)
@@ -306,25 +243,29 @@ def main() -> None:
         if arguments.kit:
             arguments.kit.load_peers(names)
             arguments.kit.show()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-    if arguments.json:
-        plain = [{key: value for key, value in row.items() if key != "found"} | _plain(row.get("found")) for row in rows]
-        arguments.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    if arguments.out:
+        plain = [_plain(row) for row in rows]
+        arguments.out.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
 def _kit(arguments: argparse.Namespace, home: Path, parser: argparse.ArgumentParser) -> Kit:
     seconds = max(1, round(arguments.seconds))
-    kit = Kit(arguments.peers.resolve(), arguments.peer, arguments.mode or ["eager"], seconds, home / "peers.jsonl")
+    kit = Kit(
+        arguments.peers.resolve(), arguments.peer, arguments.mode or ["eager"], seconds, home / "peers.jsonl"
+    )
     if problem := kit.problem():
         parser.error(problem)
     return kit
 
 
-def _plain(found: Measured | None) -> dict[str, float]:
-    if found is None:
-        return {}
-    return {"rate": found.rate, "p50": found.percentile(0.5), "p99": found.percentile(0.99), "failed": found.failed}
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON."""
+    plain = {key: value for key, value in row.items() if key != "measured"}
+    measured: Measured | None = row.get("measured")
+    if measured:
+        plain |= {"rate": measured.rate, "p50": measured.percentile(0.5), "p99": measured.percentile(0.99)}
+        plain["failed"] = measured.failed
+    return plain
 
 
 if __name__ == "__main__":

@@ -1,31 +1,35 @@
-"""A soak: users on a policy of two workers while versions are released and rolled back and workers are killed.
+"""A soak test: users call a policy while versions are released and rolled back and workers killed.
 
     .venv/bin/python benchmarks/soak.py --minutes 10 --users 32 --releases 10 --kill-every 20
 
-prints what was sent, what was lost, latencies and the family's memory, and draws run/soak.png. `--kill-every 0` kills none: then
-nothing is sent again (retries=0), and not one request may fail. Everything runs in a home and on ports of its own.
+prints what was sent, what was lost, latencies and the family's memory, and draws run/soak.png. `--kill-every
+0` kills none: then nothing is sent again (retries=0), and not one request may fail. Everything runs in a home
+and on ports of its own.
 """
 
 import argparse
-import os
 import random
-import shutil
 import statistics
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.progress import Progress
 
-from marina import archive, paths, release, server, spec, up
 from marina.client import Client
-from marina.console import Output
-from marina.errors import RequestError
+from marina.core import paths, spec
+from marina.core.console import Output
+from marina.core.errors import RequestError
+from marina.core.scratch import scratch_folder
+from marina.engines import server_process as server
+from marina.packaging import archive
+from marina.pipeline import steps as up
+from marina.release import rollout as release
 
 NAME = "cartpole"
 GOOD = {"observation": [0.0, 0.0, 0.1, 0.0]}
@@ -60,16 +64,18 @@ def user(client: Client, record: Record, stop: threading.Event) -> None:
         time.sleep(random.uniform(0.02, 0.2))
 
 
-def releaser(client: Client, record: Record, stop: threading.Event, every: float, times: int) -> None:
+def releaser(
+    client: Client, record: Record, stop: threading.Event, every: float, times: int, home: Path
+) -> None:
     """Releases 1.1 and goes back to 1.0, in turn, so many times."""
     forward = True
     for number in range(times):
         if stop.wait(max(0.0, (number + 0.5) * every - record.now())):
             return
         if forward:
-            release.release(client, NAME, "1.1", 0.0, keep_older=False, say=lambda _: None)
+            release.release(client, NAME, "1.1", 0.0, keep_older=False, say=lambda _: None, home=home)
         else:
-            release.rollback(client, NAME, lambda _: None)
+            release.rollback(client, NAME, lambda _: None, home)
             client.unregister(NAME, "1.1")  # so that the next release starts workers again
         record.releases.append(record.now())
         forward = not forward
@@ -78,18 +84,18 @@ def releaser(client: Client, record: Record, stop: threading.Event, every: float
 def killer(client: Client, record: Record, stop: threading.Event, every: float) -> None:
     """Kills one worker of the default version, as long as another one is ready."""
     while not stop.wait(every):
-        workers = [one for one in client.describe(NAME, "")[0]["workers"] if one["status"] == "READY"]
+        workers = [entry for entry in client.describe(NAME, "")[0]["workers"] if entry["status"] == "READY"]
         if len(workers) == WORKERS:
             psutil.Process(int(random.choice(workers)["pid"])).kill()
             record.kills.append(record.now())
 
 
-def watcher(port: int, record: Record, stop: threading.Event) -> None:
+def watcher(port: int, record: Record, stop: threading.Event, home: Path) -> None:
     """Notes the memory of TorchServe and its workers every two seconds."""
-    state = server.read_state(port)
+    state = server.read_state(port, home)
     while state and not stop.wait(2):
         family = psutil.Process(state.pid)
-        sizes = [_resident(one) for one in (family, *family.children(recursive=True))]
+        sizes = [_resident(process) for process in (family, *family.children(recursive=True))]
         record.memory.append((record.now(), sum(sizes) / 2**20))
 
 
@@ -107,21 +113,38 @@ def versions(home: Path) -> None:
     (home / "models" / f"{NAME}.yaml").write_text(text, encoding="utf-8")
     serving = {"serving.workers": WORKERS, "serving.max_retry_timeout_s": 3600}
     for number, version in enumerate(("1.1", "1.0")):
-        one = spec.load(NAME, {"version": version, "training.seed": number, **serving})
-        up.train(one, Output(as_json=True))
-        archive.build(one)
+        model = spec.load(NAME, {"version": version, "training.seed": number, **serving}, home)
+        up.train(model, Output(as_json=True))
+        archive.build(model)
 
 
-def run(arguments: argparse.Namespace) -> Record:
+def run(arguments: argparse.Namespace, home: Path) -> Record:
     """The soak itself."""
-    one, port, stop = archive.spec_of(NAME, "1.0"), server.free_port_base(), threading.Event()
-    retries = {"retries": 0} if not arguments.kill_every else {}
-    with up.serving([one], port, Output(as_json=True)) as management, Client(port, timeout=60, **retries) as client:
+    model, port, stop = archive.spec_of(NAME, "1.0", home), server.free_port_base(), threading.Event()
+    retries: dict[str, Any] = {"retries": 0} if not arguments.kill_every else {}
+    with (
+        up.serving([model], port, Output(as_json=True)) as management,
+        Client(port, timeout=60, home=home, **retries) as client,
+    ):
         record = Record()
-        jobs: list[tuple[Callable[..., None], tuple[object, ...]]] = [(user, (client, record, stop))] * arguments.users
-        jobs += [(watcher, (port, record, stop))]
+        jobs: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+            (user, (client, record, stop))
+        ] * arguments.users
+        jobs += [(watcher, (port, record, stop, home))]
         if arguments.releases:
-            jobs += [(releaser, (management, record, stop, arguments.minutes * 60 / arguments.releases, arguments.releases))]
+            jobs += [
+                (
+                    releaser,
+                    (
+                        management,
+                        record,
+                        stop,
+                        arguments.minutes * 60 / arguments.releases,
+                        arguments.releases,
+                        home,
+                    ),
+                )
+            ]
         if arguments.kill_every:
             jobs += [(killer, (management, record, stop, arguments.kill_every))]
         threads = [threading.Thread(target=job, args=words) for job, words in jobs]
@@ -131,9 +154,14 @@ def run(arguments: argparse.Namespace) -> Record:
             task = progress.add_task("soaking", total=arguments.minutes * 60)
             while record.now() < arguments.minutes * 60:
                 time.sleep(1)
-                progress.update(task, completed=record.now(), description=f"{len(record.answered)} answered, {record.lost.total()} lost")
+                progress.update(
+                    task,
+                    completed=record.now(),
+                    description=f"{len(record.answered)} answered, {record.lost.total()} lost",
+                )
         stop.set()
         for thread in threads:
+            # no limit: its loops end when `stop` is set
             thread.join()
     return record
 
@@ -168,31 +196,38 @@ def tell(record: Record) -> None:
     milliseconds = [spent for _, spent in record.answered]
     cuts = statistics.quantiles(milliseconds, n=100)
     half = len(record.memory) // 2
-    first, second = (statistics.median(size for _, size in part) for part in (record.memory[half // 2 : half], record.memory[-half // 2 :]))
+    first, second = (
+        statistics.median(size for _, size in part)
+        for part in (record.memory[half // 2 : half], record.memory[-half // 2 :])
+    )
     done = f"releases and rollbacks {len(record.releases)}, kills {len(record.kills)}"
     print(f"answered {len(milliseconds)}, lost {record.lost.total()}, {done}")
-    print(f"milliseconds: p50 {cuts[49]:.1f}, p95 {cuts[94]:.1f}, p99 {cuts[98]:.1f}, longest {max(milliseconds):.0f}")
-    print(f"memory of the server and its workers: median {first:.0f} MiB in the second quarter, {second:.0f} MiB in the last")
+    print(
+        f"milliseconds: p50 {cuts[49]:.1f}, p95 {cuts[94]:.1f}, p99 {cuts[98]:.1f}, longest "
+        f"{max(milliseconds):.0f}"
+    )
+    print(
+        f"memory of the server and its workers: median {first:.0f} MiB in the second quarter, {second:.0f} "
+        "MiB in the last"
+    )
     for words, count in record.lost.most_common(10):
         print(f"  lost {count}: {words}")
 
 
 def main() -> None:
     """Read the arguments, soak, tell and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--releases", type=int, default=10, help="releases and rollbacks together")
     parser.add_argument("--kill-every", type=float, default=20, help="seconds; 0 kills none")
     parser.add_argument("--picture", type=Path, default=paths.run(0).parent / "soak.png")
     arguments = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="marina-soak-"))
-    os.environ["MARINA_HOME"] = str(home)
-    try:
+    with scratch_folder("marina-soak-") as home:
         versions(home)
-        record = run(arguments)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        record = run(arguments, home)
     tell(record)
     draw(record, arguments.picture)
     print(f"drawn to {arguments.picture}")

@@ -1,39 +1,41 @@
-"""Pictures per second that a classifier learns from, beside the usual loop of torchvision's training script, in one run.
+"""Measures how many pictures per second a classifier trains on, beside torchvision's usual training loop.
 
-    .venv/bin/python benchmarks/training_speed.py ~/pictures/pizza_steak_sushi --architecture resnet18 --size 128
+    .venv/bin/python benchmarks/training_speed.py ~/pictures/pizza --architecture resnet18 --size 128
 
-The usual loop reads an ImageFolder through Pillow in as many worker processes as there are cores, crops at random, mirrors, and
-takes steps of SGD in float32 with its tensors as they come. Ours is the recipe `classifier` as `marina train` runs it: the
-pictures are prepared once (that is told apart) and varied in memory, AdamW with a running mean of the weights. All ways take
-turns; printed are the medians over the rounds.
+The usual loop reads an ImageFolder through Pillow in as many worker processes as there are cores, crops at
+random, mirrors, and takes steps of SGD in float32 with its tensors as they come. Ours is the recipe
+`classifier` as `marina train` runs it: the pictures are prepared once (reported separately) and augmented in
+memory, with AdamW and averaged weights. All take turns; the table has the medians over the rounds.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torchvision
 from torch import nn
 from torchvision.transforms import v2
 
-import marina  # noqa: F401  # puts handlers/ on the path
-from training import datasets
-from training.classification import inputs, networks
-from training.classification.augmentation import augmentation
-from training.classification.learner import Learner, fit
-from training.classification.settings import Learning
+from handlers.inputs.images import ImageInput
+from marina.core import paths
+from training.data import ImageData, load_images
+from training.runs.run import Run
+from training.vision.classification import inputs, networks
+from training.vision.classification.augmentation import augmentation
+from training.vision.classification.learner import Learner, fit
+from training.vision.classification.settings import ClassifierSettings
+from training.vision.records import Storage
 
-from bundle_images import ImageInput
+LABEL = "classifier, {}"
 
 
 def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int) -> float:
-    """Pictures per second of the usual loop, its first batch with the workers' start left out."""
-    vary = v2.Compose(
+    """Pictures per second of the usual loop, without its first batch and the start of the workers."""
+    augment = v2.Compose(
         [
             v2.RandomResizedCrop(size, antialias=True),
             v2.RandomHorizontalFlip(),
@@ -42,9 +44,14 @@ def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int) -
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    pictures = torchvision.datasets.ImageFolder(str(folder / "train"), vary)
+    pictures = torchvision.datasets.ImageFolder(str(folder / "train"), augment)
     loader = torch.utils.data.DataLoader(
-        pictures, batch, shuffle=True, drop_last=True, num_workers=torch.get_num_threads(), persistent_workers=True
+        pictures,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=torch.get_num_threads(),
+        persistent_workers=True,
     )
     model = torchvision.models.get_model(architecture, num_classes=len(pictures.classes)).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
@@ -53,7 +60,7 @@ def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int) -
         for images, labels in loader:
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(images), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seen += batch
             started = started or time.perf_counter()
@@ -61,17 +68,17 @@ def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int) -
 
 
 class Timed(Learner):
-    """Tells when its first training step was done and how many pictures came after it."""
+    """Counts the pictures after the first training step, and the time that they take."""
 
     seen, started, seconds = 0, 0.0, 0.0
 
     def on_train_batch_start(self, *_: object) -> None:
-        """From here on it counts."""
+        """Start the clock of the epoch."""
         self.began = time.perf_counter()
         self.ended = getattr(self, "ended", self.began)
 
     def on_train_batch_end(self, outputs: object, batch: tuple[torch.Tensor, ...], step: int) -> None:
-        """Counts the pictures, and the time since the last step's end; the validation between two epochs is not training."""
+        """Count the pictures, and the time since the last step; validation between epochs is left out."""
         super().on_train_batch_end(outputs, batch, step)
         now = time.perf_counter()
         if self.global_step > 1:
@@ -80,56 +87,73 @@ class Timed(Learner):
         self.ended = now
 
 
-def ours(data: datasets.ImageData, architecture: str, size: int, batch: int, epochs: int, precision: str) -> tuple[float, float]:
+def ours(
+    data: ImageData, architecture: str, size: int, batch: int, epochs: int, precision: str
+) -> tuple[float, float]:
     """(Pictures per second, seconds of preparing them)."""
-    settings = Learning.model_validate({"architecture": architecture, "batch_size": batch, "epochs": epochs, "precision": precision})
+    settings = ClassifierSettings.model_validate(
+        {"architecture": architecture, "batch_size": batch, "epochs": epochs, "precision": precision}
+    )
     preset = networks.preset_of(architecture, "none", size)
-    config = ImageInput(preset.crop, preset.crop, fit="crop", resize=preset.resize, interpolation=preset.interpolation)
+    config = ImageInput(
+        preset.crop, preset.crop, fit="crop", resize=preset.resize, interpolation=preset.interpolation
+    )
     model = networks.build(architecture, "none", len(data.classes), 3, preset)
     started = time.perf_counter()
-    train, validation = inputs.pixels(data.train, config), inputs.pixels(data.validation[:8], config)
+    train, validation = (inputs.pixels(part, config, Storage()) for part in (data.train, data.validation[:8]))
     prepared = time.perf_counter() - started
     learner = Timed(model, model.stages(), settings, augmentation(settings, config))
-    fit(learner, train, validation)
+    with tempfile.TemporaryDirectory() as report:
+        fit(learner, train, validation, Run(Path(report)))
     return learner.seen / learner.seconds, prepared
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="a folder per class, in train/")
     parser.add_argument("--architecture", default="resnet18")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
-    data = datasets.load(str(chosen.folder), "classifier")
-    said = chosen.architecture, chosen.size, chosen.batch, chosen.epochs
+    return parser
+
+
+def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], list[float]]:
+    """(loop -> pictures per second of each round, seconds of preparing the pictures each time)."""
+    data = load_images(str(arguments.folder))
+    settings = arguments.architecture, arguments.size, arguments.batch, arguments.epochs
+    precisions = ("float32", "bfloat16", "fastest")
+    speeds: dict[str, list[float]] = {name: [] for name in ("usual loop", *map(LABEL.format, precisions))}
     preparing: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,  # a cache that is empty at first
+        mock.patch.object(paths, "cache", return_value=Path(folder)),
+    ):
+        for _ in range(arguments.rounds):
+            speeds["usual loop"].append(usual(arguments.folder, *settings))
+            for precision in precisions:
+                speed, seconds = ours(data, *settings, precision)
+                speeds[LABEL.format(precision)].append(speed)
+                preparing.append(seconds)
+    return speeds, preparing
 
-    def own(precision: str) -> Callable[[], float]:
-        def measured() -> float:
-            speed, seconds = ours(data, *said, precision)
-            preparing.append(seconds)
-            return speed
 
-        return measured
-
-    ways: dict[str, Callable[[], float]] = {"usual loop": lambda: usual(chosen.folder, *said)}
-    ways |= {f"classifier, {precision}": own(precision) for precision in ("float32", "bfloat16", "fastest")}
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["MARINA_HOME"] = home  # a cache that is empty at first
-        for _ in range(chosen.rounds):
-            for name, way in ways.items():
-                found[name].append(way())
-    base = statistics.median(found["usual loop"])
-    print(f"{chosen.architecture}, {chosen.size} pixels, batches of {chosen.batch}, {torch.get_num_threads()} threads")
-    for name, speeds in found.items():
-        middle = statistics.median(speeds)
-        print(f"  {name:22} {middle:7.1f} pictures/s  {middle / base:5.2f} times  (rounds: {', '.join(f'{one:.1f}' for one in speeds)})")
-    print(f"  prepared in {preparing[0]:.1f} s the first time, {statistics.median(preparing[1:]):.2f} s from the cache")
+def main() -> None:
+    """Print the table."""
+    arguments = build_parser().parse_args()
+    speeds, preparing = measure(arguments)
+    base = statistics.median(speeds["usual loop"])
+    setup = f"{arguments.architecture}, {arguments.size} pixels, batches of {arguments.batch}"
+    print(f"{setup}, {torch.get_num_threads()} threads")
+    for name, rounds in speeds.items():
+        median, listed = statistics.median(rounds), ", ".join(f"{speed:.1f}" for speed in rounds)
+        print(f"  {name:22} {median:7.1f} pictures/s  {median / base:5.2f} times  (rounds: {listed})")
+    cached = statistics.median(preparing[1:])
+    print(f"  prepared in {preparing[0]:.1f} s the first time, {cached:.2f} s from the cache")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Shared by all tests: the built-in models, trained once, and small models of a test's own."""
 
 import shutil
+import signal
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,26 +12,42 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-import marina  # noqa: F401  # puts handlers/ on the path
-from marina import paths, spec, up
 from marina.client import exchange
-from marina.console import Output
-from marina.spec import Spec
-from tests.toy_policies import balance
-from training.export import export
-from training.trained import Trained
+from marina.core import spec
+from marina.core.console import Output
+from marina.core.spec import Spec
+from marina.pipeline import steps as up
+from tests.support.repository import ROOT, SHARED_DATA
+from tests.support.toy_exports import export_toy, write_spec
+from tests.support.toy_policies import balance
+from training.export.trained import Trained
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ResourceWarning)  # it leaves version.txt open
+    import ts  # noqa: F401
 
 BUILT_IN = spec.names()
 
 
+def pytest_configure() -> None:
+    """Children of tests get the default handling of signals; a shell's background job ignores some."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]
-    """Files are shared out whole; those that use the built-in models or the repository's own home stay in one process."""
+    """Files are shared out whole; those that use the built-in models or the repository's own home stay in
+    one process.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        alone = file.startswith(("tests/unit/", "tests/deploy/")) and "built_in: list" not in (paths.SOURCE / file).read_text(
-            encoding="utf-8"
-        )
+        alone = file.startswith(("tests/unit/", "tests/deploy/")) and "built_in: list" not in (
+            ROOT / file
+        ).read_text(encoding="utf-8")
         return file if alone else "home"
 
 
@@ -55,33 +73,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SPEC = "# Pushes to where the pole falls.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 50}\n"
-
-
-def write_spec(home: Path, name: str = "balance", more: str = "", version: str = "1.0") -> Spec:
-    """The toy's spec, in `home`."""
-    (home / "models").mkdir(exist_ok=True)
-    (home / "models" / f"{name}.yaml").write_text(f'{SPEC}version: "{version}"\n{more}', encoding="utf-8")
-    return spec.load(name)
-
-
-def export_toy(home: Path, name: str = "balance", more: str = "", trained: Trained | None = None, version: str = "1.0") -> Spec:
-    """Write a spec and its export into `home` (which MARINA_HOME names), as training would have left them."""
-    one = write_spec(home, name, more, version)
-    folder = one.export_dir.parent / ".making"
-    (folder / "report").mkdir(parents=True)
-    export(one, trained or balance(), folder)
-    return one
-
-
 @pytest.fixture
 def exported(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Spec]:
-    """`export_toy` into the test's home; what a function of toy_policies.py makes is exported once, and copied for other tests."""
+    """`export_toy` into the test's home; what a function of toy_policies.py makes is exported once, and
+    copied for other tests.
+    """
 
-    def made(name: str = "balance", more: str = "", trained: Trained | Callable[[], Trained] = balance, version: str = "1.0") -> Spec:
+    def made(
+        name: str = "balance",
+        more: str = "",
+        trained: Trained | Callable[[], Trained] = balance,
+        version: str = "1.0",
+    ) -> Spec:
         if isinstance(trained, Trained):
             return export_toy(home, name, more, trained, version)
-        kept = tmp_path_factory.getbasetemp() / f"{trained.__name__}-{name}-{version}-{zlib.crc32(more.encode()):08x}"
+        kept = (
+            tmp_path_factory.getbasetemp()
+            / f"{trained.__name__}-{name}-{version}-{zlib.crc32(more.encode()):08x}"
+        )
         if kept.is_dir():
             one = write_spec(home, name, more, version)
             shutil.copytree(kept, one.export_dir)
@@ -95,7 +104,9 @@ def exported(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 @pytest.fixture(autouse=True)
 def _as_if_alone() -> Iterator[None]:
-    """Every test draws the same random numbers, whatever ran before; handlers set torch's threads, the next test gets the old number."""
+    """Every test draws the same random numbers, whatever ran before; handlers set torch's threads, the
+    next test gets the old number.
+    """
     torch.manual_seed(0)
     before = torch.get_num_threads()
     yield
@@ -111,7 +122,6 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real data sets beside the repository; tests that use them are skipped without."""
-    folder = paths.SOURCE.parent / "shared" / "data"
-    if not folder.is_dir():
+    if not SHARED_DATA.is_dir():
         pytest.skip("no shared/data beside the repository")
-    return folder
+    return SHARED_DATA

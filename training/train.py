@@ -1,57 +1,71 @@
-"""Runs the recipe of a spec and hands its result to the export; below the floor nothing is left behind."""
+"""Runs the recipe of a spec and exports what it gives; below the floor nothing is left behind."""
 
-import importlib
+import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from marina import paths
-from marina.errors import CallError
-from marina.spec import Section, Spec, validated
-from training.export import export
-from training.running.environment import write_down
-from training.running.run import begun
+from marina.core import signals
+from marina.core.errors import CallError
+from marina.core.spec import Spec
+from training import recipes
+from training.export.runtimes.trial_process import shared_trial_process
+from training.export.staging import staging_folder
+from training.export.writer import export
+from training.findings import reporting_to
+from training.imports.user_code import importable
+from training.runs.environment import write_provenance
+from training.runs.run import STAGING, is_helper, open_run
 
-TOGETHER = ("classifier", "detector", "segmenter")  # recipes that learn on several devices
+HELPER = "marina-helper-"
 
 
-def train(spec: Spec, fresh: bool = False, devices: int = 1, nodes: int = 1) -> Path:
-    """Train the model of `spec` and return its export's folder; what was cut off goes on where it stood, unless `fresh`.
+def train(spec: Spec, fresh: bool = False, devices: int = 1, nodes: int = 1, strict: bool = False) -> Path:
+    """Train the model of `spec` and return the folder of its export; an interrupted run is resumed, unless
+    `fresh`.
 
-    Raises CallError for settings or data that can't be used and BelowFloor when the model is not good enough.
+    Raises CallError for settings or data that can't be used, with `strict` also for findings on them, and
+    BelowFloor when the model is not good enough.
     """
-    settings = settings_of(spec)
-    if devices * nodes > 1 and spec.training.recipe not in TOGETHER:
-        raise CallError(f"{spec.training.recipe} learns on one device; {' and '.join(TOGETHER)} learn on several")
-    spec.export_dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{spec.version}-", dir=spec.export_dir.parent))
-    folder.chmod(0o755)  # mkdtemp keeps it private, an export is for everybody who may read the tree
-    try:
+    recipe = recipes.recipe_of(spec)
+    settings = recipe.settings(spec)
+    if devices * nodes > 1 and not recipe.multi_device:
+        several = [name for name in recipes.names() if recipes.load(name).multi_device]
+        raise CallError(f"{recipe.name} learns on one device; {' and '.join(several)} learn on several")
+    with signals.raised(), _folder(spec) as folder:
         (folder / "report").mkdir()
-        with begun(spec, settings.model_dump(mode="json"), fresh, devices, nodes, folder / "report"):
-            trained = recipe(spec).train(settings, spec.training.seed, folder / "report")
-            trained.training = {**settings.model_dump(mode="json"), **trained.training}
-            write_down(spec, folder / "report")
+        if spec.export.runtimes and not is_helper():
+            shared_trial_process().start()  # its imports take seconds and are done when the export begins
+        written = settings.model_dump(mode="json")
+        opened = open_run(spec, written, folder / "report", fresh, devices, nodes, strict)
+        with importable(home=spec.home), opened as run:
+            with reporting_to(run.findings):
+                trained = recipe.train(settings, run)
+            run.findings.report()
+            trained.findings = run.findings.as_json()
+            trained.training = {**written, **trained.training}
+            write_provenance(spec, run)
+            for left in folder.glob(f"{HELPER}*"):
+                shutil.rmtree(left)
             return export(spec, trained, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def recipe(spec: Spec) -> ModuleType:
-    """The module `training/<recipe>.py`. Raises CallError, with the known recipes, for another name."""
-    known = sorted(path.stem for path in (paths.SOURCE / "training").glob("*.py") if _is_recipe(path))
-    if spec.training.recipe not in known:
-        raise CallError(f"models/{spec.name}.yaml: training.recipe: no {spec.training.recipe!r}; known: {', '.join(known)}")
-    return importlib.import_module(f"training.{spec.training.recipe}")
+@contextmanager
+def _folder(spec: Spec) -> Iterator[Path]:
+    """Where the export is built; for a process that helps another one, a folder in that one's, or in the one
+    for temporary files where that one is on another machine.
+    """
+    if is_helper():
+        with TemporaryDirectory(prefix=HELPER, dir=os.environ.get(STAGING)) as folder:
+            yield Path(folder)
+    else:
+        with staging_folder(spec) as staging:
+            yield staging
 
 
 def settings_of(spec: Spec) -> Any:
-    """The recipe's settings for `spec`, defaults filled in; CallError for unknown keys."""
-    model: type[Section] = recipe(spec).Settings
-    return validated(model, spec.training.settings, f"models/{spec.name}.yaml: training")
-
-
-def _is_recipe(path: Path) -> bool:
-    return "\nclass Settings(" in path.read_text(encoding="utf-8")
+    """The recipe's settings for `spec`, defaults filled in. Raises CallError for wrong ones."""
+    return recipes.recipe_of(spec).settings(spec)

@@ -1,5 +1,36 @@
-"""Clients of a server: sync here, `async_client` over httpx, `grpc_client` over gRPC; one set of rules for all in `exchange`."""
+"""Clients of a served model, their request options and their errors.
 
+`Client` is here, `marina.client.async_client` has it for asyncio, `marina.client.grpc_client` for gRPC. The
+rules of deadlines, retries and tokens are the same for all: `marina.client.exchange`.
+"""
+
+from marina.client.jobs import AsyncJob, Job
+from marina.client.request_options import CallOptions, ManyOptions, RequestOptions
+from marina.client.streams import StreamItem
 from marina.client.sync_client import Client
+from marina.core.errors import (
+    CallError,
+    MarinaError,
+    RequestError,
+    RequestRefused,
+    ServerError,
+    ServerFault,
+    ServerUnavailable,
+)
 
-__all__ = ["Client"]
+__all__ = [
+    "AsyncJob",
+    "CallError",
+    "CallOptions",
+    "Client",
+    "Job",
+    "ManyOptions",
+    "MarinaError",
+    "RequestError",
+    "RequestOptions",
+    "RequestRefused",
+    "ServerError",
+    "ServerFault",
+    "ServerUnavailable",
+    "StreamItem",
+]

@@ -1,22 +1,35 @@
-"""The client for asyncio, over httpx: the inference side of `marina.client`, with the same bodies, options, rules and errors."""
+"""The client for asyncio, over httpx: inference as in `marina.client`, with the same rules and errors."""
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
+from httpx_sse import EventSource
 
-from marina.client import wire
+from marina.client import encoding, wire
 from marina.client.exchange import Deadline, Endpoint, Send, Steps, Wait
-from marina.client.wire import Lost, Reply
+from marina.client.jobs import AsyncJob, accepted_job, job_call
+from marina.client.request_options import CallOptions, RequestOptions
+from marina.client.streams import (
+    StreamItem,
+    cut_off,
+    is_stream,
+    no_response,
+    read_event,
+    stream_call,
+    whole_answer,
+)
+from marina.client.wire import Call, NoResponse, Reply
 
 T = TypeVar("T")
+AsyncSend = Callable[[Send], Awaitable[Reply | NoResponse]]
 
 
 class AsyncClient(Endpoint):
-    """Talks to a server as `Client` does; see there, and `Endpoint`. One for all tasks of one event loop."""
+    """A client as `Client`, for all tasks of one event loop; see there, and `Endpoint`."""
 
     def _open(self) -> None:
         encrypted = any(base and base.startswith("https:") for base in (self.inference, self.management))
@@ -26,7 +39,9 @@ class AsyncClient(Endpoint):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -35,18 +50,10 @@ class AsyncClient(Endpoint):
             await self._idle.pop().aclose()
 
     async def predict(
-        self,
-        name: str,
-        body: Any,
-        version: str | None = None,
-        content_type: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        timeout: float | None = None,
-        **options: Any,
+        self, name: str, body: Any, version: str | None = None, **options: Unpack[CallOptions]
     ) -> Any:
-        """The answer to one request; as `Client.predict`."""
-        return await self._run(self.steps(wire.prediction(name, body, version, content_type, headers, options), timeout))
+        """Answer one request; as `Client.predict`."""
+        return await self.run(self.steps(*wire.timed_call(name, body, version, options)))
 
     async def predict_many(
         self,
@@ -57,15 +64,19 @@ class AsyncClient(Endpoint):
         *,
         timeout: float | None = None,
         in_flight: int = 4,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> list[Any]:
-        """The answers to many bodies in their order; as `Client.predict_many`."""
+        """Answer many bodies, in their order; as `Client.predict_many`."""
         deadline = Deadline(timeout) if timeout is not None else None
         waiting: deque[asyncio.Task[list[Any]]] = deque()
         answers: list[Any] = []
         try:
-            for part in wire.slices(bodies):
-                waiting.append(asyncio.create_task(self._run(self.many_steps(name, part, version, headers, options, deadline))))
+            for part in encoding.slice_bodies(bodies):
+                waiting.append(
+                    asyncio.create_task(
+                        self.run(self.many_steps(name, part, version, headers, options, deadline))
+                    )
+                )
                 if len(waiting) >= in_flight:
                     answers += await waiting[0]
                     waiting.popleft()
@@ -79,45 +90,61 @@ class AsyncClient(Endpoint):
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def explain(
+        self, name: str, body: Any, version: str | None = None, **options: Unpack[CallOptions]
+    ) -> Any:
+        """Explain the answer to a request; as `Client.explain`."""
+        return await self.run(self.steps(*wire.timed_call(name, body, version, options, "explanations")))
+
+    def stream(
+        self, name: str, body: Any, version: str | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncGenerator[StreamItem]:
+        """Answer the instances of one request, each as soon as it is computed; as `Client.stream`."""
+        call, timeout = wire.timed_call(name, body, version, options)
+        return self._streamed(stream_call(call), timeout)
+
+    async def submit(
         self,
         name: str,
         body: Any,
         version: str | None = None,
-        content_type: str | None = None,
-        headers: Mapping[str, str] | None = None,
         *,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Any:
-        """Why a request is answered as it is; as `Client.explain`."""
-        call = wire.prediction(name, body, version, content_type, headers, options, "explanations")
-        return await self._run(self.steps(call, timeout))
+        callback: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncJob:
+        """Have one request answered later; as `Client.submit`."""
+        call, timeout = wire.timed_call(name, body, version, options)
+        reply = await self.run(self.steps(job_call(call, callback), timeout))
+        return AsyncJob(self, *accepted_job(reply, callback))
 
     async def ping(self) -> str:
-        """TorchServe's own word for its health."""
-        return str(await self._run(self.steps(wire.ping())))
+        """TorchServe's health, in its own words."""
+        return str(await self.run(self.steps(wire.ping_call())))
 
     async def models(self) -> dict[str, str]:
         """Registered models: name -> file of the default version."""
-        found: dict[str, str] = await self._run(self.steps(wire.models()))
-        return found
+        models: dict[str, str] = await self.run(self.steps(wire.models_call()))
+        return models
 
-    async def describe(self, name: str, version: str = "all", customized: bool = False) -> list[dict[str, Any]]:
-        """What the server knows of one version, of "all", or of the default one ("")."""
-        described: list[dict[str, Any]] = await self._run(self.steps(wire.describe(name, version, customized)))
+    async def describe(
+        self, name: str, version: str = "all", customized: bool = False
+    ) -> list[dict[str, Any]]:
+        """Describe one version, "all", or the default one ("")."""
+        described: list[dict[str, Any]] = await self.run(
+            self.steps(wire.describe_call(name, version, customized))
+        )
         return described
 
     async def token(self, api: str) -> str:
         """The token of "inference" or "management", renewed when it is about to expire."""
-        return await self._run(self.token_steps(api, Deadline(self.timeout)))
+        return await self.run(self.token_steps(api, Deadline(self.timeout)))
 
-    async def _run(self, steps: Steps[T]) -> T:
-        """Carry out the steps of a call one by one."""
-        came: Reply | Lost | None = None
+    async def run(self, steps: Steps[T], send: AsyncSend | None = None) -> T:
+        """Carry out the steps of a call; `send` is another way to send one request."""
+        outcome: Reply | NoResponse | None = None
         try:
             while True:
-                step = steps.send(came)
-                came = await self._send(step) if isinstance(step, Send) else None
+                step = steps.send(outcome)
+                outcome = await (send or self._send)(step) if isinstance(step, Send) else None
                 if isinstance(step, Wait):
                     await asyncio.sleep(step.seconds)
         except StopIteration as done:
@@ -126,23 +153,83 @@ class AsyncClient(Endpoint):
         finally:
             steps.close()
 
-    async def _send(self, send: Send) -> Reply | Lost:
-        """One request and its whole answer."""
+    async def _streamed(self, call: Call, timeout: float | None) -> AsyncGenerator[StreamItem]:
+        """The items of a call; its connection is closed when the loop ends or the generator is closed."""
+        opened: list[httpx.Response] = []
+        async with self._session() as session:
+
+            async def send(step: Send) -> Reply | NoResponse:
+                outcome, response = await _open_stream(session, step)
+                opened[:] = [response] if response else []
+                return outcome
+
+            answer = await self.run(self.steps(call, timeout), send)
+            if not opened:  # a server without streams has answered as a whole
+                for item in whole_answer(answer):
+                    yield item
+                return
+            url = str(opened[0].url)
+            try:
+                async for event in EventSource(opened[0]).aiter_sse():
+                    if (item_or_end := read_event(call, url, event)) is None:
+                        return
+                    yield item_or_end
+            except httpx.HTTPError as error:
+                raise cut_off(call, url, wire.root_cause(error)) from error
+            finally:
+                await opened[0].aclose()
+            raise cut_off(call, url)
+
+    async def _send(self, send: Send) -> Reply | NoResponse:
+        """Send one request and read its whole reply."""
         session = self._idle.pop() if self._idle else self._session()
         try:
-            async with asyncio.timeout(send.seconds):
-                answer = await session.request(send.call.method, send.url, content=send.call.body or None, headers=send.headers)
+            async with (
+                asyncio.timeout(send.seconds),
+                session.stream(
+                    send.call.method, send.url, content=send.call.body or None, headers=send.headers
+                ) as response,
+            ):
+                content = bytearray()
+                async for part in response.aiter_bytes():
+                    content += part
+                    if len(content) > wire.MAX_REPLY_BYTES:
+                        return NoResponse("endless")
         except TimeoutError:
-            return Lost("late")
+            return NoResponse("late")
         except httpx.HTTPError as error:
-            return Lost("unconnected" if isinstance(error, httpx.ConnectError) else "broken", wire.cause_of(error))
+            return no_response(error)
         finally:
             self._idle.append(session)
-        return Reply(answer.status_code, answer.headers, answer.content)
+        return Reply(response.status_code, response.headers, bytes(content))
 
     def _session(self) -> httpx.AsyncClient:
-        """One connection. A session of httpx for many would look through all of them, squared, at every request: with 16 in flight
-        that halves what comes through.
+        """A session of one connection.
+
+        One for many connections searches them all at every request, which halves the rate with 16 in flight.
         """
-        one = httpx.Limits(max_connections=1, keepalive_expiry=None)
-        return httpx.AsyncClient(timeout=None, limits=one, verify=self._tls, trust_env=not self.is_local)  # noqa: S113  # _send has it
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
+        return httpx.AsyncClient(
+            timeout=None,  # noqa: S113 - _send has the timeout
+            limits=limits,
+            verify=self._tls,
+            trust_env=not self.is_local,
+        )
+
+
+async def _open_stream(
+    session: httpx.AsyncClient, send: Send
+) -> tuple[Reply | NoResponse, httpx.Response | None]:
+    """Send one request; a reply of events stays open, any other is read."""
+    request = session.build_request(
+        send.call.method, send.url, content=send.call.body, headers=send.headers, timeout=send.seconds
+    )
+    try:
+        response = await session.send(request, stream=True)
+        if response.is_success and is_stream(response.headers):
+            return Reply(response.status_code, response.headers, b""), response
+        content = await response.aread()
+        await response.aclose()
+    except httpx.HTTPError as error:
+        return no_response(error), None
+    return Reply(response.status_code, response.headers, content), None

@@ -1,21 +1,23 @@
-"""How a call is carried out: its token, its deadline, and what is sent again when. Nothing here waits or sends.
+"""How a call is carried out: its token, its deadline and its retries, without any I/O.
 
-The steps of a call are a generator: it yields what is to be done next - `Send` or `Wait` - and is handed what came of it, until
-it returns the answer or raises the error. Whoever drives it brings the I/O: `marina.client` with requests,
-`marina.client.async_client` with httpx, `marina.client.grpc_client` with gRPC; so there is one set of rules for all.
+The steps of a call are a generator. It yields the next step, `Send` or `Wait`, receives the outcome, and ends
+with the answer or an error. The clients do the I/O: `marina.client` with requests,
+`marina.client.async_client` with httpx, `marina.client.grpc_client` with gRPC. So all of them follow the same
+rules.
 
-Sent again, at most `retries` times and never beyond the deadline, after a random wait that doubles ("full jitter": Brooker,
-Exponential Backoff And Jitter, AWS Architecture Blog 2015), to which the server's Retry-After is added:
+A call is retried at most `retries` times and never beyond its deadline, with exponential backoff and full
+jitter (Brooker, Exponential Backoff And Jitter, AWS Architecture Blog 2015), to which the server's
+Retry-After is added:
 
     what happened                                  a prediction, GET, PUT   POST, DELETE
     no connection: nothing was sent                yes                      yes
     the connection broke before a whole answer     yes                      no
     502, 503 (queue full, no worker), 504, 507     yes                      no
-    a worker died under the request                once: it may be what killed it        no
+    a worker died under the request                once: it may have killed the worker   no
     503 "Prediction failed", other 5xx, any 4xx    no                       no
     the deadline passed                            no                       no
 
-Beside that, a token that another client has renewed is read again from the key file.
+A token that another client has renewed is read again from the key file; that counts as no retry.
 """
 
 import json
@@ -29,18 +31,20 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from marina import paths
 from marina.client import wire
+from marina.client.encoding import Slice
 from marina.client.keys import Key, Keys
-from marina.client.wire import Call, Lost, Reply, Slice
-from marina.errors import CallError, RequestError, RequestRefused, ServerError, ServerUnavailable
+from marina.client.request_options import RequestOptions
+from marina.client.wire import Call, NoResponse, Reply
+from marina.core import paths
+from marina.core.errors import CallError, RequestError, RequestRefused, ServerError, ServerUnavailable
 
 BASE_SECONDS, LONGEST_SECONDS = 0.1, 5.0
 
 
 @dataclass(frozen=True)
 class Send:
-    """Send `call` to `url` within `seconds`, with these headers; answered with a Reply or Lost."""
+    """Send `call` to `url` within `seconds`; the outcome is a Reply or NoResponse."""
 
     call: Call
     url: str
@@ -50,13 +54,13 @@ class Send:
 
 @dataclass(frozen=True)
 class Wait:
-    """Do nothing for `seconds`."""
+    """Wait for `seconds`."""
 
     seconds: float
 
 
 T = TypeVar("T")
-Steps = Generator[Send | Wait, Reply | Lost | None, T]
+Steps = Generator[Send | Wait, Reply | NoResponse | None, T]
 
 
 class Deadline:
@@ -71,20 +75,21 @@ class Deadline:
         return self._end - time.monotonic()
 
 
-def _is_open(port: int) -> bool:
-    """Whether the server of this home at `port` was started without tokens."""
+def _is_open(folder: Path) -> bool:
+    """Whether the server with its files in `folder` was started without tokens."""
     try:
-        state = json.loads((paths.run(port) / "state.json").read_text(encoding="utf-8"))
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(state, dict) and state.get("tokens") is False
 
 
 class Endpoint:
-    """Where a server is and how it is spoken to: what all clients have in common.
+    """The base of all clients: where a server is, and its tokens.
 
-    By default the one at `port` on this machine (management at port + 1), with the key file that `marina serve` keeps; or the one
-    at `url` and `management_url`, with a `token` for both APIs, with another `key_file`, or without any token.
+    By default it is the server at `port` on this machine (management at port + 1), with the key file of
+    `marina serve` in the project `home` (default: `paths.find_home`). Or it is the server at `url` and
+    `management_url`, with a `token` for both APIs, another `key_file`, or no token.
     """
 
     def __init__(
@@ -97,43 +102,50 @@ class Endpoint:
         token: str | None = None,
         timeout: float = 30.0,
         retries: int = 3,
+        home: Path | None = None,
     ) -> None:
         if token and key_file:
             raise CallError("give either a token or a key_file")
         if url is None:
             management_url = management_url or f"http://127.0.0.1:{port + 1}"
-            key_file = key_file or (None if token or _is_open(port) else paths.run(port) / "key_file.json")
+            if not (token or key_file or _is_open(folder := paths.run(port, home))):
+                key_file = folder / "key_file.json"
         self.inference = (url or f"http://127.0.0.1:{port}").rstrip("/")
         self.management = management_url.rstrip("/") if management_url else None
-        self.is_local = re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?($|/)", self.inference) is not None
+        self.is_local = (
+            re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?($|/)", self.inference) is not None
+        )
         self.key_file = key_file
         self.timeout, self.retries = timeout, retries
         self._fixed, self._keys = token, Keys(key_file) if key_file else None
         self._open()
 
     def _open(self) -> None:
-        """Prepare whatever sends."""
+        """Prepare the transport."""
         raise NotImplementedError
 
     def steps(self, call: Call, timeout: float | None = None, deadline: Deadline | None = None) -> Steps[Any]:
         """Carry out one call within `timeout` seconds (or the deadline). Raises a RequestError."""
         deadline = deadline or Deadline(self.timeout if timeout is None else timeout)
         url = self._url(call)
-        happened: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         while True:
             token = yield from self.token_steps(call.api, deadline)
-            outcome = yield from _sent(call, url, token, deadline)
-            error = wire.failure_of(call, url, outcome, deadline.seconds)
+            outcome = yield from _send_once(call, url, token, deadline)
+            error = wire.find_error(call, url, outcome, deadline.seconds)
             if error is None:
-                return wire.answer_of(call, outcome)  # type: ignore[arg-type]  # only a Reply is no failure
-            if is_refused_token(error) and (yield from self._has_another(call.api, token, deadline, first=not happened["token"])):
-                happened["token"] += 1
+                # only a Reply is no failure
+                return wire.parse_answer(call, outcome)  # type: ignore[arg-type]
+            if is_refused_token(error) and (
+                yield from self._has_another(call.api, token, deadline, first=not counts["token"])
+            ):
+                counts["token"] += 1
                 continue
-            sort, most = _repeats(call, outcome, error)
-            repeated = happened.total() - happened["token"]
-            pause = _backoff(repeated, outcome)
-            happened[sort] += 1
-            if happened[sort] > most or repeated + 1 > self.retries or pause >= deadline.left():
+            reason, limit = _retry_limit(call, outcome, error)
+            retries = counts.total() - counts["token"]
+            pause = _backoff(retries, outcome)
+            counts[reason] += 1
+            if counts[reason] > limit or retries + 1 > self.retries or pause >= deadline.left():
                 raise error
             yield Wait(pause)
 
@@ -142,13 +154,14 @@ class Endpoint:
         if self._keys is None:
             return self._fixed or ""
         key = self._keys.get(api)
-        if time.time() < key.renew_at or not self.management or not self._keys.renewing.acquire():
-            return key.token  # also while another call renews it: should it be void by then, the new one is read after the refusal
+        if time.time() < key.renew_at or not self.management or not self._keys.renewal_lock.acquire():
+            # also while another call renews it: if it is void by then, the new one is read after the error
+            return key.token
         try:
             key = self._keys.get(api)
             return key.token if time.time() < key.renew_at else (yield from self._renewed(api, key, deadline))
         finally:
-            self._keys.renewing.release()
+            self._keys.renewal_lock.release()
 
     def many_steps(
         self,
@@ -156,24 +169,37 @@ class Endpoint:
         part: Slice,
         version: str | None,
         headers: Mapping[str, str] | None,
-        options: Mapping[str, Any],
+        options: RequestOptions,
         deadline: Deadline | None,
     ) -> Steps[list[Any]]:
-        """The answers to one slice of many bodies; it is halved where it, or its answer, is too large for the server."""
+        """The answers to one slice of many bodies; a slice that is too large for the server is halved."""
         start, bodies = part
-        own = {**options, "seed": options["seed"] + start} if start and isinstance(options.get("seed"), int) else options
+        own, seed = options, options.get("seed")
+        if start and isinstance(seed, int):
+            own = {**options, "seed": seed + start}
         if len(bodies) == 1:
             content, content_type = bodies[0]
-            return [(yield from self.steps(wire.prediction(name, content, version, content_type, headers, own), deadline=deadline))]
+            return [
+                (
+                    yield from self.steps(
+                        wire.predict_call(name, content, version, content_type, headers, own),
+                        deadline=deadline,
+                    )
+                )
+            ]
         try:
-            answers: list[Any] = yield from self.steps(wire.predictions(name, bodies, version, headers, own), deadline=deadline)
+            answers: list[Any] = yield from self.steps(
+                wire.predict_many_call(name, bodies, version, headers, own), deadline=deadline
+            )
             return answers
         except RequestRefused as error:
             if error.status != 413:
                 raise
         half = len(bodies) // 2
         first = yield from self.many_steps(name, (start, bodies[:half]), version, headers, options, deadline)
-        rest = yield from self.many_steps(name, (start + half, bodies[half:]), version, headers, options, deadline)
+        rest = yield from self.many_steps(
+            name, (start + half, bodies[half:]), version, headers, options, deadline
+        )
         return first + rest
 
     def _url(self, call: Call) -> str:
@@ -184,42 +210,52 @@ class Endpoint:
         return self.management + call.path
 
     def _renewed(self, api: str, old: Key, deadline: Deadline) -> Steps[str]:
-        """A new token. TorchServe writes it to the key file; the old one is void from now on."""
+        """A new token. TorchServe writes it to the key file and accepts the old one no longer."""
         assert self._keys
         call = Call("GET", "management", f"/token?type={api}")
-        outcome = yield from _sent(call, self._url(call), self._keys.get("API").token, deadline)
-        if error := wire.failure_of(call, self._url(call), outcome, deadline.seconds):
+        outcome = yield from _send_once(call, self._url(call), self._keys.get("API").token, deadline)
+        if error := wire.find_error(call, self._url(call), outcome, deadline.seconds):
             if time.time() < old.expires:
                 return old.token
-            raise type(error)(f"the {api} token has expired and can't be renewed: {error}", error.status, message=error.message) from error
+            raise type(error)(
+                f"the {api} token has expired and can't be renewed: {error}",
+                error.status,
+                message=error.message,
+            ) from error
         if not (yield from self._is_replaced(api, old.token, deadline)):
-            raise ServerError(f"the {api} token was renewed, but {self._keys.path} has the old one: it is not that server's key file")
+            raise ServerError(
+                f"the {api} token was renewed, but {self._keys.path} has the old one: it is not that "
+                "server's key file"
+            )
         return self._keys.get(api).token
 
     def _has_another(self, api: str, token: str, deadline: Deadline, first: bool) -> Steps[bool]:
-        """Whether there is another token than the refused one now; one is asked for, `first` time in a call, where the file has none.
+        """Whether there is another token than the refused one.
 
-        That happens where two machines' clients, or others than ours, renewed it at one moment. Nothing but one more renewal ends it.
+        The `first` time in a call it is renewed if necessary.
+
+        The key file has a void token when clients of two machines, or other programs, renewed it at the same
+        time. Only another renewal ends that.
         """
         if (yield from self._is_replaced(api, token, deadline)):
             return True
-        if not (first and self._keys and self.management):
+        if not (first and self._keys and self.management and self._keys.can_renew()):
             return False
-        if not self._keys.renewing.acquire():  # somebody asks for one, which may take a while
+        if not self._keys.renewal_lock.acquire():  # another call renews it
             return (yield from self._is_replaced(api, token, deadline))
         try:
             if self._keys.get(api, fresh=True).token != token:
                 return True
             call = Call("GET", "management", f"/token?type={api}")
-            outcome = yield from _sent(call, self._url(call), self._keys.get("API").token, deadline)
-            if wire.failure_of(call, self._url(call), outcome, deadline.seconds):
+            outcome = yield from _send_once(call, self._url(call), self._keys.get("API").token, deadline)
+            if wire.find_error(call, self._url(call), outcome, deadline.seconds):
                 return False
             return (yield from self._is_replaced(api, token, deadline))
         finally:
-            self._keys.renewing.release()
+            self._keys.renewal_lock.release()
 
     def _is_replaced(self, api: str, token: str, deadline: Deadline) -> Steps[bool]:
-        """Whether the key file has another token than the refused one, now or very soon: another client may just renew it."""
+        """Whether the key file gets another token than the refused one within half a second."""
         for _ in range(10 if self._keys else 0):
             assert self._keys
             if self._keys.get(api, fresh=True).token != token:
@@ -231,39 +267,41 @@ class Endpoint:
 
 
 def is_refused_token(error: RequestError) -> bool:
-    """TorchServe answers 400 to a token that is wrong, expired or replaced by a newer one."""
-    return error.status == 400 and error.type == "InvalidKeyException"
+    """Whether the token is wrong, expired or replaced by a newer one: TorchServe answers 400, others 401."""
+    return error.status in (400, 401) and error.type == "InvalidKeyException"
 
 
-def _sent(call: Call, url: str, token: str, deadline: Deadline) -> Steps[Reply | Lost]:
+def _send_once(call: Call, url: str, token: str, deadline: Deadline) -> Steps[Reply | NoResponse]:
     if deadline.left() <= 0:
-        return Lost("late")
+        return NoResponse("late")
     headers = {"authorization": f"Bearer {token}", **call.headers} if token else dict(call.headers)
     outcome = yield Send(call, url, headers, deadline.left())
     assert outcome
-    return Lost("late") if isinstance(outcome, Lost) and deadline.left() <= 0 else outcome
+    return NoResponse("late") if isinstance(outcome, NoResponse) and deadline.left() <= 0 else outcome
 
 
-def _repeats(call: Call, outcome: Reply | Lost, error: RequestError) -> tuple[str, int]:
-    """(what happened, how often it may happen before it is an error)."""
-    many = 1_000_000  # then `retries` is what counts
-    if isinstance(outcome, Lost):
+def _retry_limit(call: Call, outcome: Reply | NoResponse, error: RequestError) -> tuple[str, int]:
+    """(reason of a retry, how often this reason is retried)."""
+    unlimited = 1_000_000  # but for `retries`
+    if isinstance(outcome, NoResponse):
         allowed = outcome.how == "unconnected" or (outcome.how == "broken" and call.repeatable)
-        return outcome.how, many if allowed else 0
+        return outcome.how, unlimited if allowed else 0
     if error.message == wire.DIED:
         return "died", 1 if call.repeatable else 0
     allowed = call.repeatable and isinstance(error, ServerUnavailable) and error.status >= 500
-    return "busy", many if allowed else 0
+    return "busy", unlimited if allowed else 0
 
 
-def _backoff(repeated: int, outcome: Reply | Lost) -> float:
+def _backoff(retries: int, outcome: Reply | NoResponse) -> float:
     """Seconds until the next try."""
-    drawn = random.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**repeated))
-    return drawn + (_retry_after(outcome.headers.get("retry-after", "")) if isinstance(outcome, Reply) else 0.0)
+    pause = random.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**retries))
+    if isinstance(outcome, Reply):
+        pause += _retry_after(outcome.headers.get("retry-after", ""))
+    return pause
 
 
 def _retry_after(text: str) -> float:
-    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3); 0 for what is neither."""
+    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3); 0 for anything else."""
     if text.strip().isdecimal():
         return float(text)
     try:

@@ -1,7 +1,7 @@
-"""A client of TorchServe's inference and management API over requests: one for all threads, over kept connections.
+"""A client of TorchServe's inference and management APIs over requests, with keep-alive connections.
 
-Every call has a deadline, its token, and is repeated where that is safe: `marina.client.exchange` has the rules, `marina.errors` the
-errors. `marina.client.async_client` has the same for asyncio, `marina.client.grpc_client` for gRPC.
+Every call has a deadline and a token, and is retried where that is safe; `marina.client.exchange` has the
+rules.
 """
 
 import time
@@ -10,62 +10,68 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import quote
 
 import requests
 from urllib3.exceptions import NewConnectionError
 from urllib3.util import Timeout
 
-from marina.client import wire
+from marina.client import encoding, wire
 from marina.client.deadline_adapter import DeadlineAdapter
-from marina.client.exchange import Deadline, Endpoint, Send, Steps, Wait
-from marina.client.wire import Lost, Reply, Slice
-from marina.errors import RequestError
+from marina.client.encoding import Slice
+from marina.client.exchange import Deadline, Send, Steps, Wait
+from marina.client.later_answers import StreamsAndJobs
+from marina.client.request_options import CallOptions, RequestOptions
+from marina.client.wire import NoResponse, Reply
+from marina.core.errors import RequestError
 
 A = TypeVar("A")
 T = TypeVar("T")
-POOL = 64  # connections that are kept at most; more threads than that open and close their own
+POOL = 64  # kept connections; more threads than that open and close their own
 
 
-class Client(Endpoint):
-    """Talks to the server whose inference API is at `port` on this machine, or to the one at `url`; see `Endpoint`.
+class Client(StreamsAndJobs):
+    """A thread-safe client of the server at `port` on this machine, or of the one at `url`; see `Endpoint`.
 
-    `timeout` is the deadline of a call in seconds, repetitions included; `retries=0` switches these off. Errors: RequestRefused
-    (the sender's fault), ServerUnavailable (try later), ServerFault (the server's fault), all of them RequestErrors; CallError for
-    what can't be sent; ServerError where there are no tokens.
+    `timeout` is the deadline of a call in seconds, including retries; `retries=0` disables them.
+
+    Raises RequestRefused (the sender's fault), ServerUnavailable (try later) and ServerFault (the server's
+    fault), all of them RequestErrors; CallError for a body or an option that can't be sent; ServerError
+    without tokens.
     """
 
     def _open(self) -> None:
         self.session = requests.Session()
-        self.session.trust_env = not self.is_local  # a proxy of the environment has no business with this machine's own address
-        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a jar is nothing for many threads
+        # proxies of the environment are not for this machine's own address
+        self.session.trust_env = not self.is_local
+        # a cookie jar is not thread-safe
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, DeadlineAdapter(pool_maxsize=POOL))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the kept connections."""
         self.session.close()
+        self.close_streams()
 
     def predict(
-        self,
-        name: str,
-        body: Any,
-        version: str | None = None,
-        content_type: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        timeout: float | None = None,
-        **options: Any,
+        self, name: str, body: Any, version: str | None = None, **options: Unpack[CallOptions]
     ) -> Any:
-        """The answer to one request. `body`: bytes, a Path, a PIL image, an array, or JSON (`wire.encoded`); options like top_k=3."""
-        return self._run(self.steps(wire.prediction(name, body, version, content_type, headers, options), timeout))
+        """Answer one request.
+
+        `body` is bytes, a Path, a PIL image, an array, or JSON; see `encoding.encode_body`. `options` are
+        those of `CallOptions`, like top_k=3 or timeout=1.5.
+        """
+        return self.run(self.steps(*wire.timed_call(name, body, version, options)))
 
     def predict_many(
         self,
@@ -76,59 +82,67 @@ class Client(Endpoint):
         *,
         timeout: float | None = None,
         in_flight: int = 4,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> list[Any]:
-        """The answers to many bodies in their order, sent in slices, `in_flight` of them at a time; the first error ends it.
+        """Answer many bodies, in their order.
 
-        `timeout` bounds the whole; without it each slice has the client's. A `seed` counts from the first body of each slice, which
-        gets seed + its position.
+        They are sent in slices, `in_flight` at a time. The first error ends it.
+
+        `timeout` is for all of them; without it each slice has the client's. With a `seed`, each slice has
+        that seed plus the position of its first body.
         """
         deadline = Deadline(timeout) if timeout is not None else None
 
         def send(part: Slice) -> list[Any]:
-            return self._run(self.many_steps(name, part, version, headers, options, deadline))
+            return self.run(self.many_steps(name, part, version, headers, options, deadline))
 
         with ThreadPoolExecutor(in_flight) as pool:
-            return [answer for found in _in_order(pool, send, wire.slices(bodies), in_flight) for answer in found]
+            slices = _map_in_order(pool, send, encoding.slice_bodies(bodies), in_flight)
+            return [answer for answers in slices for answer in answers]
 
     def explain(
-        self,
-        name: str,
-        body: Any,
-        version: str | None = None,
-        content_type: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        timeout: float | None = None,
-        **options: Any,
+        self, name: str, body: Any, version: str | None = None, **options: Unpack[CallOptions]
     ) -> Any:
-        """Why a request is answered as it is; with format="png" the bytes of a picture, where there is one."""
-        return self._run(self.steps(wire.prediction(name, body, version, content_type, headers, options, "explanations"), timeout))
+        """Explain the answer to a request; format="png" gives the bytes of a picture, where there is one."""
+        return self.run(self.steps(*wire.timed_call(name, body, version, options, "explanations")))
 
     def ping(self) -> str:
-        """TorchServe's own word for its health; it says Healthy with dead workers too, so ask `marina ready` instead."""
-        return str(self._run(self.steps(wire.ping())))
+        """TorchServe's health, in its own words: "Healthy" even with dead workers, unlike `marina ready`."""
+        return str(self.run(self.steps(wire.ping_call())))
 
     def models(self) -> dict[str, str]:
         """Registered models: name -> file of the default version."""
-        found: dict[str, str] = self._run(self.steps(wire.models()))
-        return found
+        models: dict[str, str] = self.run(self.steps(wire.models_call()))
+        return models
 
     def describe(self, name: str, version: str = "all", customized: bool = False) -> list[dict[str, Any]]:
-        """What the server knows of one version, of "all", or of the default one (""); workers and their states among it."""
-        described: list[dict[str, Any]] = self._run(self.steps(wire.describe(name, version, customized)))
+        """Describe one version, "all", or the default one (""): settings, workers and their states."""
+        described: list[dict[str, Any]] = self.run(self.steps(wire.describe_call(name, version, customized)))
         return described
 
-    def register(self, name: str, version: str, archive: str, timeout: float = 180.0, settings: Mapping[str, int] | None = None) -> bool:
+    def register(
+        self,
+        name: str,
+        version: str,
+        archive: str,
+        timeout: float = 180.0,
+        settings: Mapping[str, int] | None = None,
+    ) -> bool:
         """Register an archive of the model store by its file name, and wait for its workers.
 
-        True when it was registered, False when this version already was. Worker numbers and batching come from the archive,
-        unless `settings` says otherwise: initial_workers, batch_size, max_batch_delay (milliseconds).
+        Returns False if this version is registered already. `settings` override the archive's:
+        initial_workers, batch_size, max_batch_delay (milliseconds).
         """
         if version in self.versions(name):
             return False
-        query = {"url": archive, "model_name": name, "initial_workers": 1, "synchronous": "true", **(settings or {})}
-        self._run(self.steps(wire.management("POST", "", query, repeatable=False), timeout))
+        query = {
+            "url": archive,
+            "model_name": name,
+            "initial_workers": 1,
+            "synchronous": "true",
+            **(settings or {}),
+        }
+        self.run(self.steps(wire.management_call("POST", "", query, repeatable=False), timeout))
         return True
 
     def versions(self, name: str) -> list[str]:
@@ -140,35 +154,41 @@ class Client(Endpoint):
                 return []
             raise
 
-    def scale(self, name: str, version: str, workers: int, timeout: float = 180.0, most: int | None = None) -> None:
-        """Set the number of workers of a version, `most` if it may grow, and wait for them."""
-        query = {"min_worker": workers, "max_worker": workers if most is None else most, "synchronous": "true"}
-        self._run(self.steps(wire.management("PUT", _path(name, version), query), timeout))
+    def scale(
+        self, name: str, version: str, workers: int, timeout: float = 180.0, max_workers: int | None = None
+    ) -> None:
+        """Set the number of workers of a version, and `max_workers` if it may grow; wait for them."""
+        query = {
+            "min_worker": workers,
+            "max_worker": workers if max_workers is None else max_workers,
+            "synchronous": "true",
+        }
+        self.run(self.steps(wire.management_call("PUT", _path(name, version), query), timeout))
 
     def set_default(self, name: str, version: str) -> None:
-        """Let requests without a version go to this one."""
-        self._run(self.steps(wire.management("PUT", f"{_path(name, version)}/set-default")))
+        """Send requests without a version to this one."""
+        self.run(self.steps(wire.management_call("PUT", f"{_path(name, version)}/set-default")))
 
     def unregister(self, name: str, version: str | None = None) -> bool:
-        """Remove a version, or all of them with the default last. True when there was something to remove."""
+        """Remove a version, or all of them with the default last. Returns False if there was none."""
         registered = self.versions(name)
         default = self.describe(name, "")[0]["modelVersion"] if registered else None
-        chosen = [one for one in registered if version in (None, one)]
-        for one in sorted(chosen, key=lambda one: one == default):
-            self._run(self.steps(wire.management("DELETE", _path(name, one), repeatable=False), 120.0))
-        return bool(chosen)
+        versions = [known for known in registered if version in (None, known)]
+        for known in sorted(versions, key=lambda known: known == default):
+            self.run(self.steps(wire.management_call("DELETE", _path(name, known), repeatable=False), 120.0))
+        return bool(versions)
 
     def token(self, api: str) -> str:
         """The token of "inference" or "management", renewed when it is about to expire."""
-        return self._run(self.token_steps(api, Deadline(self.timeout)))
+        return self.run(self.token_steps(api, Deadline(self.timeout)))
 
-    def _run(self, steps: Steps[T]) -> T:
-        """Carry out the steps of a call one by one."""
-        came: Reply | Lost | None = None
+    def run(self, steps: Steps[T], send: Callable[[Send], Reply | NoResponse] | None = None) -> T:
+        """Carry out the steps of a call; `send` is another way to send one request."""
+        outcome: Reply | NoResponse | None = None
         try:
             while True:
-                step = steps.send(came)
-                came = self._send(step) if isinstance(step, Send) else None
+                step = steps.send(outcome)
+                outcome = (send or self._send)(step) if isinstance(step, Send) else None
                 if isinstance(step, Wait):
                     time.sleep(step.seconds)
         except StopIteration as done:
@@ -177,21 +197,48 @@ class Client(Endpoint):
         finally:
             steps.close()
 
-    def _send(self, send: Send) -> Reply | Lost:
-        """One request and its whole answer."""
-        within: Any = Timeout(total=send.seconds)  # which requests takes too, though its types don't say so
+    def _send(self, send: Send) -> Reply | NoResponse:
+        """Send one request and read its whole reply."""
+        timeout: Any = Timeout(total=send.seconds)  # requests takes it too, though its types don't say so
         try:
-            answer = self.session.request(
-                send.call.method, send.url, data=send.call.body or None, headers=send.headers, timeout=within, allow_redirects=False
+            response = self.session.request(
+                send.call.method,
+                send.url,
+                data=send.call.body or None,
+                headers=send.headers,
+                timeout=timeout,
+                allow_redirects=False,
+                stream=True,
             )
+            content = _content(response)
         except requests.RequestException as error:
             reason = getattr(error.args[0], "reason", None) if error.args else None
-            return Lost("unconnected" if isinstance(reason, NewConnectionError) else "broken", wire.cause_of(error))
-        return Reply(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, answer.content)
+            return NoResponse(
+                "unconnected" if isinstance(reason, NewConnectionError) else "broken", wire.root_cause(error)
+            )
+        if content is None:
+            return NoResponse("endless")
+        return Reply(
+            response.status_code, {name.lower(): value for name, value in response.headers.items()}, content
+        )
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[A], T], items: Iterable[A], ahead: int) -> Iterator[T]:
-    """Results in the order of the items, of which at most `ahead` are taken before their turn."""
+def _content(response: requests.Response) -> bytes | None:
+    """The whole body; None for one that is too long."""
+    parts, size = [], 0
+    for part in response.iter_content(wire.READ_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size > wire.MAX_REPLY_BYTES:
+            response.close()
+            return None
+    return b"".join(parts)
+
+
+def _map_in_order(
+    pool: ThreadPoolExecutor, work: Callable[[A], T], items: Iterable[A], ahead: int
+) -> Iterator[T]:
+    """Results in the order of the items, of which at most `ahead` are under way."""
     waiting: deque[Future[T]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

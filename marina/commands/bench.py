@@ -1,64 +1,77 @@
 """The command `bench`: the benchmarks of benchmarks/, by what they measure. Their own options follow."""
 
-import subprocess
+import json
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from marina import paths
-from marina.command import guarded
-from marina.errors import CallError, WorkError
+from marina.commands.session import LOOK, Result, Session, command
+from marina.core import paths
+from marina.core.child_process import run_child
+from marina.core.errors import CallError, WorkError
+from marina.core.scratch import scratch_folder
 
-PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results there, as JSON.")]
+STDERR = 2  # its file descriptor
+RUNNER = paths.SOURCE / "benchmarks" / "__main__.py"
+GRACE_SECONDS = 8.0  # for a benchmark to stop its server, after a signal
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
-    help="Measure: a served request (serve), a detected picture (detect), a picture's decoding (decode), policies' training (rl) "
-    "and its steps (steps). `--help` behind it lists its options.",
+    help="Measure a served request (serve), a stop under load (stop), a detector (detect), the decoding of "
+    "pictures (decode), the training of policies (rl) and its steps (steps). `marina bench serve --help` "
+    "lists the options of serve.",
 )
-app.add_typer(bench, name="bench", rich_help_panel="Look")
+app.add_typer(bench, name="bench", rich_help_panel=LOOK)
 
 
-@bench.command(context_settings=PASSED_ON)
-@guarded
-def serve(context: typer.Context) -> None:
-    """What a served request costs: rate, latencies, processor time and stages, beside the bare loop."""
-    _run("serving", context.args)
+def _add(name: str, script: str, summary: str) -> None:
+    """Add the command `name`, which runs benchmarks/`script`."""
+
+    @command(bench, name, help=summary, context_settings=PASS_ON)
+    def measure(session: Session, context: typer.Context, out: Out = None) -> Result:
+        return _run(script, context.args, out, session)
 
 
-@bench.command(context_settings=PASSED_ON)
-@guarded
-def decode(context: typer.Context) -> None:
-    """What a JPEG costs on its way to the graph, by several paths, and how far each is from Pillow's."""
-    _run("decoding", context.args)
+_add(
+    "serve",
+    "serving.py",
+    "Measure a served request: rate, latencies, CPU time and stages, beside the bare model.",
+)
+_add("stop", "shutdown.py", "Count the accepted requests that each engine answers when it is stopped.")
+_add(
+    "decode",
+    "decoding.py",
+    "Measure several ways from a JPEG to the model's input, and how far each is from Pillow's.",
+)
+_add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
+_add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
+_add(
+    "steps",
+    "policy_steps.py",
+    "Measure a step of a policy's training (environment, rollout, gradient) beside the leanest code.",
+)
 
 
-@bench.command(context_settings=PASSED_ON)
-@guarded
-def detect(context: typer.Context) -> None:
-    """What a detected picture costs, beside TorchServe's own object_detector handler."""
-    _run("detection", context.args)
-
-
-@bench.command(context_settings=PASSED_ON)
-@guarded
-def rl(context: typer.Context) -> None:
-    """Processor time until policies reach their return, beside stable-baselines3: all recipes, some of them, or a row of your own."""
-    _run("policies", context.args)
-
-
-@bench.command(context_settings=PASSED_ON)
-@guarded
-def steps(context: typer.Context) -> None:
-    """What a step of a policy's training costs (environment, rollout, gradient) beside the leanest code for each case."""
-    _run("policy_steps", context.args)
-
-
-def _run(name: str, arguments: list[str]) -> None:
-    file = paths.SOURCE / "benchmarks" / f"{name}.py"
-    if not file.is_file():
-        raise CallError(f"no {file}; benchmarks come with the repository, not with the installed package")
-    code = subprocess.run([sys.executable, str(file), *arguments], check=False).returncode
-    if code != 0:
-        raise WorkError(f"the benchmark ended with exit code {code}")
+def _run(script_name: str, arguments: list[str], out: Path | None, session: Session) -> Result:
+    """Run a benchmark; with --json its tables go to stderr, and its --out file is the result."""
+    script = paths.SOURCE / "benchmarks" / script_name
+    if not script.is_file():
+        raise CallError(f"no {script}; benchmarks come with the repository, not with the installed package")
+    with scratch_folder("marina-bench-") as folder:
+        file = out or folder / "results.json"
+        stdout = STDERR if session.output.as_json else None
+        call = [sys.executable, str(RUNNER), str(script), *arguments, "--out", str(file)]
+        code = run_child(call, GRACE_SECONDS, stdout=stdout).returncode
+        if code != 0:
+            raise WorkError(f"the benchmark ended with exit code {code}")
+        # there is none after --help
+        try:
+            results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except (ValueError, RecursionError) as error:
+            raise WorkError(f"{file} holds no results of the benchmark: {error}") from error
+    return {"ok": True, "results": results}

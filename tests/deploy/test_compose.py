@@ -1,4 +1,6 @@
-"""The compose file: valid by the compose specification, closed where it can be, consistent with the image and the monitoring."""
+"""The compose file: valid by the compose specification, with least privilege, consistent with the image and
+the monitoring.
+"""
 
 import re
 from typing import Any
@@ -9,8 +11,9 @@ import typer
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
-from marina import cli, paths, server, spec
-from marina.server import processes
+from marina import cli
+from marina.core import paths, processes, spec
+from marina.engines import server_process as server
 
 FOLDER = paths.SOURCE / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
@@ -27,7 +30,9 @@ def test_it_is_valid_by_the_compose_specification() -> None:
 
     jsonschema.validate(COMPOSE, schema)
     with pytest.raises(jsonschema.ValidationError, match="helthcheck"):
-        jsonschema.validate({**COMPOSE, "services": {"marina": {**SERVICES["marina"], "helthcheck": {}}}}, schema)
+        jsonschema.validate(
+            {**COMPOSE, "services": {"marina": {**SERVICES["marina"], "helthcheck": {}}}}, schema
+        )
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -50,7 +55,8 @@ def test_management_and_grpc_are_published_nowhere() -> None:
     assert published == {"8080", "9090", "3000"}
 
 
-def test_marina_serves_and_checks_all_built_in_models_with_commands_that_exist() -> None:
+def test_compose_commands_exist_and_cover_the_built_in_models() -> None:
+    """The service starts and checks all built-in models with commands that exist."""
     one = SERVICES["marina"]
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     word, *probe = one["healthcheck"]["test"]
@@ -70,19 +76,24 @@ def test_marina_is_given_the_time_that_it_needs_to_stop() -> None:
     assert seconds(SERVICES["marina"]["stop_grace_period"]) > server.STOP_SECONDS + processes.KILL_SECONDS
 
 
-def test_everything_that_marina_keeps_is_mounted_and_models_are_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_marina_keeps_is_mounted_and_models_are_read_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MARINA_HOME", "/srv/marina")
     mounts = {mount["target"]: mount for mount in SERVICES["marina"]["volumes"]}
 
-    assert mounts.keys() == {str(folder) for folder in (paths.models(), paths.model_store(), paths.run(0).parent, paths.releases())}
+    assert mounts.keys() == {
+        str(folder) for folder in (paths.models(), paths.model_store(), paths.run(0).parent, paths.releases())
+    }
     for folder in (paths.models(), paths.model_store()):
         assert mounts[str(folder)]["read_only"] is True
         assert mounts[str(folder)]["source"] == f"../{folder.name}"
     assert [entry.split(":")[0] for entry in SERVICES["marina"]["tmpfs"]] == ["/tmp"]
-    assert f"/opt/venv/bin:$PATH MARINA_HOME={paths.home()}" in CONTAINERFILE
+    assert f"/opt/venv/bin:$PATH MARINA_HOME={paths.find_home()}" in CONTAINERFILE
 
 
-def test_every_mounted_folder_is_there_and_every_volume_network_and_secret_is_declared_and_used() -> None:
+def test_compose_mounts_volumes_networks_and_secrets_are_declared() -> None:
+    """Every mounted folder exists; every volume, network and secret is declared and used."""
     mounts = [mount for one in SERVICES.values() for mount in one["volumes"]]
     used = {
         "volumes": {mount["source"] for mount in mounts if mount["type"] == "volume"},
@@ -90,7 +101,11 @@ def test_every_mounted_folder_is_there_and_every_volume_network_and_secret_is_de
         "secrets": {name for one in SERVICES.values() for name in one.get("secrets", [])},
     }
 
-    assert all((FOLDER / mount["source"]).is_dir() and mount["read_only"] for mount in mounts if mount["type"] == "bind")
+    assert all(
+        (FOLDER / mount["source"]).is_dir() and mount["read_only"]
+        for mount in mounts
+        if mount["type"] == "bind"
+    )
     assert used == {kind: set(COMPOSE[kind]) for kind in used}
 
 
@@ -99,4 +114,6 @@ def test_grafanas_password_comes_from_a_file_outside_and_has_no_default() -> Non
 
     assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/grafana_password"
     assert COMPOSE["secrets"]["grafana_password"]["file"].startswith("${GRAFANA_PASSWORD_FILE:?")
-    assert not any(re.search(r"PASSWORD$", key) for one in SERVICES.values() for key in one.get("environment", {}))
+    assert not any(
+        re.search(r"PASSWORD$", key) for one in SERVICES.values() for key in one.get("environment", {})
+    )

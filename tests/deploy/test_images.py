@@ -1,6 +1,8 @@
-"""The images: what goes in is there, what runs in them exists, nobody is root, and every package is checked by its hash.
+"""The images: what goes in is there, what runs in them exists, nobody is root, and every package is checked
+by its hash.
 
-Not covered: the build itself, which needs an engine and a registry. Instead the image's own tree serves, read-only, in the last test.
+Not covered: the build itself, which needs an engine and a registry. Instead the image's own tree serves,
+read-only, in the last test.
 """
 
 import json
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,13 +22,17 @@ import requests
 import typer
 
 import marina
-from marina import archive, cli, paths, server, spec
-from marina.spec import Spec
+from marina import cli
+from marina.core import paths, spec
+from marina.core.spec import Spec
+from marina.engines import server_process as server
+from marina.packaging import archive
 
 CONTAINERFILE = (paths.SOURCE / "deploy" / "Containerfile").read_text(encoding="utf-8")
 LOCK = (paths.SOURCE / "requirements.lock").read_text(encoding="utf-8")
 STAGES = {
-    name: re.sub(r"\\\n\s*", "", text) for name, text in re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM |\Z)", CONTAINERFILE, re.M | re.S)
+    name: re.sub(r"\\\n\s*", "", text)
+    for name, text in re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM |\Z)", CONTAINERFILE, re.M | re.S)
 }
 
 REQUEST = {"instances": [{"observation": [0, 0, 1, 0]}]}
@@ -57,7 +64,8 @@ def models_of(command: list[str]) -> list[str]:
     return [word for word in command if word in spec.names()]
 
 
-def test_everything_that_is_copied_is_in_the_repository_and_nothing_else_reaches_the_build() -> None:
+def test_build_context_is_what_the_image_copies() -> None:
+    """All that is copied is in the repository, and nothing else reaches the build."""
     wanted = {source for stage in STAGES for source in copied(stage)}
     ignore = (paths.SOURCE / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
@@ -70,11 +78,15 @@ def test_everything_that_is_copied_is_in_the_repository_and_nothing_else_reaches
 def test_the_server_gets_all_that_the_package_finds_beside_itself() -> None:
     inside = {Path(source).name for source in copied("server")}
 
-    assert {file.relative_to(paths.SOURCE).parts[0] for file in (paths.CONFIG, paths.LOGGING, paths.METRICS, marina.HANDLERS)} <= inside
+    assert {
+        file.relative_to(paths.SOURCE).parts[0]
+        for file in (paths.CONFIG, paths.LOGGING, paths.METRICS, paths.HANDLERS)
+    } <= inside
     assert {"marina", "training", "models"} <= inside
 
 
-def test_no_image_runs_as_root_and_the_user_is_a_number_that_kubernetes_can_check() -> None:
+def test_images_run_as_a_numeric_user_that_is_not_root() -> None:
+    """No image runs as root; the user is a number, which Kubernetes can check."""
     for stage in ("models", "server"):
         assert instructions(stage, "USER")[-1] == "10001:10001"
     assert CONTAINERFILE.count("FROM server AS bundle") == 1
@@ -82,7 +94,9 @@ def test_no_image_runs_as_root_and_the_user_is_a_number_that_kubernetes_can_chec
 
 
 def test_what_runs_and_what_tells_health_are_commands_of_marina() -> None:
-    (entry,), (default,), (health,) = (instructions("server", name) for name in ("ENTRYPOINT", "CMD", "HEALTHCHECK"))
+    (entry,), (default,), (health,) = (
+        instructions("server", name) for name in ("ENTRYPOINT", "CMD", "HEALTHCHECK")
+    )
     command = json.loads(entry)
 
     parses(command + json.loads(default))
@@ -92,7 +106,10 @@ def test_what_runs_and_what_tells_health_are_commands_of_marina() -> None:
 
 def test_the_ports_are_inference_and_metrics_of_config_properties() -> None:
     text = paths.CONFIG.read_text(encoding="utf-8")
-    ports = [re.search(rf"^{name}_address=http://127.0.0.1:(\d+)$", text, re.MULTILINE)[1] for name in ("inference", "metrics")]  # type: ignore[index]
+    ports = [
+        re.search(rf"^{name}_address=http://127.0.0.1:(\d+)$", text, re.MULTILINE)[1]
+        for name in ("inference", "metrics")
+    ]  # type: ignore[index]
 
     assert instructions("server", "EXPOSE") == [" ".join(ports)]
 
@@ -110,17 +127,21 @@ def test_every_package_of_the_lock_has_hashes_so_that_all_can_be_demanded() -> N
     assert STAGES["environment"].count("--require-hashes") == 2
 
 
-def test_another_build_of_torch_loses_the_hashes_of_torch_and_torchvision_alone(tmp_path: Path) -> None:
+def test_other_torch_builds_drop_only_their_own_hashes(tmp_path: Path) -> None:
+    """Another build of torch drops the hashes of torch and torchvision, and no others."""
     (line,) = re.findall(r"sed -E '.*?' requirements.lock", STAGES["environment"])
     (tmp_path / "requirements.lock").write_text(LOCK)
 
-    changed = subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    changed = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
 
     bare = re.findall(r"^(\S+)==\S+(?: ; [^\\\n]*)?$", changed, re.MULTILINE)
     assert bare == ["torch", "torchvision"]
     lost = LOCK.count("--hash=") - changed.count("--hash=")
     assert lost == sum(
-        package.count("--hash=") for package in re.findall(r"^(?:torch|torchvision)==.*?(?=^\S)", LOCK, re.MULTILINE | re.DOTALL)
+        package.count("--hash=")
+        for package in re.findall(r"^(?:torch|torchvision)==.*?(?=^\S)", LOCK, re.MULTILINE | re.DOTALL)
     )
 
 
@@ -128,43 +149,46 @@ def test_uv_is_taken_out_of_the_lock_with_its_hashes(tmp_path: Path) -> None:
     (line,) = re.findall(r"awk '.*?' requirements.lock", STAGES["environment"])
     (tmp_path / "requirements.lock").write_text(LOCK)
 
-    taken = subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    taken = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
 
     assert taken.startswith("uv==")
     assert len(re.findall(r"^\S", taken, re.MULTILINE)) == 1
     assert "--hash=sha256:" in taken
 
 
-def test_the_images_own_tree_serves_for_everybody_and_stays_as_it_was(exported: Callable[..., Spec], home: Path, tmp_path: Path) -> None:
+def test_the_images_own_tree_serves_for_everybody_and_stays_as_it_was(
+    exported: Callable[..., Spec], home: Path, tmp_path: Path
+) -> None:
     archive.build(exported())
     tree, port = tmp_path / "image", str(server.free_port_base())
-    for source, destination in copied("server").items():
-        if destination.startswith("/opt/marina"):
-            inside = tree / Path(destination).relative_to("/opt/marina") / ("" if Path(destination).name == source else source)
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            hidden = shutil.ignore_patterns("__pycache__")
-            if (paths.SOURCE / source).is_dir():
-                shutil.copytree(paths.SOURCE / source, inside, ignore=hidden)
-            else:
-                shutil.copy(paths.SOURCE / source, inside)
+    _copy_image(tree)
     before = {file: file.stat().st_mtime_ns for file in sorted(tree.rglob("*"))}
     for file in before:
         file.chmod(file.stat().st_mode & ~0o222)
-    environment = {**os.environ, "PYTHONPATH": str(tree), "HOME": "/nonexistent", "MARINA_PORT_BASE": port, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree),
+        "HOME": "/nonexistent",
+        "MARINA_PORT_BASE": port,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     (entry,) = instructions("server", "ENTRYPOINT")
 
     def command(*words: str) -> list[str]:
         return [sys.executable, "-m", "marina", *words]
 
+    run = partial(subprocess.run, cwd=home, env=environment, check=False, capture_output=True)
     words = [*json.loads(entry)[1:], "--no-tokens", "balance"]  # as in Kubernetes
     process = subprocess.Popen(command(*words), cwd=home, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300
-        while subprocess.run(command("ready", "balance"), cwd=home, env=environment, check=False, capture_output=True).returncode:
+        while run(command("ready", "balance")).returncode:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(1)
-        workers = subprocess.run(command("ready", "--workers-only", "balance"), cwd=home, env=environment, check=False)
+        workers = run(command("ready", "--workers-only", "balance"))
         answer = requests.post(f"http://127.0.0.1:{port}/v1/models/balance:predict", json=REQUEST, timeout=30)
         listening = {connection.laddr for connection in _listening(int(port))}
     finally:
@@ -180,5 +204,26 @@ def test_the_images_own_tree_serves_for_everybody_and_stays_as_it_was(exported: 
     assert {address.port - int(port) for address in listening} == {0, 1, 2, 3, 4}
 
 
+def _copy_image(tree: Path) -> None:
+    """What the image has under /opt/marina."""
+    for source, destination in copied("server").items():
+        if destination.startswith("/opt/marina"):
+            inside = (
+                tree
+                / Path(destination).relative_to("/opt/marina")
+                / ("" if Path(destination).name == source else source)
+            )
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            hidden = shutil.ignore_patterns("__pycache__")
+            if (paths.SOURCE / source).is_dir():
+                shutil.copytree(paths.SOURCE / source, inside, ignore=hidden)
+            else:
+                shutil.copy(paths.SOURCE / source, inside)
+
+
 def _listening(port: int) -> list:
-    return [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and port <= one.laddr.port < port + 5]
+    return [
+        one
+        for one in psutil.net_connections("tcp")
+        if one.status == "LISTEN" and port <= one.laddr.port < port + 5
+    ]

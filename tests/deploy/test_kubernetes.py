@@ -1,7 +1,9 @@
-"""The manifests for Kubernetes and KServe: valid by Kubernetes' own schemas, consistent with each other and with Marina.
+"""The manifests for Kubernetes and KServe: valid by Kubernetes' own schemas, consistent with each other and
+with Marina.
 
-KServe publishes its schema in a cluster only, so what is checked of an InferenceService is written out here from its
-v1beta1 API: KServe's own fields by name and type, everything else as the pod that it becomes, and what Knative refuses.
+KServe publishes its schema in a cluster only, so what is checked of an InferenceService is written out here
+from its v1beta1 API: KServe's own fields by name and type, everything else as the pod that it becomes, and
+what Knative refuses.
 """
 
 import copy
@@ -15,14 +17,18 @@ import typer
 import yaml
 
 import marina
-from marina import cli, paths, server, spec
-from marina.server import processes
+from marina import cli
+from marina.core import paths, processes, spec
+from marina.engines import server_process as server
 
 FOLDER = paths.SOURCE / "deploy" / "kubernetes"
 KSERVE = paths.SOURCE / "deploy" / "kserve"
-VERSIONS = ["1.30", "1.32", "1.34", kubernetes_validate.latest_version()]  # from the first that has everything we use
+# from the first that has everything we use
+VERSIONS = ["1.30", "1.32", "1.34", kubernetes_validate.latest_version()]
 CONFIG = paths.CONFIG.read_text(encoding="utf-8")
-INFERENCE, MANAGEMENT, METRICS = (int(port) for port in re.findall(r"^\w+_address=http://127\.0\.0\.1:(\d+)$", CONFIG, re.MULTILINE))
+INFERENCE, MANAGEMENT, METRICS = (
+    int(port) for port in re.findall(r"^\w+_address=http://127\.0\.0\.1:(\d+)$", CONFIG, re.MULTILINE)
+)
 KSERVE_FIELDS: dict[str, type] = {
     "minReplicas": int,
     "maxReplicas": int,
@@ -44,7 +50,9 @@ def base() -> dict[str, dict[str, Any]]:
 
 
 def patched(overlay: str) -> dict[str, dict[str, Any]]:
-    """The base with an overlay's patches (RFC 6902, of which the overlays use remove and replace) and its own manifests."""
+    """The base with an overlay's patches (RFC 6902, of which the overlays use remove and replace) and its
+    own manifests.
+    """
     kustomization = read(FOLDER / overlay / "kustomization.yaml")
     manifests = copy.deepcopy(base())
     for patch in kustomization["patches"]:
@@ -71,13 +79,18 @@ def service(name: str) -> Any:
 
 
 def pod_of(predictor: dict[str, Any]) -> dict[str, Any]:
-    """The pod that an InferenceService's predictor becomes: what is not KServe's own is Kubernetes' PodSpec."""
+    """The pod that an InferenceService's predictor becomes: what is not KServe's own is Kubernetes'
+    PodSpec.
+    """
     inner = {key: value for key, value in predictor.items() if key not in KSERVE_FIELDS}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "marina"}, "spec": inner}
 
 
 PODS = {
-    **{name: lambda name=name: patched(name)["Deployment"]["spec"]["template"]["spec"] for name in ("volume", "queue-autoscaling")},
+    **{
+        name: lambda name=name: patched(name)["Deployment"]["spec"]["template"]["spec"]
+        for name in ("volume", "queue-autoscaling")
+    },
     "base": lambda: base()["Deployment"]["spec"]["template"]["spec"],
     "inferenceservice": lambda: pod_of(service("inferenceservice")["spec"]["predictor"])["spec"],
     "canary": lambda: pod_of(service("canary")["spec"]["predictor"])["spec"],
@@ -115,7 +128,10 @@ def test_a_misspelt_field_would_be_noticed() -> None:
 def test_each_kustomization_names_every_file_beside_it() -> None:
     for folder in ("base", "volume", "queue-autoscaling"):
         kustomization = read(FOLDER / folder / "kustomization.yaml")
-        named = {*kustomization["resources"], *(patch["path"] for patch in kustomization.get("patches", []))} - {"../base"}
+        named = {
+            *kustomization["resources"],
+            *(patch["path"] for patch in kustomization.get("patches", [])),
+        } - {"../base"}
 
         assert named | {"kustomization.yaml"} == {file.name for file in (FOLDER / folder).iterdir()}
 
@@ -126,9 +142,16 @@ def test_the_images_are_those_of_the_containerfile_in_this_version() -> None:
     used = [one["image"].split(":") for one in (*spec_of["initContainers"], *spec_of["containers"])]
     compose = read(paths.SOURCE / "deploy" / "compose.yaml")["services"]["marina"]["image"]
 
-    assert images == {name: tag for name, tag in used if name.startswith("marina")} == dict.fromkeys(images, marina.__version__)
+    assert (
+        images
+        == {name: tag for name, tag in used if name.startswith("marina")}
+        == dict.fromkeys(images, marina.__version__)
+    )
     assert compose == f"marina:{images['marina']}"
-    stages = re.findall(r"--target (\w+) -t (marina[a-z-]*):", (paths.SOURCE / "deploy" / "Containerfile").read_text(encoding="utf-8"))
+    stages = re.findall(
+        r"--target (\w+) -t (marina[a-z-]*):",
+        (paths.SOURCE / "deploy" / "Containerfile").read_text(encoding="utf-8"),
+    )
     assert dict(stages) == {"server": "marina", "models": "marina-models", "bundle": "marina-bundle"}
 
 
@@ -150,9 +173,14 @@ def test_every_container_keeps_to_the_restricted_pod_security_standard(pod: dict
     assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
-def test_every_volume_is_mounted_and_everything_that_marina_writes_to_is_one(pod: dict[str, Any]) -> None:
-    mounts = [mount for one in (*pod.get("initContainers", []), *pod["containers"]) for mount in one["volumeMounts"]]
-    writable = {mount["mountPath"] for mount in container_of(pod)["volumeMounts"] if not mount.get("readOnly")}
+def test_every_folder_that_marina_writes_is_a_mounted_volume(pod: dict[str, Any]) -> None:
+    """Every volume is mounted, and every folder that Marina writes to is a volume."""
+    mounts = [
+        mount for one in (*pod.get("initContainers", []), *pod["containers"]) for mount in one["volumeMounts"]
+    ]
+    writable = {
+        mount["mountPath"] for mount in container_of(pod)["volumeMounts"] if not mount.get("readOnly")
+    }
 
     assert {mount["name"] for mount in mounts} == {volume["name"] for volume in pod["volumes"]}
     assert writable == {"/srv/marina/run", "/tmp"}
@@ -163,25 +191,35 @@ def test_models_and_archives_lie_where_marina_looks_for_them(monkeypatch: pytest
 
     for overlay in (base(), patched("volume")):
         pod = overlay["Deployment"]["spec"]["template"]["spec"]
-        read_only = {mount["mountPath"]: mount["subPath"] for mount in container_of(pod)["volumeMounts"] if mount.get("readOnly")}
+        read_only = {
+            mount["mountPath"]: mount["subPath"]
+            for mount in container_of(pod)["volumeMounts"]
+            if mount.get("readOnly")
+        }
         (logs,) = [one for one in pod["containers"] if one["name"] == "logs"]
         assert read_only == {str(folder): folder.name for folder in (paths.models(), paths.model_store())}
         assert logs["command"][-1] == str(paths.run(INFERENCE) / "logs" / "models.log")
-    assert "MARINA_HOME=/srv/marina" in (paths.SOURCE / "deploy" / "Containerfile").read_text(encoding="utf-8")
+    assert "MARINA_HOME=/srv/marina" in (paths.SOURCE / "deploy" / "Containerfile").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_ports_are_those_of_config_properties_and_management_is_nowhere(pod: dict[str, Any]) -> None:
     manifests = base()
     ports = {port["containerPort"]: port.get("name") for port in container_of(pod)["ports"]}
     named = {port["name"]: port["containerPort"] for port in container_of(PODS["base"]())["ports"]}
-    allowed = [port["port"] for rule in manifests["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]]
+    allowed = [
+        port["port"] for rule in manifests["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]
+    ]
 
     assert ports.keys() <= {INFERENCE, METRICS}
     assert [named[port["targetPort"]] for port in manifests["Service"]["spec"]["ports"]] == [INFERENCE]
     assert allowed == [INFERENCE, METRICS]
     assert manifests["NetworkPolicy"]["spec"]["egress"] == []
     assert all(rule["from"] for rule in manifests["NetworkPolicy"]["spec"]["ingress"])
-    assert manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(METRICS)
+    assert manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"][
+        "prometheus.io/port"
+    ] == str(METRICS)
     assert not any(str(MANAGEMENT) in file.read_text(encoding="utf-8") for file in FOLDER.rglob("*.yaml"))
 
 
@@ -223,7 +261,9 @@ def test_everything_selects_the_pods_of_the_deployment() -> None:
         manifests["Service"]["spec"]["selector"],
         manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
         manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
-        manifests["Deployment"]["spec"]["template"]["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+        manifests["Deployment"]["spec"]["template"]["spec"]["topologySpreadConstraints"][0]["labelSelector"][
+            "matchLabels"
+        ],
     ]
     scaled = manifests["HorizontalPodAutoscaler"]["spec"]
     one = container_of(manifests["Deployment"]["spec"]["template"]["spec"])
@@ -233,7 +273,10 @@ def test_everything_selects_the_pods_of_the_deployment() -> None:
     assert scaled["metrics"][0]["containerResource"]["container"] == one["name"]
     assert "replicas" not in manifests["Deployment"]["spec"]
     assert scaled["minReplicas"] > manifests["PodDisruptionBudget"]["spec"]["maxUnavailable"]
-    assert manifests["Deployment"]["spec"]["template"]["spec"]["serviceAccountName"] == manifests["ServiceAccount"]["metadata"]["name"]
+    assert (
+        manifests["Deployment"]["spec"]["template"]["spec"]["serviceAccountName"]
+        == manifests["ServiceAccount"]["metadata"]["name"]
+    )
 
 
 @pytest.mark.parametrize("name", ["inferenceservice", "canary"])
@@ -250,7 +293,8 @@ def test_an_inference_service_has_kserves_fields_and_a_valid_pod(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["inferenceservice", "canary"])
-def test_an_inference_service_has_nothing_that_knative_refuses_unless_it_is_told_otherwise(name: str) -> None:
+def test_inference_service_passes_knatives_defaults(name: str) -> None:
+    """An InferenceService has no field that Knative rejects by default."""
     pod = pod_of(service(name)["spec"]["predictor"])["spec"]
     (one,) = pod["containers"]
 
@@ -270,4 +314,5 @@ def test_the_canary_is_the_service_with_another_release_and_a_share() -> None:
     assert images[0][0] == images[1][0] == "marina-bundle"
     assert images[0][1] != images[1][1]
     assert canary == stable
-    assert stable["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Knative"  # the only one that has canaries
+    # the only one that has canaries
+    assert stable["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Knative"

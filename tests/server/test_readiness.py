@@ -1,6 +1,6 @@
-"""`marina ready` against a real server: each way in which a model is not ready, while /ping says Healthy.
+"""`marina ready` against a live server: every reason why a model isn't ready while /ping says Healthy.
 
-One server for all; the last two tests leave their models without a worker.
+One server of each engine for all; the last two tests leave their models without a worker.
 """
 
 import hashlib
@@ -17,11 +17,15 @@ import psutil
 import pytest
 import requests
 
-from marina import archive, paths, ready, server, spec
+from marina import engines
 from marina.client import Client
-from marina.errors import RequestError
-from tests.toy_policies import balance
-from training.export import export
+from marina.core import paths, spec
+from marina.core.errors import RequestError
+from marina.engines import server_process as server
+from marina.packaging import archive
+from marina.pipeline import readiness as ready
+from tests.support.toy_policies import balance
+from training.export.writer import export
 
 pytestmark = pytest.mark.slow
 
@@ -33,15 +37,23 @@ floor: {mean_return: 50}
 serving: {response_timeout_s: 5}
 """
 LATER_WRONG = b"""
-_right = PolicyHandler.postprocess
+_start, _right = PolicyPredictor.start, PolicyPredictor.postprocess
+
+
+def _started(self, *arguments, **options):
+    ready = _start(self, *arguments, **options)
+    self.is_up = True
+    return ready
 
 
 def _wrong(self, outputs, prepared):
     answers = _right(self, outputs, prepared)
-    return [{**answer, "action": 1 - answer["action"]} for answer in answers] if self.initialized else answers
+    if not hasattr(self, "is_up"):
+        return answers
+    return [{**answer, "action": 1 - answer["action"]} for answer in answers]
 
 
-PolicyHandler.postprocess = _wrong
+PolicyPredictor.start, PolicyPredictor.postprocess = _started, _wrong
 """
 
 
@@ -56,7 +68,9 @@ class Ready:
 
 @dataclass(frozen=True)
 class Served:
-    """A server with three models: good, tampered (its worker refuses), wrong (its worker answers wrongly once it is up)."""
+    """A server with three models: good, tampered (its worker refuses), wrong (its worker answers wrongly
+    once it is up).
+    """
 
     client: Client
     port: int
@@ -68,7 +82,6 @@ class Served:
 
     def reasons(self, name: str, timeout: float = 30.0) -> str:
         with Client(self.port, timeout=timeout) as client:
-            assert client.ping() == "Healthy"
             return "\n".join(ready.problems(client, spec.load(name)))
 
     def put(self, path: str, **query: object) -> None:
@@ -85,7 +98,9 @@ def repack(path: Path, changes: dict[str, Callable[[bytes], bytes]], checksums: 
     contents |= {name: change(contents.get(name, b"")) for name, change in changes.items()}
     if checksums:
         listed = sorted(name for name in contents if not name.startswith("MAR-INF/") and name != "SHA256SUMS")
-        contents["SHA256SUMS"] = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in listed).encode()
+        contents["SHA256SUMS"] = "".join(
+            f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in listed
+        ).encode()
     with zipfile.ZipFile(path, "w") as packed:
         for name, content in contents.items():
             packed.writestr(name, content)
@@ -96,13 +111,15 @@ def archived(name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, default_engine: str) -> Iterator[Served]:
     home, port = tmp_path_factory.mktemp("home"), server.free_port_base()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARINA_HOME", str(home))
         (home / "models").mkdir()
         for name, more in {"good": "", "wrong": "", "tampered": ", max_retry_timeout_s: 1"}.items():
-            (home / "models" / f"{name}.yaml").write_text(SPEC.replace("_s: 5", f"_s: 5{more}"), encoding="utf-8")
+            (home / "models" / f"{name}.yaml").write_text(
+                SPEC.replace("_s: 5", f"_s: 5{more}"), encoding="utf-8"
+            )
         making = paths.exports() / "good" / ".making"
         (making / "report").mkdir(parents=True)
         export(spec.load("good"), balance(), making)
@@ -110,12 +127,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             shutil.copytree(paths.exports() / "good", paths.exports() / name)
         for name in ("good", "tampered", "wrong"):
             archive.build(spec.load(name))
-        repack(archived("tampered"), {"preprocess_config.json": lambda content: content + b" "}, checksums=False)
-        repack(archived("wrong"), {"policy_handler.py": lambda content: content + LATER_WRONG}, checksums=True)
-        with server.running_server(port), Client(port) as client, ThreadPoolExecutor(3) as pool:
+        repack(
+            archived("tampered"), {"preprocess_config.json": lambda content: content + b" "}, checksums=False
+        )
+        repack(
+            archived("wrong"),
+            {"handlers_wrong_1_0/kinds/policy.py": lambda content: content + LATER_WRONG},
+            checksums=True,
+        )
+        serving = server.running_server(port, engine=engines.get(default_engine))
+        with serving, Client(port) as client, ThreadPoolExecutor(3) as pool:
             found = Served(client, port)
             tampered = pool.submit(client.register, "tampered", "1.0", archived("tampered").name)
-            wrong = pool.submit(found.put, "", url=archived("wrong").name, model_name="wrong", initial_workers=1, batch_size=3)
+            wrong = pool.submit(
+                found.put, "", url=archived("wrong").name, model_name="wrong", initial_workers=1, batch_size=3
+            )
             client.register("good", "1.0", archived("good").name)
             wrong.result()
             with pytest.raises(RequestError, match="Failed to start workers"):
@@ -145,7 +171,10 @@ def test_a_corrupt_archive_is_no_readiness(served: Served, store: Path) -> None:
     found = served.ready("good")
 
     assert (found.code, found.ping) == (1, "Healthy")
-    assert f"good 1.0: archive {store} can't be read (File is not a zip file); build it again with: marina archive" in found.reasons
+    assert (
+        f"good 1.0: archive {store} can't be read (File is not a zip file); build it again with: marina "
+        "archive" in found.reasons
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +186,9 @@ def test_a_corrupt_archive_is_no_readiness(served: Served, store: Path) -> None:
     ],
     ids=["empty", "without checksums", "overwritten"],
 )
-def test_other_damages_of_an_archive_are_told_too(served: Served, store: Path, broken: Callable[[bytes], bytes]) -> None:
+def test_other_damages_of_an_archive_are_told_too(
+    served: Served, store: Path, broken: Callable[[bytes], bytes]
+) -> None:
     store.write_bytes(broken(store.read_bytes()))
 
     assert "build it again with: marina archive" in served.reasons("good")
@@ -166,7 +197,10 @@ def test_other_damages_of_an_archive_are_told_too(served: Served, store: Path, b
 def test_an_archive_with_a_changed_file_is_no_readiness(served: Served, store: Path) -> None:
     repack(store, {"postprocess_config.json": lambda content: content + b"\n"}, checksums=False)
 
-    assert "is corrupt (postprocess_config.json was changed); build it again with: marina archive good" in served.reasons("good")
+    assert (
+        "is corrupt (postprocess_config.json was changed); build it again with: marina archive good"
+        in served.reasons("good")
+    )
 
 
 def test_a_missing_archive_is_no_readiness(served: Served, store: Path) -> None:
@@ -178,12 +212,16 @@ def test_a_missing_archive_is_no_readiness(served: Served, store: Path) -> None:
     assert f"good 1.0: no archive {store}; run: marina archive good" in found.reasons
 
 
-def test_a_model_whose_initialisation_failed_is_not_ready_and_the_reason_is_the_workers_own(served: Served) -> None:
+def test_failed_initialization_is_not_ready_with_the_workers_reason(served: Served, engine: str) -> None:
+    """A model whose initialization failed is not ready, and the reason is the worker's own."""
     found = served.ready("tampered")
 
     assert (found.code, found.ping) == (1, "Healthy")
-    assert "tampered 1.0: 0 of 1 workers are ready" in found.reasons
-    assert "BrokenArchive: preprocess_config.json was changed after the archive was built" in found.reasons
+    # where an engine takes back what does not come up, it is not registered
+    state = "0 of 1 workers are ready" if engine == "torchserve" else "not registered"
+    assert f"tampered 1.0: {state}" in found.reasons
+    assert "the last error in its log: " in found.reasons
+    assert "preprocess_config.json was changed after the archive was built" in found.reasons
 
 
 def test_a_wrong_golden_answer_is_no_readiness(served: Served) -> None:
@@ -196,8 +234,8 @@ def test_a_wrong_golden_answer_is_no_readiness(served: Served) -> None:
 
 def test_batching_that_the_management_api_set_is_drift(served: Served) -> None:
     assert (
-        "wrong 1.0: the server doesn't run it as its archive says: batchSize is 3 instead of 8; run: marina unregister wrong"
-        in served.reasons("wrong")
+        "wrong 1.0: the server doesn't run it as its archive says: batchSize is 3 instead of 8; run: "
+        "marina unregister wrong" in served.reasons("wrong")
     )
 
 
@@ -208,8 +246,13 @@ def test_a_spec_that_was_changed_since_archiving_is_drift(served: Served) -> Non
     reasons = served.reasons("good")
     file.write_text(SPEC)
 
-    assert "good 1.0: its spec was changed since it was archived: jobQueueSize is 256 instead of 7, responseTimeout is 5 inst" in reasons
-    assert reasons.endswith("run: marina archive good && marina unregister good --version 1.0 && marina register good")
+    assert (
+        "good 1.0: its spec was changed since it was archived: jobQueueSize is 256 instead of 7, "
+        "responseTimeout is 5 inst" in reasons
+    )
+    assert reasons.endswith(
+        "run: marina archive good && marina unregister good --version 1.0 && marina register good"
+    )
 
 
 def test_an_archive_that_was_rebuilt_since_registration_is_drift(served: Served, store: Path) -> None:
@@ -228,7 +271,10 @@ def test_a_worker_number_that_the_management_api_set_is_drift(served: Served) ->
     served.put("/good/1.0", min_worker=1, max_worker=1)
 
     assert (found.code, found.ping) == (1, "Healthy")
-    assert "good 1.0: the server doesn't run it as its archive says: maxWorkers is 2 instead of 1; run: marina unreg" in found.reasons
+    assert (
+        "good 1.0: the server doesn't run it as its archive says: maxWorkers is 2 instead of 1; run: "
+        "marina unreg" in found.reasons
+    )
 
 
 def test_a_model_without_a_worker_is_not_ready(served: Served) -> None:

@@ -1,4 +1,6 @@
-"""A segmenter on a live TorchServe: every form of its answers, its golden samples, evaluation, and bad requests among good ones."""
+"""A segmenter on a live server: every form of its answers, its golden samples, evaluation, and bad
+requests among good ones.
+"""
 
 import io
 import json
@@ -11,22 +13,28 @@ import pytest
 import torch
 from PIL import Image
 
-from marina import archive, evaluate, loadtest, openapi, ready, server, spec, up
+from handlers.inputs.images import ImageInput
+from handlers.inputs.masks import mask_of_run_lengths, run_lengths
+from marina import engines
 from marina.client import Client
-from marina.console import Output
-from marina.errors import RequestRefused
-from tests.bad_inputs import bad, good
-from tests.server.test_isolation import port_of, wrong_among
-from training import datasets
-from training.datasets import outlined_folder
-from training.export import export
-from training.segmentation.evaluation import overlap, pairs, segment
-from training.segmentation.pixels import Prepared
-from training.segmenter import samples
-from training.trained import Trained
-
-from bundle_images import ImageInput
-from bundle_masks import mask_of_run_lengths, run_lengths
+from marina.core import spec
+from marina.core.console import Output
+from marina.core.errors import RequestRefused
+from marina.engines import server_process as server
+from marina.evaluation import measurement as evaluate
+from marina.load import load_test as loadtest
+from marina.packaging import archive, openapi
+from marina.pipeline import readiness as ready
+from marina.pipeline import steps as up
+from tests.support.bad_inputs import bad, good
+from tests.support.live_requests import port_of, wrong_among
+from tests.support.measuring import measure
+from training.data import ImageData, load_outlines, outlined_folder
+from training.export.trained import Trained
+from training.export.writer import export
+from training.recipes.segmenter import samples
+from training.vision.segmentation.evaluation import overlap, pairs, segment
+from training.vision.segmentation.pixels import Prepared
 
 pytestmark = pytest.mark.slow
 
@@ -53,8 +61,13 @@ class Bright(torch.nn.Module):
         return torch.cat([self.share - light, light - self.share], 1)
 
 
+Served = tuple[Client, spec.Spec, ImageData]
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, spec.Spec, datasets.ImageData]]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, engine: str
+) -> Iterator[tuple[Client, spec.Spec, ImageData]]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARINA_HOME", str(home))
@@ -62,12 +75,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, s
         (home / "models").mkdir()
         (home / "models" / "bright.yaml").write_text(SPEC.format(data=boards(home / "Boards")))
         one = spec.load("bright")
-        data = datasets.load(str(home / "Boards"), "segmenter", 0)
+        data = load_outlines(str(home / "Boards"), 0)
         making = one.export_dir.parent / ".making"
         (making / "report").mkdir(parents=True)
         export(one, trained(data), making)
         up.pack(one, Output(as_json=True))
-        with up.serving([one], server.free_port_base(), Output(as_json=True)) as client:
+        with up.serving([one], server.free_port_base(), Output(as_json=True), engines.get(engine)) as client:
             yield client, one, data
 
 
@@ -84,15 +97,17 @@ def boards(folder: Path) -> Path:
         Image.fromarray(np.where(mask, 230, 20).astype(np.uint8)).save(folder / "images" / f"{k}.png")
         content["images"].append({"id": k, "file_name": f"{k}.png"})
         outline = {"size": [height, width], "counts": run_lengths(mask)}
-        content["annotations"].append({"id": k, "image_id": k, "category_id": 1, "bbox": [left, top, 36, 36], "segmentation": outline})
+        content["annotations"].append(
+            {"id": k, "image_id": k, "category_id": 1, "bbox": [left, top, 36, 36], "segmentation": outline}
+        )
     (folder / "instances.json").write_text(json.dumps(content))
     return folder
 
 
-def trained(data: datasets.ImageData) -> Trained:
+def trained(data: ImageData) -> Trained:
     module = Bright().eval()
     test = Prepared.of(data.test, INPUTS, "pictures")
-    found = segment(module, test.pixels, test.truth, INPUTS)
+    found = list(segment(module, test.pixels, test.truth, INPUTS))
     counts = np.sum([pairs(one, truth, 2) for one, truth in zip(found, test.truth, strict=True)], axis=0)
     return Trained(
         kind="segmenter",
@@ -127,17 +142,31 @@ def test_all_forms_of_an_answer_come_through_the_server(served: tuple[Client, sp
 
     assert labels.shape == truth.shape
     assert (labels == truth).mean() > 0.97
-    assert np.array_equal(mask_of_run_lengths(lengths["areas"][1]["mask"]["counts"], height, width), labels == 1)
+    assert np.array_equal(
+        mask_of_run_lengths(lengths["areas"][1]["mask"]["counts"], height, width), labels == 1
+    )
     with pytest.raises(RequestRefused, match="format must be json or png or rle"):
         client.predict("bright", example.image, format="gif")
-    tensors = client.predict("bright", {"inputs": [{"name": "x", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [255] * 12}]})
-    assert {one["name"] for one in tensors["outputs"]} >= {"width", "height", "class", "pixels", "share", "mask"}
+    tensors = client.predict(
+        "bright", {"inputs": [{"name": "x", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [255] * 12}]}
+    )
+    assert {one["name"] for one in tensors["outputs"]} >= {
+        "width",
+        "height",
+        "class",
+        "pixels",
+        "share",
+        "mask",
+    }
 
 
-def test_measured_through_the_endpoint_it_is_as_good_as_in_process(served: tuple[Client, spec.Spec, Any]) -> None:
+def test_measured_through_the_endpoint_it_is_as_good_as_in_process(
+    served: tuple[Client, spec.Spec, Any],
+) -> None:
     client, one, data = served
     through, local = (
-        evaluate.measure(one, answer, data, 0, list) for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
+        measure(one, answer, data)
+        for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
     )
 
     assert through == pytest.approx(local, abs=1e-6)
@@ -157,11 +186,14 @@ def test_a_load_test_finds_no_wrong_answer(served: tuple[Client, spec.Spec, Any]
     assert (figures.failures, figures.errors) == (0, [])
 
 
-def test_its_document_says_that_a_picture_may_come_back_and_its_archive_has_its_handler(served: tuple[Client, spec.Spec, Any]) -> None:
+def test_openapi_names_the_png_response_and_the_archive_its_handler(
+    served: tuple[Client, spec.Spec, Any],
+) -> None:
+    """Its OpenAPI document says that a picture may be returned; its archive has its handler."""
     document = openapi.document(served[1])
     answered = document["paths"]["/predictions/bright"]["post"]
 
     assert set(answered["responses"]["200"]["content"]) == {"application/json", "image/png"}
     assert [one["name"] for one in answered["parameters"]] == ["format"]
     with archive.opened(served[1]) as folder:
-        assert {"segmenter_handler.py", "bundle_masks.py"} <= {path.name for path in folder.iterdir()}
+        assert {"segmenter_handler.py", "spec.yaml"} <= {path.name for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""`marina serve` keeps TorchServe alive, leaves nothing behind whatever is killed, and is the only one at its port."""
+"""`marina serve` restarts its server, cleans up whatever is killed, and allows one server per port."""
 
 import json
 import os
@@ -14,13 +14,18 @@ import psutil
 import pytest
 import requests
 
-from marina import archive, paths, server
+from marina import engines
 from marina.client import Client
-from marina.console import Output
-from marina.errors import CallError, ServerError
-from marina.server import processes, snapshots, supervisor
-from marina.server.snapshots import Registered
-from marina.spec import Spec
+from marina.core import paths, processes
+from marina.core.console import Output
+from marina.core.errors import ServerError
+from marina.core.spec import Spec
+from marina.engines import server_process as server
+from marina.engines import supervisor
+from marina.engines.registered import Registered
+from marina.engines.torchserve import snapshots
+from marina.packaging import archive
+from tests.support.engines import EACH_ENGINE
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +57,10 @@ def registered(client: Client) -> set[tuple[str, bool, int, int]]:
     """(version, is it the default, workers least, workers most) of the model "balance"."""
     default = client.describe("balance", "")[0]["modelVersion"]
     entries = client.describe("balance")
-    return {(one["modelVersion"], one["modelVersion"] == default, one["minWorkers"], one["maxWorkers"]) for one in entries}
+    return {
+        (one["modelVersion"], one["modelVersion"] == default, one["minWorkers"], one["maxWorkers"])
+        for one in entries
+    }
 
 
 class Started:
@@ -79,7 +87,16 @@ class Started:
 def allow_two_workers(client: Client, version: str) -> None:
     headers = {"Authorization": f"Bearer {client.token('management')}"}
     query = {"min_worker": 1, "max_worker": 2, "synchronous": "true"}
-    requests.put(f"{client.management}/models/balance/{version}", params=query, headers=headers, timeout=60).raise_for_status()
+    requests.put(
+        f"{client.management}/models/balance/{version}", params=query, headers=headers, timeout=60
+    ).raise_for_status()
+
+
+def release_second_version(client: Client) -> None:
+    """Version 2.0 is the default; 1.0 may have two workers."""
+    client.register("balance", "2.0", "balance-2.0.mar")
+    client.set_default("balance", "2.0")
+    allow_two_workers(client, "1.0")
 
 
 @pytest.fixture
@@ -89,9 +106,21 @@ def started() -> Iterator[Started]:
     found.end()
 
 
-def test_a_killed_server_comes_back_as_it_was_and_a_killed_supervisor_takes_all_along(
-    exported: Callable[..., Spec], home: Path, started: Started
+def kill_supervisor(state: server.State) -> None:
+    """All processes end with it, also one that can't see that its socket closes."""
+    family = processes.family(state.temporary)
+    worker = next(process for process in family if process.pid != state.pid)
+    worker.suspend()
+    os.kill(state.owner, signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert Path(state.temporary).exists()
+
+
+def test_killed_server_is_restored_and_killed_supervisor_ends_all(
+    exported: Callable[..., Spec], home: Path, started: Started, default_engine: str
 ) -> None:
+    """A killed server comes back as it was; a killed supervisor takes all processes with it."""
     for version in ("2.0", "1.0"):
         archive.build(exported(version=version))
     port = server.free_port_base()
@@ -103,13 +132,12 @@ def test_a_killed_server_comes_back_as_it_was_and_a_killed_supervisor_takes_all_
         family = [first.owner_process(), *processes.family(first.temporary)]
         started.others.extend(process for process in family if process)
         with Client(port, timeout=120) as client:
-            client.register("balance", "2.0", "balance-2.0.mar")
-            client.set_default("balance", "2.0")
-            allow_two_workers(client, "1.0")
+            release_second_version(client)
             before = registered(client)
             assert before == {("1.0", False, 1, 2), ("2.0", True, 1, 1)}
             second = marina("serve", port=port)
-            assert (second.returncode, f"a server of this home already runs, or is being started, at {port}" in second.stderr) == (2, True)
+            assert second.returncode == 2
+            assert f"a server of this home already runs, or is starting, at {port}" in second.stderr
 
             os.kill(first.pid, signal.SIGKILL)
             again = wait_until(lambda: serving(port, after=first.pid), 180)
@@ -118,23 +146,17 @@ def test_a_killed_server_comes_back_as_it_was_and_a_killed_supervisor_takes_all_
             assert registered(client) == before
             assert client.predict("balance", {"observation": [0, 0, 1, 0]}, version="1.0")["action"] == 1
         assert not Path(first.temporary).exists()
-        assert "TorchServe was killed by SIGKILL" in (home / "run" / str(port) / "supervisor.log").read_text()
+        log = (home / "run" / str(port) / "supervisor.log").read_text()
+        assert f"{engines.get(default_engine).title} was killed by SIGKILL" in log
 
-        family = processes.family(again.temporary)
-        worker = next(process for process in family if process.pid != again.pid)
-        worker.suspend()  # it can't see that its socket closes
-        os.kill(again.owner, signal.SIGKILL)
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert alive == []
-        assert Path(again.temporary).exists()
+        kill_supervisor(again)
 
         # a clean next start; then everything is killed at once
         assert marina("serve", "--background", port=port).returncode == 0
         assert not Path(again.temporary).exists()
         last = serving(port)
         assert last
-        family = [last.owner_process(), *processes.family(last.temporary)]
-        for process in filter(None, family):
+        for process in filter(None, [last.owner_process(), *processes.family(last.temporary)]):
             process.kill()
     finally:
         stopped = marina("stop", port=port)
@@ -143,6 +165,7 @@ def test_a_killed_server_comes_back_as_it_was_and_a_killed_supervisor_takes_all_
     assert not server.was_started(port)
 
 
+@EACH_ENGINE
 def test_a_server_that_hangs_is_stopped_at_once_when_asked_twice(home: Path, started: Started) -> None:
     port = server.free_port_base()
     command = [sys.executable, "-m", "marina", "serve", "--port-base", str(port), "--json"]
@@ -161,7 +184,9 @@ def test_a_server_that_hangs_is_stopped_at_once_when_asked_twice(home: Path, sta
     assert not Path(state.temporary).exists()
 
 
-def test_a_supervisor_gives_up_after_starts_that_failed_and_shows_the_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_gives_up_after_starts_that_failed_and_shows_the_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = server.free_port_base()
     broken = home / "config.properties"
     broken.write_text("inference_address=http://127.0.0.1:8080\nkeystore=$$NOT_SET_ANYWHERE$$\n")
@@ -179,10 +204,13 @@ def test_a_supervisor_gives_up_after_starts_that_failed_and_shows_the_log(home: 
     assert not server.was_started(port)
 
 
+@EACH_ENGINE
 def test_a_background_start_that_fails_says_why_and_leaves_nothing(home: Path) -> None:
     port = server.free_port_base()
     failed = marina("serve", "nothing", "--background", "--json", port=port)
-    (home / "models" / "balance.yaml").write_text("# Balances.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 1}\n")
+    (home / "models" / "balance.yaml").write_text(
+        "# Balances.\nkind: policy\ntraining: {recipe: dqn}\nfloor: {mean_return: 1}\n"
+    )
     missing = marina("serve", "balance", "--background", "--json", port=port)
 
     assert (failed.returncode, "no spec" in json.loads(failed.stdout)["error"]) == (2, True)
@@ -190,7 +218,8 @@ def test_a_background_start_that_fails_says_why_and_leaves_nothing(home: Path) -
     assert not server.was_started(port)
 
 
-def test_only_processes_with_the_servers_own_temporary_folder_are_its_family(tmp_path: Path, started: Started) -> None:
+def test_server_processes_are_found_by_their_temporary_folder(tmp_path: Path, started: Started) -> None:
+    """Only processes with the server's own temporary folder count as its family."""
     ours, theirs = tmp_path / "marina-ours", tmp_path / "marina-theirs"
     for folder in (ours, ours, theirs):
         folder.mkdir(exist_ok=True)
@@ -225,21 +254,6 @@ def test_a_state_of_a_process_whose_id_was_reused_is_no_running_server(home: Pat
     assert not server.was_started(9999)
 
 
-def test_a_lock_has_one_holder_at_a_time_and_goes_with_its_process(tmp_path: Path, started: Started) -> None:
-    path = tmp_path / "lock"
-    hold = f"import pathlib, marina.server.processes as p; held = p.Lock(pathlib.Path({str(path)!r}), ''); print(1, flush=True); input()"
-    holder = started.child([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout
-    holder.stdout.readline()
-
-    with pytest.raises(CallError, match="taken"):
-        processes.Lock(path, "taken")
-    holder.kill()
-    holder.wait()
-
-    processes.Lock(path, "taken").release()
-
-
 def test_the_pauses_between_starts_double_up_to_a_minute_and_differ() -> None:
     for number, longest in ((1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (500, 60)):
         drawn = {supervisor.pause(number) for _ in range(50)}
@@ -250,14 +264,19 @@ def test_the_pauses_between_starts_double_up_to_a_minute_and_differ() -> None:
 def test_the_newest_snapshot_that_is_whole_counts(home: Path) -> None:
     folder = paths.run(9999) / "logs" / "config"
     folder.mkdir(parents=True)
-    values = '"defaultVersion"\\: true, "marName"\\: "a\\u002D1.0.mar", "minWorkers"\\: 1, "maxWorkers"\\: 2, "batchSize"\\: 8'
-    said = f'{{\\n  "models"\\: {{"a"\\: {{"1.0"\\: {{{values}, "maxBatchDelay"\\: 2, "startupTimeout"\\: 120}}\\n}}\\n}}\\n}}'
+    values = (
+        '"defaultVersion"\\: true, "marName"\\: "a\\u002D1.0.mar", "minWorkers"\\: 1, "maxWorkers"\\: 2, '
+        '"batchSize"\\: 8, "maxBatchDelay"\\: 2, "startupTimeout"\\: 120'
+    )
+    said = f'{{\\n  "models"\\: {{"a"\\: {{"1.0"\\: {{{values}}}\\n}}\\n}}\\n}}'
     for number in range(8):
-        (folder / f"{number}.cfg").write_text(f"#Saving snapshot\nmodel_snapshot={said}\n" if number < 7 else f"model_snapshot={said[:90]}")
+        (folder / f"{number}.cfg").write_text(
+            f"#Saving snapshot\nmodel_snapshot={said}\n" if number < 7 else f"model_snapshot={said[:90]}"
+        )
         os.utime(folder / f"{number}.cfg", (number, number))
 
-    found = snapshots.newest(9999)
+    found = snapshots.newest(paths.run(9999))
 
     assert found == [Registered("a", "1.0", "a-1.0.mar", True, 1, 2, 8, 2, 120)]
     assert len(list(folder.iterdir())) == snapshots.KEPT
-    assert snapshots.newest(9998) is None
+    assert snapshots.newest(paths.run(9998)) is None

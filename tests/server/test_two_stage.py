@@ -1,4 +1,6 @@
-"""A Mask R-CNN on a live TorchServe: learnt, archived, ready, with masks in every form, measured, and steady among bad requests."""
+"""A Mask R-CNN on a live server: trained, archived, ready, masks in every form, evaluated, robust to bad
+requests.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,29 +10,36 @@ import numpy as np
 import pytest
 import torch
 
-from marina import archive, evaluate, openapi, ready, server, spec, up
+from handlers.inputs.masks import read_mask
+from marina import engines
 from marina.client import Client
-from marina.console import Output
-from marina.errors import RequestRefused
-from tests.bad_inputs import bad, good
-from tests.server.test_isolation import wrong_among
-from tests.two_stage_models import OWN, blotches, filled, people, png
-from training import datasets
-
-from bundle_masks import read_mask
+from marina.core import spec
+from marina.core.console import Output
+from marina.core.errors import RequestRefused
+from marina.engines import server_process as server
+from marina.evaluation import measurement as evaluate
+from marina.packaging import archive, openapi
+from marina.pipeline import readiness as ready
+from marina.pipeline import steps as up
+from tests.support.bad_inputs import bad, good
+from tests.support.live_requests import wrong_among
+from tests.support.measuring import measure
+from tests.support.two_stage_models import OWN, blotches, filled, people, png
+from training.data import load_objects
 
 pytestmark = pytest.mark.slow
 
 SPEC = """# Finds discs and boards, with their outlines.
 kind: detector
-training: {{recipe: detector, data: {data}, weights: "{weights}:mask", height: 64, width: 96, epochs: 6, batch_size: 4, flip: true}}
+training: {{recipe: detector, data: {data}, weights: "{weights}:mask", height: 64, width: 96, epochs: 6,
+  batch_size: 4, horizontal_flip: true}}
 floor: {{ap50: 0.0}}
 export: {{max_batch: 8}}
 """
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, spec.Spec, Path]]:
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[spec.Spec, Path]]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARINA_HOME", str(home))
@@ -41,8 +50,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, s
         (home / "models" / "people.yaml").write_text(SPEC.format(data=data, weights=home / "rcnn.py"))
         one = spec.load("people")
         up.prepare([one], Output(as_json=True))
-        with up.serving([one], server.free_port_base(), Output(as_json=True)) as client:
-            yield client, one, data
+        yield one, data
+
+
+@pytest.fixture(scope="module")
+def served(archived: tuple[spec.Spec, Path], engine: str) -> Iterator[tuple[Client, spec.Spec, Path]]:
+    port, output = server.free_port_base(), Output(as_json=True)
+    with up.serving([archived[0]], port, output, engines.get(engine)) as client:
+        yield client, *archived
 
 
 def test_it_is_ready_and_its_golden_answers_have_masks(served: tuple[Client, spec.Spec, Path]) -> None:
@@ -53,7 +68,7 @@ def test_it_is_ready_and_its_golden_answers_have_masks(served: tuple[Client, spe
     assert samples
     assert all(not answered.problem for answered in ready.send_samples(client, one))
     with archive.opened(one) as folder:
-        assert {"detector_handler.py", "bundle_instances.py", "model.pt2"} <= {path.name for path in folder.iterdir()}
+        assert {"detector_handler.py", "model.pt2"} <= {path.name for path in folder.iterdir()}
 
 
 def test_masks_come_through_the_server_in_each_form(served: tuple[Client, spec.Spec, Path]) -> None:
@@ -61,7 +76,9 @@ def test_masks_come_through_the_server_in_each_form(served: tuple[Client, spec.S
     picture, size = png(blotches(3, (150, 80))), (150, 80)
     asked: dict[str, Any] = {"confidence_threshold": 0.02}
     forms = ("none", "rle", "compressed_rle", "polygons")
-    plain, lists, texts, polygons = (client.predict("people", picture, masks=form, **asked)["detections"] for form in forms)
+    plain, lists, texts, polygons = (
+        client.predict("people", picture, masks=form, **asked)["detections"] for form in forms
+    )
 
     assert len(plain) == len(lists) > 0
     assert "masks" in openapi.description(one)["options"]
@@ -76,11 +93,14 @@ def test_masks_come_through_the_server_in_each_form(served: tuple[Client, spec.S
         client.predict("people", picture, masks="png")
 
 
-def test_measured_through_the_endpoint_it_is_as_good_as_in_process(served: tuple[Client, spec.Spec, Path]) -> None:
+def test_measured_through_the_endpoint_it_is_as_good_as_in_process(
+    served: tuple[Client, spec.Spec, Path],
+) -> None:
     client, one, data = served
-    images = datasets.load(str(data), "detector", one.training.seed)
+    images = load_objects(str(data), one.training.seed)
     through, local = (
-        evaluate.measure(one, answer, images, 0, list) for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
+        measure(one, answer, images)
+        for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
     )
 
     assert through == pytest.approx(local, abs=1e-3)
@@ -89,7 +109,8 @@ def test_measured_through_the_endpoint_it_is_as_good_as_in_process(served: tuple
 
 
 def test_every_bad_request_among_good_ones_fails_alone(served: tuple[Client, spec.Spec, Path]) -> None:
-    small = [one for one in bad("detector") if "of very many empty rows" not in one.name]  # 49 million pixels, too many where masks are
+    # 49 million pixels, too many where masks are
+    small = [one for one in bad("detector") if "of very many empty rows" not in one.name]
 
     wrong, _ = wrong_among(served[0], "people", good("detector"), small, times=5)
 

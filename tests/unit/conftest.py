@@ -1,21 +1,22 @@
-"""Shared by several files of unit tests: models from elsewhere. What makes them is read when it is asked for: that takes seconds."""
+"""Shared by several files of unit tests: models from elsewhere, and a home. What makes models is read
+when it is asked for: that takes seconds.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gymnasium
 import pytest
 
 if TYPE_CHECKING:
-    from tests.saved_policies import Imported
+    from tests.support.saved_policies import Imported
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """A function of a user's own file, as a source; the file imports what lies beside it."""
-    from tests.foreign_models import OWN
+    from tests.support.foreign_models import OWN
 
     for name in ("own", "neighbour"):  # another test's
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -25,21 +26,28 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def registered() -> Iterator[None]:
-    """Gymnasium knows the environments of `tests/saved_policies.py`."""
-    from tests.saved_policies import ENVIRONMENTS
-
+def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home that a module's tests share."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ENVIRONMENTS:
-            spec = gymnasium.envs.registration.EnvSpec(f"{kind.__name__}-v0", entry_point=kind)
-            patch.setitem(gymnasium.registry, spec.id, spec)
+        folder = tmp_path_factory.mktemp("home")
+        patch.setenv("MARINA_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def registered() -> Iterator[None]:
+    """Gymnasium knows the environments of `tests/support/saved_policies.py`."""
+    from tests.support import toy_environments
+    from tests.support.saved_policies import ENVIRONMENTS
+
+    with toy_environments.registered(*ENVIRONMENTS):
         yield
 
 
 @pytest.fixture(scope="module")
 def imported(registered: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Imported"]:
     """The model of a case, trained for a few hundred steps, saved and imported once."""
-    from tests.saved_policies import CASES, make
+    from tests.support.saved_policies import CASES, make
 
     known: dict[str, Imported] = {}
 
@@ -54,7 +62,7 @@ def imported(registered: None, tmp_path_factory: pytest.TempPathFactory) -> Call
 @pytest.fixture(scope="module")
 def rcnn_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A user's own file with two-stage detectors."""
-    from tests.two_stage_models import OWN
+    from tests.support.two_stage_models import OWN
 
     file = tmp_path_factory.mktemp("own") / "rcnn.py"
     file.write_text(OWN)
@@ -64,6 +72,6 @@ def rcnn_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures with discs and boards, and their outlines."""
-    from tests.two_stage_models import people
+    from tests.support.two_stage_models import people
 
     return people(tmp_path_factory.mktemp("data") / "discs")

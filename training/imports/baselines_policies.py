@@ -1,9 +1,9 @@
-"""The policies of stable-baselines3 as graphs to be served, built from a saved state dict: they act as `model.predict` does.
+"""The policies of stable-baselines3 as served graphs, rebuilt from a saved state dict.
 
-Here the weights find their places in the graphs of `policies`, which take every step of `predict` in its order and precision,
-so that the actions are equal, not just close.
+They act as `model.predict` does: the weights go into the graphs of training/policies/graphs, which take every
+step of `predict` in its order and precision, so that actions are equal, not just close.
 
-What is not covered: convolutions, dictionaries, recurrent policies, MultiBinary actions.
+Not covered: convolutions, dictionaries, recurrent policies, MultiBinary actions.
 """
 
 from typing import Any
@@ -11,23 +11,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from marina.errors import CallError
+from marina.core.errors import CallError
 from training.imports.baselines_zip import SavedPolicy
-from training.policies.graphs import (
-    Bounds,
+from training.policies.graphs.features import (
+    ActionBounds,
+    ConstantStd,
+    GSDEStd,
+    LearnedStd,
+    ObservationFeatures,
+    ObservationStatistics,
+)
+from training.policies.graphs.policies import (
     CategoricalPolicy,
-    ConstantDeviation,
     DeterministicPolicy,
-    Features,
     GaussianPolicy,
     GreedyPolicy,
-    LearntDeviation,
     MultiCategoricalPolicy,
-    ObservationStatistics,
     Policy,
-    StateDependentDeviation,
-    action_size,
 )
+from training.policies.spaces import ActionSpec, ObservationSpec
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -41,40 +43,59 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
 }
-DEFAULT_ACTIVATIONS = {"ppo": "tanh", "a2c": "tanh", "dqn": "relu", "sac": "relu", "td3": "relu", "ddpg": "relu"}
-ACTS_BY = {"dqn": ("discrete",), "sac": ("box",), "td3": ("box",), "ddpg": ("box",)}  # PPO and A2C: by all three
+DEFAULT_ACTIVATIONS = {
+    "ppo": "tanh",
+    "a2c": "tanh",
+    "dqn": "relu",
+    "sac": "relu",
+    "td3": "relu",
+    "ddpg": "relu",
+}
+# PPO and A2C: by all three
+ACTS_BY = {"dqn": ("discrete",), "sac": ("box",), "td3": ("box",), "ddpg": ("box",)}
 IGNORED = ("critic.", "critic_target.", "actor_target.", "q_net_target.")  # for learning only
 
 
-def activation_of(saved: SavedPolicy, wanted: str | None) -> tuple[str, str]:
-    """The hidden layers' activation, one of ACTIVATIONS, and whence it is known: "file", "setting" or "default".
+def activation_of(saved: SavedPolicy, expected: str | None) -> tuple[str, str]:
+    """The hidden layers' activation, one of ACTIVATIONS, and its source: "file", "setting" or "default".
 
-    Raises CallError where the file says another one than `wanted`, or one that can't be built.
+    Raises CallError where the file has another one than `expected`, or one that can't be rebuilt.
     """
-    said = saved.options.get("activation_fn")
-    if said is None:
-        return (wanted, "setting") if wanted else (DEFAULT_ACTIVATIONS[saved.algorithm], "default")
-    name = next((name for name, kind in ACTIVATIONS.items() if str(said) == str(kind)), None)
-    if name is None and wanted is None:
-        raise CallError(f"{saved.path}: activation_fn is {said}; if it does the same as one of {', '.join(ACTIVATIONS)}, set 'activation'")
-    if name is not None and wanted not in (None, name):
-        raise CallError(f"{saved.path}: activation_fn is {said}, not {wanted}; leave 'activation' out")
-    return (name, "file") if name else (str(wanted), "setting")
+    saved_name = saved.options.get("activation_fn")
+    if saved_name is None:
+        return (expected, "setting") if expected else (DEFAULT_ACTIVATIONS[saved.algorithm], "default")
+    name = next((name for name, kind in ACTIVATIONS.items() if str(saved_name) == str(kind)), None)
+    if name is None and expected is None:
+        raise CallError(
+            f"{saved.path}: activation_fn is {saved_name}; "
+            f"if it does the same as one of {', '.join(ACTIVATIONS)}, set 'activation'"
+        )
+    if name is not None and expected not in (None, name):
+        raise CallError(
+            f"{saved.path}: activation_fn is {saved_name}, not {expected}; leave 'activation' out"
+        )
+    return (name, "file") if name else (str(expected), "setting")
 
 
 def rebuild(
-    saved: SavedPolicy, observation: dict[str, Any], action: dict[str, Any], activation: str, statistics: ObservationStatistics | None
+    saved: SavedPolicy,
+    observations: ObservationSpec,
+    actions: ActionSpec,
+    activation: str,
+    statistics: ObservationStatistics | None,
 ) -> Policy:
-    """The policy in eval mode, for the spaces that `rollout` describes.
+    """The policy in eval mode, for these spaces.
 
     Raises CallError, naming the weight, where one is missing, doesn't fit the spaces, or has no place.
     """
-    if action["type"] not in ACTS_BY.get(saved.algorithm, (action["type"],)):
-        raise CallError(f"{saved.path}: {saved.algorithm} can't act in a space of type {action['type']}")
+    if actions.type not in ACTS_BY.get(saved.algorithm, (actions.type,)):
+        raise CallError(f"{saved.path}: {saved.algorithm} can't act in a space of type {actions.type}")
     weights = _Weights(saved, activation)
-    features = Features(observation, statistics)
-    build = {"dqn": _greedy, "sac": _squashed_gaussian, "td3": _deterministic, "ddpg": _deterministic}.get(saved.algorithm, _actor_critic)
-    policy = build(weights, features, action, saved.options)
+    features = ObservationFeatures(observations, statistics)
+    build = {"dqn": _greedy, "sac": _squashed_gaussian, "td3": _deterministic, "ddpg": _deterministic}.get(
+        saved.algorithm, _actor_critic
+    )
+    policy = build(weights, features, actions, saved.options)
     weights.check_used()
     return policy.eval()
 
@@ -88,7 +109,9 @@ class _Weights:
 
     def take(self, name: str) -> torch.Tensor:
         if name not in self.left:
-            raise CallError(f"{self.path}: the weight {name} is missing; what is there: {', '.join(self.left)}")
+            raise CallError(
+                f"{self.path}: the weight {name} is missing; what is there: {', '.join(self.left)}"
+            )
         return self.left.pop(name)
 
     def linear(self, name: str, inputs: int, outputs: int | None = None) -> nn.Linear:
@@ -96,13 +119,15 @@ class _Weights:
         weight, bias = self.take(f"{name}.weight"), self.take(f"{name}.bias")
         expected = (outputs or len(weight), inputs)
         if tuple(weight.shape) != expected or bias.shape != weight.shape[:1]:
-            raise CallError(f"{self.path}: {name}.weight is {list(weight.shape)}, but the spaces ask for {list(expected)}")
+            raise CallError(
+                f"{self.path}: {name}.weight is {list(weight.shape)}, but the spaces ask for {list(expected)}"
+            )
         layer = nn.Linear(inputs, len(weight))
         layer.load_state_dict({"weight": weight, "bias": bias})
         return layer
 
     def hidden(self, prefix: str, width: int) -> tuple[list[nn.Module], int]:
-        """Layers `prefix`.0, .2, .4 …, each with its activation behind it, up to the last that is there; and their outputs."""
+        """(layers `prefix`.0, .2, .4 … up to the last, each followed by its activation; their width)."""
         layers: list[nn.Module] = []
         while f"{prefix}.{len(layers)}.weight" in self.left:
             layer = self.linear(f"{prefix}.{len(layers)}", width)
@@ -119,41 +144,59 @@ class _Weights:
     def check_used(self) -> None:
         """Raise CallError for the first entry that was not taken."""
         for name in self.left:
-            raise CallError(f"{self.path}: {name} belongs to no MlpPolicy of stable-baselines3, so that the policy can't be built again")
+            raise CallError(
+                f"{self.path}: {name} belongs to no MlpPolicy of stable-baselines3, "
+                "so the policy can't be rebuilt"
+            )
 
 
-def _greedy(weights: _Weights, features: Features, action: dict[str, Any], _: dict[str, Any]) -> Policy:
-    return GreedyPolicy(nn.Sequential(features, weights.network("q_net.q_net", features.width, action_size(action))))
+def _greedy(
+    weights: _Weights, features: ObservationFeatures, actions: ActionSpec, _: dict[str, Any]
+) -> Policy:
+    return GreedyPolicy(nn.Sequential(features, weights.network("q_net.q_net", features.width, actions.size)))
 
 
-def _deterministic(weights: _Weights, features: Features, action: dict[str, Any], _: dict[str, Any]) -> Policy:
-    actor = weights.network("actor.mu", features.width, action_size(action))
-    return DeterministicPolicy(nn.Sequential(features, actor, Bounds(action, squashed=True)))
+def _deterministic(
+    weights: _Weights, features: ObservationFeatures, actions: ActionSpec, _: dict[str, Any]
+) -> Policy:
+    actor = weights.network("actor.mu", features.width, actions.size)
+    return DeterministicPolicy(nn.Sequential(features, actor, ActionBounds(actions, squash=True)))
 
 
-def _squashed_gaussian(weights: _Weights, features: Features, action: dict[str, Any], options: dict[str, Any]) -> Policy:
+def _squashed_gaussian(
+    weights: _Weights, features: ObservationFeatures, actions: ActionSpec, options: dict[str, Any]
+) -> Policy:
     layers, width = weights.hidden("actor.latent_pi", features.width)
-    body, size = nn.Sequential(features, *layers), action_size(action)
+    body, size = nn.Sequential(features, *layers), actions.size
     if "actor.log_std" not in weights.left:
-        mean, deviation = weights.linear("actor.mu", width, size), LearntDeviation(weights.linear("actor.log_std", width, size))
-        return GaussianPolicy(body, mean, deviation, Bounds(action, squashed=True))
-    explored = StateDependentDeviation(weights.take("actor.log_std"), bool(options.get("use_expln")))
+        mean, deviation = (
+            weights.linear("actor.mu", width, size),
+            LearnedStd(weights.linear("actor.log_std", width, size)),
+        )
+        return GaussianPolicy(body, mean, deviation, ActionBounds(actions, squash=True))
+    std = GSDEStd(weights.take("actor.log_std"), bool(options.get("use_expln")))
     if "actor.mu.weight" in weights.left:
-        return GaussianPolicy(body, weights.linear("actor.mu", width, size), explored, Bounds(action, squashed=True))
+        return GaussianPolicy(
+            body, weights.linear("actor.mu", width, size), std, ActionBounds(actions, squash=True)
+        )
     most = float(options.get("clip_mean", 2.0))
     clipped = nn.Sequential(weights.linear("actor.mu.0", width, size), nn.Hardtanh(-most, most))
-    return GaussianPolicy(body, clipped, explored, Bounds(action, squashed=True))
+    return GaussianPolicy(body, clipped, std, ActionBounds(actions, squash=True))
 
 
-def _actor_critic(weights: _Weights, features: Features, action: dict[str, Any], options: dict[str, Any]) -> Policy:
+def _actor_critic(
+    weights: _Weights, features: ObservationFeatures, actions: ActionSpec, options: dict[str, Any]
+) -> Policy:
     layers, width = weights.hidden("mlp_extractor.policy_net", features.width)
-    valuing, value_width = weights.hidden("mlp_extractor.value_net", features.width)
-    body, head = nn.Sequential(features, *layers), weights.linear("action_net", width, action_size(action))
-    critic = nn.Sequential(features, *valuing, weights.linear("value_net", value_width, 1))
-    if action["type"] == "discrete":
+    value_layers, value_width = weights.hidden("mlp_extractor.value_net", features.width)
+    body, head = nn.Sequential(features, *layers), weights.linear("action_net", width, actions.size)
+    critic = nn.Sequential(features, *value_layers, weights.linear("value_net", value_width, 1))
+    if actions.type == "discrete":
         return CategoricalPolicy(nn.Sequential(body, head), critic)
-    if action["type"] == "multi_discrete":
-        return MultiCategoricalPolicy(nn.Sequential(body, head), critic, action["nvec"])
+    if actions.type == "multi_discrete":
+        return MultiCategoricalPolicy(nn.Sequential(body, head), critic, actions.branch_sizes)
     log_std = weights.take("log_std")
-    explored = StateDependentDeviation(log_std, bool(options.get("use_expln"))) if log_std.ndim > 1 else ConstantDeviation(log_std)
-    return GaussianPolicy(body, head, explored, Bounds(action, squashed=bool(options.get("squash_output"))), critic)
+    std = GSDEStd(log_std, bool(options.get("use_expln"))) if log_std.ndim > 1 else ConstantStd(log_std)
+    return GaussianPolicy(
+        body, head, std, ActionBounds(actions, squash=bool(options.get("squash_output"))), critic
+    )

@@ -1,0 +1,279 @@
+"""The page "Limits": what ends whatever doesn't end by itself. The numbers are read from the code."""
+
+import importlib
+from dataclasses import dataclass
+
+from refusals import NOTE
+
+INTRO = """# Limits
+
+Nothing waits for ever: whatever comes from elsewhere (an environment, a file, a program, the network) has a
+limit in steps, seconds or bytes. The message that it ends with names the limit and what to change. Ctrl-C
+ends every command at any time.
+
+"""
+OUTRO = """Without a limit are code of your own that a spec names (`file.py:function`, a recipe) and a
+benchmark: both may take as long as they like. A limit in seconds can't end a library that never lets Python's
+other threads run.
+"""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What ends, the constants that hold the limit ("module:NAME"), their unit, and what to do then."""
+
+    what: str
+    constants: str
+    unit: str
+    change: str
+
+
+TABLES = {
+    "Learning and importing": (
+        Limit(
+            "one call of an environment: make, reset, step, render, close",
+            "training.policies.envs.checked:CALL_SECONDS",
+            "seconds",
+            "`training.environment_options.max_step_seconds`",
+        ),
+        Limit(
+            "an episode of an environment that sets no limit",
+            "training.policies.envs.checked:STEP_LIMIT",
+            "steps",
+            "`training.environment_options.max_episode_steps`",
+        ),
+        Limit(
+            "a server of weights that says nothing",
+            "training.imports.fetching:SILENT_SECONDS",
+            "seconds",
+            "put the file there by hand; the message says where",
+        ),
+        Limit(
+            "a file of weights that comes slowly",
+            "training.imports.fetching:DOWNLOAD_SECONDS",
+            "seconds",
+            "put the file there by hand",
+        ),
+        Limit(
+            "what a zip unpacks to (`.pt2`, `.pth`, `.zip`, `.mar`)",
+            "marina.core.zip_files:UNPACKED_BYTES",
+            "bytes",
+            "save it again",
+        ),
+        Limit(
+            "the same of a large one", "marina.core.zip_files:MOST_PACKED", "times its size", "save it again"
+        ),
+        Limit("the same of `.npz`", "training.data.medmnist:MOST_PACKED", "times its size", "save it again"),
+        Limit("the files of a zip", "marina.core.zip_files:MAX_MEMBERS", "files", "save it again"),
+        Limit(
+            "the readable part of a zip of stable-baselines3",
+            "training.imports.baselines_zip:DATA_BYTES",
+            "bytes",
+            "save it again",
+        ),
+        Limit("a YAML file", "marina.core.yaml_files:LARGEST_BYTES", "bytes", "write a shorter one"),
+        Limit(
+            "a YAML file, every alias followed", "marina.core.yaml_files:MOST_VALUES", "values", "the same"
+        ),
+        Limit("a VOC annotation", "training.data.voc:MOST_BYTES", "bytes", "see what the file is"),
+        Limit("a YOLO text file", "training.data.yolo:MOST_BYTES", "bytes", "see what the file is"),
+        Limit("a table of labels", "training.data.label_table:MOST_BYTES", "bytes", "split it"),
+        Limit("the labels of a shard", "training.data.shards:MOST_LABEL_BYTES", "bytes", "see what it is"),
+        Limit(
+            "the candidates of an export: start, build, call",
+            "training.export.runtimes.trial_process:START_SECONDS BUILD_SECONDS CALL_SECONDS",
+            "seconds",
+            "that candidate is left out",
+        ),
+        Limit(
+            "their memory",
+            "training.export.runtimes.trial_process:MEMORY_GB",
+            "GB",
+            "that candidate is left out",
+        ),
+        Limit(
+            "a cache file that another program has locked",
+            "training.vision.record_cache:LOCK_SECONDS",
+            "seconds",
+            "nothing is kept there, which costs time",
+        ),
+        Limit(
+            "the other processes of a training, until they have their data",
+            "training.runs.processes:READY_SECONDS",
+            "seconds",
+            "see what they wait for",
+        ),
+        Limit(
+            "git, for the report",
+            "training.runs.environment:GIT_SECONDS",
+            "seconds",
+            "the commit is left out",
+        ),
+    ),
+    "Archiving, serving, releasing": (
+        Limit(
+            "torch-model-archiver", "marina.packaging.archive:ARCHIVER_SECONDS", "seconds", "a faster disk"
+        ),
+        Limit(
+            "`marina archive --stock-check`: the installation, the load",
+            "marina.packaging.stock_check:INSTALL_SECONDS LOAD_SECONDS",
+            "seconds",
+            "see whether the package index is reached",
+        ),
+        Limit(
+            "the start of a server",
+            "marina.engines.engine:START_SECONDS",
+            "seconds",
+            "the end of its log is shown; Ray Serve has five minutes",
+        ),
+        Limit("the end of a server", "marina.engines.server_process:STOP_SECONDS", "seconds", "it is killed"),
+        Limit(
+            "the start of Ray (three tries), the catalog, the front",
+            "marina.engines.ray.limits:CONNECT_SECONDS CATALOG_SECONDS FRONT_SECONDS",
+            "seconds",
+            "the end of its log is shown",
+        ),
+        Limit(
+            "on Ray: the process of a replica, a change of routes, a description",
+            "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS ASK_SECONDS",
+            "seconds",
+            "the call fails with the reason",
+        ),
+        Limit(
+            "on Ray: what was accepted, at a stop", "marina.engines.ray.limits:DRAIN_SECONDS", "seconds", "-"
+        ),
+        Limit(
+            "on Ray: a request that is sent again when a replica dies",
+            "marina.engines.ray.limits:RETRY_BYTES",
+            "bytes",
+            "send a longer one again",
+        ),
+        Limit("failed restarts in a row", "marina.engines.supervisor:TRIES", "times", "see the log"),
+        Limit(
+            "requests that are pending when a version is replaced",
+            "marina.release.rollout:DRAIN_SECONDS",
+            "seconds",
+            "they stay with the old version",
+        ),
+        Limit(
+            "nginx, to take its configuration",
+            "marina.release.traffic_split:NGINX_SECONDS",
+            "seconds",
+            "see its log",
+        ),
+        Limit(
+            "Locust, beyond the time that was asked for",
+            "marina.load.load_test:MORE_SECONDS",
+            "seconds",
+            "see `marina ready`",
+        ),
+    ),
+    "Requests": (
+        Limit(
+            "a body that is compressed",
+            "handlers.protocol.bodies:MAX_UNPACKED_BYTES",
+            "bytes",
+            "send less at once",
+        ),
+        Limit("its pieces", "handlers.protocol.bodies:MAX_MEMBERS", "pieces", "send one"),
+        Limit(
+            "the head of a request (standalone)",
+            "marina.engines.gateway.http_protocol:MAX_HEAD_BYTES",
+            "bytes",
+            "send fewer headers",
+        ),
+        Limit(
+            "a request that arrives slowly (standalone)",
+            "marina.engines.gateway.http_protocol:REQUEST_SECONDS",
+            "seconds",
+            "408; send it faster",
+        ),
+        Limit("the fields of a form", "marina.engines.gateway.forms:MAX_FIELDS", "fields", "send fewer"),
+        Limit("instances", "handlers.protocol.requests:MAX_INSTANCES", "instances", "send fewer"),
+        Limit("values of a tensor", "handlers.inputs.tensors:MAX_VALUES", "values", "send fewer"),
+        Limit(
+            "the body of a job that arrives slowly",
+            "marina.engines.gateway.jobs.service:BODY_SECONDS",
+            "seconds",
+            "408; send it faster",
+        ),
+        Limit(
+            "workers that a job ends",
+            "marina.engines.gateway.jobs.store:MAX_CRASHES",
+            "workers",
+            "the job fails",
+        ),
+        Limit(
+            "calls of a job's callback",
+            "marina.engines.gateway.jobs.store:MAX_CALLBACK_TRIES",
+            "tries",
+            "poll the job",
+        ),
+        Limit(
+            "a reader of a stream who takes nothing",
+            "marina.engines.gateway.event_streams:STALL_SECONDS",
+            "seconds",
+            "the stream ends",
+        ),
+        Limit("tensors of a call (KServe v2)", "handlers.protocol.kserve:MAX_INPUTS", "inputs", "send fewer"),
+        Limit(
+            "the pieces of an image's file", "handlers.inputs.image_files:MAX_READS", "reads", "save it again"
+        ),
+        Limit("the pieces of a clip's file", "handlers.inputs.clips:MAX_READS", "reads", "save it again"),
+        Limit(
+            "the longer side of an image", "handlers.inputs.image_files:MAX_SIDE", "pixels", "scale it down"
+        ),
+        Limit(
+            "texts in a PNG, unpacked",
+            "handlers.inputs.image_files:MAX_TEXT_BYTES",
+            "bytes",
+            "save it without",
+        ),
+        Limit(
+            "the pixels of a JPEG in all its scans",
+            "handlers.inputs.image_files:MAX_SCANNED",
+            "pixels",
+            "save it as baseline",
+        ),
+        Limit(
+            "an answer", "handlers.protocol.replies:MAX_ANSWER_BYTES", "bytes", "`serving.max_answer_bytes`"
+        ),
+        Limit(
+            "an answer, as the Python clients read it",
+            "marina.client.wire:MAX_REPLY_BYTES",
+            "bytes",
+            "set `marina.client.wire.MAX_REPLY_BYTES`",
+        ),
+    ),
+}
+SET_ELSEWHERE = """Set in the spec or in a call, with their own defaults: `training.max_bytes`, `max_pixels`
+and `max_frames` of a file ([recipes](recipes.md)), `serving.startup_timeout_s` and
+`serving.response_timeout_s` of a worker ([spec](spec.md)), `max_request_size` and `max_response_size` of a
+server (`config.properties`), `timeout` and `retries` of a client ([client](client-api.md)).
+
+"""
+
+
+def limits_page() -> str:
+    """A table for each part."""
+    parts = [INTRO]
+    for title, limits in TABLES.items():
+        rows = [f"| {each.what} | {_values(each)} | {each.change} |\n" for each in limits]
+        parts.append(f"## {title}\n\n| what | limit | then |\n|---|---|---|\n{''.join(rows)}\n")
+    return "".join(parts) + SET_ELSEWHERE + OUTRO + NOTE
+
+
+def constants() -> set[str]:
+    """The constants on the page, "module:NAME"."""
+    return {
+        f"{each.constants.partition(':')[0]}:{name}"
+        for limits in TABLES.values()
+        for each in limits
+        for name in each.constants.partition(":")[2].split()
+    }
+
+
+def _values(limit: Limit) -> str:
+    module, _, names = limit.constants.partition(":")
+    values = [getattr(importlib.import_module(module), name) for name in names.split()]
+    return f"{', '.join(f'{value:,.10g}' for value in values)} {limit.unit}"

@@ -1,0 +1,1 @@
+"""Requests, options, replies, errors; KServe v1 and v2. Knows no model."""

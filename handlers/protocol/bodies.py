@@ -1,0 +1,117 @@
+"""Bodies: from what the engine hands over - bytes, text, JSON that is parsed already - to the payload, its
+compression and byte-order mark taken off, and the tensor data behind it.
+"""
+
+import codecs
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import BadRequest, NotSupported, TooLarge
+from .kserve import BINARY_HEADER, split_binary
+
+ENCODING = "content-encoding"
+MAX_UNPACKED_BYTES = 20_000_000  # of a compressed body; as much as TorchServe takes of one that is not
+MAX_MEMBERS = 100  # of a gzip file; empty ones would cost a turn each
+AUTOMATIC, RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS  # zlib's or gzip's header, or none
+MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+MARKED = frozenset(mark[:1] for mark in MARKS)
+
+
+def read_body(payload: Any, headers: Mapping[str, str]) -> tuple[Any, bytes]:
+    """The payload, JSON parsed, and the tensor data behind it.
+
+    TorchServe hands JSON over as bytes where it is compressed, broken or comes without its content type, and
+    as text where it came as text/plain. Raises a RequestError for a body that isn't what its headers say.
+    """
+    if isinstance(payload, dict | list) and ENCODING not in headers:  # the common case
+        return payload, b""
+    if isinstance(payload, bytearray):
+        payload = bytes(payload)
+    if ENCODING in headers:
+        payload = unpacked(payload, headers[ENCODING])
+    binary = b""
+    if isinstance(payload, bytes) and BINARY_HEADER in headers:
+        payload, binary = split_binary(payload, headers[BINARY_HEADER])
+    payload = _without_mark(payload)
+    if isinstance(payload, bytes | str) and payload[:100].lstrip()[:1] in (b"{", b"[", "{", "["):
+        try:
+            payload = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise broken_json() from None
+    return payload, binary
+
+
+def broken_json() -> BadRequest:
+    """The refusal of a body that begins as JSON and is none."""
+    return BadRequest("the body looks like JSON but can't be parsed; check it with a JSON validator")
+
+
+def _without_mark(payload: Any) -> Any:
+    """Text that has a byte-order mark in front, without it; all else as it is."""
+    if isinstance(payload, str):
+        return payload.removeprefix("\ufeff")
+    if not isinstance(payload, bytes) or payload[:1] not in MARKED:
+        return payload
+    encoding = next((name for mark, name in MARKS.items() if payload.startswith(mark)), None)
+    if encoding is None:
+        return payload
+    try:
+        return payload.decode(encoding)
+    except UnicodeDecodeError:
+        raise BadRequest(f"the body begins as {encoding} text but isn't; send UTF-8") from None
+
+
+def unpacked(payload: Any, content_encoding: str, most: int = MAX_UNPACKED_BYTES) -> Any:
+    """A body without the compression that its header names.
+
+    Raises NotSupported for an unknown one, BadRequest for a body that is not compressed so, and TooLarge for
+    one of more than `most` bytes.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return payload
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise NotSupported(
+            f"the body's Content-Encoding {encoding[:40]!r} is not taken; send it as it is, or with gzip or "
+            "deflate"
+        )
+    broken = BadRequest(
+        f"the body is not {encoding}, which its header Content-Encoding says, or it is damaged or cut off; a "
+        "form can't be compressed"
+    )
+    if not isinstance(payload, bytes):
+        raise broken
+    windows = (AUTOMATIC, RAW) if encoding == "deflate" else (AUTOMATIC,)
+    for window in windows:
+        try:
+            return _inflated(payload, window, most)
+        except (zlib.error, EOFError):
+            continue
+    raise broken
+
+
+def _inflated(packed: bytes, window: int, most: int) -> bytes:
+    """All members of a compressed body together. Raises zlib.error, EOFError where it is cut off, and
+    TooLarge.
+    """
+    parts, left = [], most
+    for _ in range(MAX_MEMBERS):
+        reader = zlib.decompressobj(window)
+        parts.append(reader.decompress(packed, left + 1))
+        left -= len(parts[-1])
+        if left < 0:
+            raise TooLarge(f"the body unpacks to more than {most:,} bytes; send at most so many")
+        if not reader.eof:
+            raise EOFError
+        packed = reader.unused_data
+        if not packed.strip(b"\0"):  # padding, as tapes have it
+            return b"".join(parts)
+    raise TooLarge(f"the body is made of more than {MAX_MEMBERS} compressed pieces; send one")

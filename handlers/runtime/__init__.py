@@ -1,0 +1,1 @@
+"""What every kind needs to run: runtimes, start-up, golden samples, checksums, telemetry."""

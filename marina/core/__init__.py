@@ -1,0 +1,1 @@
+"""Spec, paths, errors, files, console, processes: imports nothing else of ours."""

@@ -1,0 +1,126 @@
+"""SIGINT, SIGTERM and SIGHUP as one exception, so that cleanup runs on each of them."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks this process to end; `number` is the signal's."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+@contextmanager
+def raised(within: float | None = None, say: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Raise Stopped in the main thread on each of them; an ignored one (nohup, background) stays so, and so
+    does the handling of an outer block.
+
+    Python raises nothing while the main thread waits inside a library. With `within`, the process ends by
+    itself where the first signal has waited for so many seconds: without cleanup, after a call of `say` in
+    another thread.
+    """
+    handler = _Raise()
+    is_called = handler.is_called
+    with _handled(handler):
+        if within is None or signal.getsignal(signal.SIGTERM) is not handler:
+            yield
+        else:
+            with _ended(within, is_called, say):
+                yield
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Ignore them, for work that must not be interrupted."""
+    with _handled(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within `raised`, raise after the block what arrives in it: for cleanup that must not be cut off."""
+    handler = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not isinstance(handler, _Raise) or handler.is_deferred:
+        yield
+        return
+    handler.is_deferred = True
+    try:
+        yield
+    finally:
+        handler.is_deferred = False
+    if handler.arrived is not None:
+        raise Stopped(handler.arrived)
+
+
+def number_of(interrupt: KeyboardInterrupt) -> int:
+    """The signal behind `interrupt`."""
+    return int(getattr(interrupt, "number", signal.SIGINT))
+
+
+class _Raise:
+    """The handler that raises."""
+
+    def __init__(self) -> None:
+        self.is_called = threading.Event()
+        self.is_deferred = False
+        self.arrived: int | None = None  # while deferred
+
+    def __call__(self, number: int, _frame: object) -> None:
+        self.is_called.set()
+        if not self.is_deferred:
+            raise Stopped(number)
+        self.arrived = number
+
+
+@contextmanager
+def _handled(handler: "signal._HANDLER") -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        for number, before in previous.items():
+            is_outer = isinstance(before, _Raise) and isinstance(handler, _Raise)
+            if before is not signal.SIG_IGN and not is_outer:
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+@contextmanager
+def _ended(seconds: float, is_handled: threading.Event, say: Callable[[], None]) -> Iterator[None]:
+    """End the process where no handler runs within `seconds` of a signal.
+
+    The interpreter writes a signal's number to a pipe when it arrives; the handler may run much later.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while arrived := os.read(reader, 1):
+            if arrived[0] in STOPPING and not is_handled.wait(seconds):
+                say()
+                os._exit(128 + arrived[0])
+
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        is_handled.set()
+        # no limit: its pipe is closed
+        watcher.join()
+        os.close(reader)

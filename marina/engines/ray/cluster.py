@@ -1,0 +1,203 @@
+"""Serve's applications as Marina wants them: deploys, waits, reads and removes. All calls block.
+
+Applications keep their code version, so that a new number of replicas or a new route leaves the replicas that
+run alone.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import ray
+from ray import serve
+from ray.serve.api import RunTarget
+from ray.serve.schema import ApplicationStatus
+
+from marina.engines.ray.catalog import Catalog, CatalogOptions
+from marina.engines.ray.limits import ASK_SECONDS, CATALOG_SECONDS, CHANGE_SECONDS
+from marina.engines.ray.replica import Replica, ReplicaOptions
+from marina.engines.ray.routes import CATALOG, application, model_prefix, version_prefix
+
+POLL_SECONDS = 0.1
+UPSCALE_SECONDS, DOWNSCALE_SECONDS = 5, 60  # for how long load has to be so
+QUIET = {"enable_access_log": False}  # Marina has its own
+COMMON = {
+    "logging_config": QUIET,
+    "health_check_period_s": 1,
+    "health_check_timeout_s": 3,
+    "graceful_shutdown_wait_loop_s": 0.2,
+    "max_surge_percent": 100,  # a new version starts before the old one stops
+}
+ROUTES = "/-/routes"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many replicas a version has: at least, at most, and how many requests of each are reason for one
+    more.
+    """
+
+    least: int
+    most: int
+    target: int = 1
+
+    def options(self) -> dict[str, Any]:
+        """As a deployment has it."""
+        if self.most == self.least:
+            return {"num_replicas": self.least}
+        bounds = {"min_replicas": self.least, "initial_replicas": self.least, "max_replicas": self.most}
+        pace = {"upscale_delay_s": UPSCALE_SECONDS, "downscale_delay_s": DOWNSCALE_SECONDS}
+        return {"autoscaling_config": {**bounds, **pace, "target_ongoing_requests": self.target}}
+
+
+class DeploymentFailed(Exception):
+    """A version did not come up; the message says why."""
+
+
+class Model:
+    """A registered model, which is nothing but its route prefix."""
+
+
+REPLICA: Any = serve.deployment(name="Replica", **COMMON)(serve.ingress(None)(Replica))
+CATALOG_REPLICA: Any = serve.deployment(name="Catalog", **COMMON)(serve.ingress(None)(Catalog))
+NO_REPLICAS = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
+MODEL: Any = serve.deployment(name="Model", autoscaling_config=NO_REPLICAS, **COMMON)(Model)
+
+
+class Cluster:
+    """A Serve that runs: its HTTP port, which all nodes have."""
+
+    def __init__(self, serve_port: int, resources: Mapping[str, float]) -> None:
+        self.serve_port, self.resources = serve_port, dict(resources)
+
+    def deploy_catalog(self, options: CatalogOptions) -> None:
+        """Deploy the catalog and wait until it runs. Raises DeploymentFailed or TimeoutError."""
+        catalog = CATALOG_REPLICA.options(num_replicas=1, ray_actor_options={"num_cpus": 0})
+        self._run(RunTarget(catalog.bind(options), CATALOG, "/"))
+        self._wait_running(CATALOG, Scale(1, 1), CATALOG_SECONDS)
+
+    def deploy(self, options: ReplicaOptions, code: str, scale: Scale, queue: int, seconds: float) -> None:
+        """Deploy a version, and wait until it has its replicas; another scale changes one that runs. Raises
+        DeploymentFailed or TimeoutError.
+        """
+        name = application(options.name, options.version)
+        replica = REPLICA.options(
+            _internal=True,
+            version=code,
+            max_ongoing_requests=queue,
+            max_constructor_retry_count=1,
+            ray_actor_options=self.resources,
+            **scale.options(),
+        )
+        self._run(RunTarget(replica.bind(options), name, version_prefix(options.name, options.version)))
+        self._wait_running(name, scale, seconds)
+
+    def show(self, models: Mapping[str, tuple[str, Iterable[str]]]) -> None:
+        """Route to these models, given as {name: (default, other versions)}, and to no others; wait until all
+        proxies do.
+        """
+        wanted = {name: model_prefix(name, *versions) for name, versions in models.items()}
+        shown = {name: prefix for name, prefix in self.applications().items() if name.count("/") == 0}
+        changed = [name for name, prefix in wanted.items() if shown.get(name) != prefix]
+        self._run(*(RunTarget(MODEL.bind(), name, wanted[name]) for name in changed))
+        if gone := [name for name in shown if name not in wanted and name != CATALOG]:
+            self.remove(gone)
+        self._wait_for_routes({prefix for name, prefix in wanted.items()}, {shown[name] for name in gone})
+        serve.get_app_handle(CATALOG).broadcast("refresh").results(timeout_s=CHANGE_SECONDS)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove applications when they have answered what they have accepted; doesn't wait for that."""
+        _client().delete_apps(list(names), blocking=False)
+
+    def wait_gone(self, name: str) -> None:
+        """Return when an application of that name exists no more."""
+        _wait(lambda: name not in serve.status().applications, CHANGE_SECONDS, f"{name} is not gone")
+
+    def applications(self) -> dict[str, str]:
+        """The applications with their route prefixes."""
+        return {
+            name: details["route_prefix"] or ""
+            for name, details in self._details().items()
+            if details["status"] != ApplicationStatus.DELETING
+        }
+
+    def replicas(self, name: str) -> list[dict[str, Any]]:
+        """The replicas of an application as Serve describes them."""
+        deployments = self._details().get(name, {}).get("deployments", {})
+        return [replica for details in deployments.values() for replica in details["replicas"]]
+
+    def ask(self, name: str) -> dict[str, Any]:
+        """What a replica of an application says of its version. Raises RayError or TimeoutError."""
+        told: dict[str, Any] = serve.get_app_handle(name).describe.remote().result(timeout_s=ASK_SECONDS)
+        return told
+
+    def nodes(self) -> list[str]:
+        """The addresses of the nodes that live."""
+        return sorted({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
+    def _details(self) -> dict[str, Any]:
+        applications: dict[str, Any] = _client().get_serve_details().get("applications", {})
+        return applications
+
+    def _run(self, *targets: RunTarget) -> None:
+        if targets:
+            serve.run_many(
+                targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+            )
+
+    def _wait_running(self, name: str, scale: Scale, seconds: float) -> None:
+        def runs() -> bool:
+            status = serve.status().applications.get(name)
+            if status is None:
+                return False
+            deployments = list(status.deployments.values())
+            if status.status == ApplicationStatus.DEPLOY_FAILED:
+                reasons = [deployment.message for deployment in deployments] or [status.message]
+                raise DeploymentFailed(reason_in("\n".join(reasons)))
+            running = sum(one.replica_states.get("RUNNING", 0) for one in deployments)
+            total = sum(sum(one.replica_states.values()) for one in deployments)
+            is_scaled = scale.least <= running == total <= scale.most
+            return bool(status.status == ApplicationStatus.RUNNING and is_scaled)
+
+        _wait(runs, seconds, f"{name} does not run")
+
+    def _wait_for_routes(self, present: Iterable[str], absent: Iterable[str]) -> None:
+        """Wait until every node's proxy has and has not these prefixes."""
+        present, absent = set(present), set(absent)
+
+        def has_routes() -> bool:
+            for node in self.nodes():
+                try:
+                    routes = httpx.get(f"http://{node}:{self.serve_port}{ROUTES}", timeout=2).json()
+                except (httpx.HTTPError, ValueError):
+                    continue  # a node without a replica has no proxy
+                if not present <= routes.keys() or absent & routes.keys():
+                    return False
+            return True
+
+        _wait(has_routes, CHANGE_SECONDS, "the proxies don't take the new routes")
+
+
+def reason_in(message: str) -> str:
+    """The last line of a traceback in Serve's message: what the constructor raised."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    raised = [line for line in lines if ": " in line and line.split(":")[0].replace(".", "").isidentifier()]
+    last = (raised or lines or ["no reason is known"])[-1]
+    return last.partition(": ")[2] or last
+
+
+def _client() -> Any:
+    from ray.serve.context import _get_global_client
+
+    return _get_global_client()
+
+
+def _wait(condition: Callable[[], bool], seconds: float, problem: str) -> None:
+    """Raises TimeoutError, with the problem, when the condition is not met in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{problem} after {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)

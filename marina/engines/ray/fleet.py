@@ -1,0 +1,206 @@
+"""The management API's calls, done by Serve: an application for each version, and a route for each model.
+
+What is registered is decided as the standalone engine decides it; `Replicas` stands for its worker processes.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from marina.engines.gateway.management import ManagementFailure, Registration
+from marina.engines.ray.cluster import Cluster, DeploymentFailed, Scale
+from marina.engines.ray.limits import PROCESS_SECONDS
+from marina.engines.ray.replica import ReplicaOptions
+from marina.engines.ray.routes import LONGEST_PREFIX, NAME, VERSION, application, idle, model_prefix
+from marina.engines.standalone.fleet import Fleet
+from marina.engines.standalone.version import Version
+
+logger = logging.getLogger(__name__)
+
+# Serve's states in the words of TorchServe's workers
+STATES = {"RUNNING": "READY", "UPDATING": "READY", "RECOVERING": "READY", "STARTING": "LOADING"}
+
+Key = tuple[str, str]  # name, version
+
+
+class Replicas:
+    """The replicas of all versions, which follow what is `registered`; archives lie in `store`."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Path,
+        key_file: Path | None,
+        log_folder: Path,
+        registered: Callable[[], Collection[Version]],
+    ) -> None:
+        self.cluster, self.store, self.registered = cluster, store, registered
+        self.key_file, self.log_folder = key_file, log_folder
+        self.workers: list[Any] = []  # no process has all versions
+        self.change = asyncio.Lock()
+        self._deployed: dict[Key, tuple[str, Scale]] = {}  # with its code version
+
+    async def load(self, version: Version, count: int) -> None:
+        """Deploy so many replicas of a version and show it when all have answered their golden samples; after
+        a failure it is gone. Raises ManagementFailure.
+        """
+        if not NAME.fullmatch(version.name) or not VERSION.fullmatch(version.version):
+            raise _bad_request(f"{version.name} {version.version}: use letters, digits, _ and -")
+        if len(model_prefix(version.name, *self._versions_of(version.name, version))) > LONGEST_PREFIX:
+            raise _bad_request(f"{version.name} has too many versions; unregister some")
+        try:
+            scale = _scale(version, count, max(count, version.max_workers))
+            await asyncio.to_thread(self._deploy, version, secrets.token_hex(4), scale)
+        except (DeploymentFailed, TimeoutError) as error:
+            self._deployed.pop((version.name, version.version), None)
+            await asyncio.to_thread(self.cluster.remove, [application(version.name, version.version)])
+            raise _failed(version, str(error)) from None
+        await self.show(version)
+
+    async def tell_all(self, _action: str, **_arguments: Any) -> None:
+        """Bring Serve to what is registered."""
+        await self.show()
+
+    async def grow(self, _count: int) -> None:
+        """Give each version the number of replicas that it is registered with."""
+        for version in self.registered():
+            code, scale = self._deployed.get((version.name, version.version), ("", None))
+            wanted = _scale(version, version.min_workers, version.max_workers)
+            if code and version.min_workers and wanted != scale:
+                try:
+                    await asyncio.to_thread(self._deploy, version, code, wanted)
+                except (DeploymentFailed, TimeoutError) as error:
+                    raise _failed(version, str(error)) from None
+        await self.show()
+
+    def shrink(self, _count: int) -> None:
+        """`grow` and `tell_all` have done it."""
+
+    async def show(self, new: Version | None = None) -> None:
+        """Route to what is registered, and to `new`; remove what is not."""
+        await asyncio.to_thread(self._show, new)
+
+    def _show(self, new: Version | None) -> None:
+        names = {version.name for version in [*self.registered(), *([new] if new else [])]}
+        self.cluster.show({name: self._versions_of(name, new) for name in names})
+        loaded = {(one.name, one.version) for one in self.registered() if one.min_workers}
+        if new:
+            loaded.add((new.name, new.version))
+        if gone := self._deployed.keys() - loaded:
+            self.cluster.remove([application(*key) for key in gone])
+        for key in gone:
+            del self._deployed[key]
+
+    def _versions_of(self, name: str, new: Version | None) -> tuple[str, list[str]]:
+        """The default version of a model, and the others, as the model's route has them."""
+        versions = {one.version: one for one in self.registered() if one.name == name}
+        if new and new.name == name:
+            versions[new.version] = new
+        shown = {
+            version: version if one.min_workers or one is new else idle(version)
+            for version, one in versions.items()
+        }
+        default = next(version for version, one in versions.items() if one.is_default)
+        return shown.pop(default), list(shown.values())
+
+    def _deploy(self, version: Version, code: str, scale: Scale) -> None:
+        key = version.name, version.version
+        if key not in self._deployed:
+            self.cluster.wait_gone(application(*key))  # an earlier one, which still answers
+        options = ReplicaOptions(
+            archive=str(self.store / version.archive),
+            name=version.name,
+            version=version.version,
+            key_file=str(self.key_file) if self.key_file else None,
+            log_folder=str(self.log_folder),
+            startup_seconds=version.startup_seconds,
+            settings=version.settings,
+        )
+        queue = int(version.config.get("jobQueueSize") or 100) + int(version.config.get("batchSize") or 1)
+        self._deployed[key] = code, scale
+        self.cluster.deploy(options, code, scale, queue, version.startup_seconds + PROCESS_SECONDS)
+
+
+class RayFleet(Fleet):
+    """The registered versions of one Serve."""
+
+    def __init__(
+        self, folder: Path, store: Path, cluster: Cluster, key_file: Path | None, log_folder: Path
+    ) -> None:
+        self.folder, self.store, self.cluster = folder, store, cluster
+        self.versions: dict[Key, Version] = {}
+        self.replicas = Replicas(cluster, store, key_file, log_folder, self.versions.values)
+        self.pool = self.replicas  # type: ignore[assignment]
+
+    async def register(self, wanted: Registration) -> Version:
+        """As in Fleet."""
+        new = await super().register(wanted)
+        if not new.min_workers:
+            await self.replicas.show()
+        return new
+
+    async def _load(self, version: Version, archive: Path, count: int) -> None:
+        """As in Fleet, with as many replicas as this version asks for."""
+        await self.replicas.load(version, count)
+
+    async def describe(self, version: Version, customized: bool) -> dict[str, Any]:
+        """As in Fleet. Raises ManagementFailure when none of its replicas says what it is."""
+        entry = await super().describe(version, customized=False)
+        name = application(version.name, version.version)
+        replicas = await asyncio.to_thread(self.cluster.replicas, name) if version.min_workers else []
+        workers = [_worker_entry(replica) for replica in replicas if replica["state"] in STATES]
+        entry |= {"engine": "ray", "workers": workers}
+        if customized and workers:
+            try:
+                told = await asyncio.to_thread(self.cluster.ask, name)
+            except (RayError, RayServeException, TimeoutError) as error:
+                raise ManagementFailure(
+                    503, "ServiceUnavailableException", f"no replica of {name} answers"
+                ) from error
+            entry["customizedMetadata"] = told["described"]
+        elif customized:
+            entry["customizedMetadata"] = {}
+        return entry
+
+
+def _scale(version: Version, least: int, most: int) -> Scale:
+    """One more replica when each computes a whole batch and more waits."""
+    return Scale(least, most, int(version.config.get("batchSize") or 1))
+
+
+def _worker_entry(replica: dict[str, Any]) -> dict[str, Any]:
+    """A replica as TorchServe describes a worker; its memory where it runs on this machine."""
+    started = time.gmtime(replica["start_time_s"])
+    pid = replica.get("pid") or 0
+    try:
+        memory = int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        memory = 0
+    return {
+        "id": replica["replica_id"],
+        "startTime": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", started),
+        "status": STATES[replica["state"]],
+        "memoryUsage": memory,
+        "pid": pid,
+        "gpu": False,
+        "gpuUsage": "N/A",
+        "node": replica.get("node_ip"),
+    }
+
+
+def _failed(version: Version, reason: str) -> ManagementFailure:
+    logger.error("%s %s did not come up: %s", version.name, version.version, reason)
+    words = f"Failed to start workers for model {version.name} version: {version.version}: {reason}"
+    return ManagementFailure(500, "InternalServerException", words)
+
+
+def _bad_request(message: str) -> ManagementFailure:
+    return ManagementFailure(400, "BadRequestException", message)

@@ -1,0 +1,1 @@
+"""Models measured and looked at: through the endpoint, in episodes, as a report."""

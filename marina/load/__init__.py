@@ -1,0 +1,1 @@
+"""Load: the locust run, the load generator, and tuning by it."""

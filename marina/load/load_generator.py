@@ -1,0 +1,98 @@
+"""Load over HTTP from one process: a closed loop of several clients, or an open loop at a constant rate.
+
+In a closed loop a client sends its next request after an answer, so that a slow server gets fewer requests
+and waiting times are missed (coordinated omission). The open loop sends by the clock, and a latency starts
+when its request is due.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Measured:
+    """Latencies of answers with status 200 in milliseconds, the number of others, and the duration."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    failed: int = 0
+    seconds: float = 0.0
+
+    def percentile(self, share: float) -> float:
+        """The quantile `share` of the latencies; NaN without answers."""
+        ordered = sorted(self.milliseconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return len(self.milliseconds) / self.seconds if self.seconds else 0.0
+
+
+def request(port: int, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """The bytes of a POST to this machine."""
+    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def closed(port: int, content: bytes, clients: int, seconds: float) -> Measured:
+    """Load by `clients` that each wait for an answer before the next request."""
+    return asyncio.run(_closed(port, content, clients, seconds))
+
+
+def opened(port: int, content: bytes, rate: float, seconds: float, clients: int = 256) -> Measured:
+    """Load of `rate` requests per second, independent of the answers, over at most `clients` connections."""
+    return asyncio.run(_opened(port, content, rate, seconds, clients))
+
+
+async def _closed(port: int, content: bytes, clients: int, seconds: float) -> Measured:
+    measured = Measured()
+    started = time.perf_counter()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < started + seconds:
+            sent = time.perf_counter()
+            await _send(reader, writer, content, sent, measured)
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    measured.seconds = time.perf_counter() - started
+    return measured
+
+
+async def _opened(port: int, content: bytes, rate: float, seconds: float, clients: int) -> Measured:
+    measured, due = Measured(), iter(range(int(rate * seconds)))
+    started = time.perf_counter()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in due:  # all clients share one clock
+            when = started + number / rate
+            await asyncio.sleep(max(0.0, when - time.perf_counter()))
+            await _send(reader, writer, content, when, measured)
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(min(clients, int(rate * seconds)))))
+    measured.seconds = time.perf_counter() - started
+    return measured
+
+
+async def _send(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    content: bytes,
+    since: float,
+    measured: Measured,
+) -> None:
+    writer.write(content)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+    )
+    await reader.readexactly(length)
+    if head[9:12] == b"200":
+        measured.milliseconds.append((time.perf_counter() - since) * 1000)
+    else:
+        measured.failed += 1

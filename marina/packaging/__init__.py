@@ -1,0 +1,1 @@
+"""Export -> archive, and what can be read off an archive."""

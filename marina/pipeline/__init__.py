@@ -1,0 +1,1 @@
+"""The steps from a spec to a registered, ready model."""

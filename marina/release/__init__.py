@@ -1,0 +1,1 @@
+"""A new version takes over: readiness, comparison, switch, rollback, traffic split."""

@@ -1,0 +1,3 @@
+"""Text beside the predictor, which travels with it."""
+
+ABOUT = "the numbers to add up"

@@ -1,0 +1,109 @@
+"""With --json every command prints one JSON object as the last line of stdout, whether it succeeds or not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from marina import cli
+from marina.core import paths
+from marina.core.console import Output
+from marina.core.spec import Spec
+from marina.load import tuning
+from marina.load.tuning import Trial
+from marina.pipeline import importing, steps
+
+# command -> its words, and the exit code where no server runs
+CASES: dict[str, tuple[list[str], int]] = {
+    "up": (["nothing"], 2),
+    "init": (["project"], 0),
+    "data": (["nothing"], 2),
+    "train": (["balance"], 0),
+    "import": (["new", "--from", "torchvision:resnet18"], 0),
+    "report": (["balance", "--out", "page.html"], 0),
+    "archive": (["balance"], 0),
+    "serve": (["nothing"], 2),
+    "stop": ([], 0),
+    "register": (["balance"], 1),
+    "unregister": (["balance"], 1),
+    "ready": (["balance"], 1),
+    "list": ([], 1),
+    "token": (["metrics"], 2),
+    "predict": (["balance", "missing.json"], 2),
+    "explain": (["balance", "missing.json"], 2),
+    "play": (["nothing"], 2),
+    "openapi": (["balance"], 0),
+    "evaluate": (["balance", "--sampled"], 2),
+    "loadtest": (["nothing"], 2),
+    "tune": (["balance", "--write"], 0),
+    "bench serve": (["--quick"], 0),
+    "bench decode": ([], 0),
+    "bench detect": ([], 0),
+    "bench rl": ([], 0),
+    "bench steps": ([], 0),
+    "bench stop": ([], 0),
+    "release": (["balance", "--version", "1.0"], 1),
+    "rollback": (["balance"], 1),
+    "history": (["balance"], 0),
+    "split": (["balance"], 2),
+}
+BENCHMARK = """
+import json, pathlib, sys
+print("a table")
+pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).write_text(json.dumps([{"rate": 1}]))
+"""
+
+
+def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, command in group.commands.items():
+        found |= leaves(command, f"{name} ") if hasattr(command, "commands") else {prefix + name: command}
+    return found
+
+
+COMMANDS = leaves(typer.main.get_command(cli.app))
+
+
+def test_every_command_is_in_the_table_and_takes_json() -> None:
+    assert COMMANDS.keys() == CASES.keys()
+    for command in COMMANDS.values():
+        assert "--json" in [option for parameter in command.params for option in parameter.opts]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_json_is_one_object_and_the_last_line(
+    name: str,
+    exported: Callable[..., Spec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = exported()
+    steps.pack(spec, Output(as_json=True))
+    (tmp_path / "benchmarks").mkdir()
+    for file in ("serving", "decoding", "detection", "policies", "policy_steps", "shutdown"):
+        (tmp_path / "benchmarks" / f"{file}.py").write_text(BENCHMARK)
+    trial = Trial({"workers": 2, "threads": 1, "batch_size": 8, "max_batch_delay_ms": 1}, 1, 1, 1, 1, 0)
+    if name.startswith("bench"):
+        monkeypatch.setattr(paths, "SOURCE", tmp_path)
+    monkeypatch.setattr(tuning, "tune", lambda *_: [trial])
+    monkeypatch.setattr(steps, "train", lambda *_: None)
+    monkeypatch.setattr(importing, "make_spec", lambda *_: (spec, False))
+    monkeypatch.setattr(importing, "import_and_export", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    words, code = CASES[name]
+
+    done = CliRunner().invoke(cli.app, [*name.split(), *words, "--json"], env={"MARINA_PORT_BASE": "1999"})
+
+    assert done.exit_code == code, done.output
+    *_, last = done.stdout.splitlines()
+    assert done.stdout == last + "\n"
+    content = json.loads(last)
+    assert isinstance(content, dict)
+    if name != "openapi":  # its object is the document
+        assert content["ok"] is (code == 0)
+    if name.startswith("bench"):
+        assert content["results"] == [{"rate": 1}]

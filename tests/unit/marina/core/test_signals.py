@@ -1,0 +1,71 @@
+"""Signals as exceptions: nested blocks, and a main thread that waits in a library."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from marina.core import paths, signals
+
+WAITS = """
+import ctypes, os, signal, threading
+from marina.core import signals
+with signals.raised(0.3, lambda: os.write(1, b"said")), signals.raised():
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.{number})).start()
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    lock(mutex)  # waits for itself
+"""
+CLEANS = """
+import os, signal, time
+from marina.core import signals
+with signals.raised(0.3), signals.raised():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        time.sleep(1)
+        print("cleaned")
+"""
+
+
+def run(script: str) -> tuple[int, bytes]:
+    """Exit code and output."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=False, cwd=paths.SOURCE, stdout=subprocess.PIPE, timeout=60)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_no_handler_gets_ends_the_process(number: str) -> None:
+    """The main thread waits in a library, where the interpreter handles no signal."""
+    assert run(WAITS.format(number=number)) == (128 + signal.Signals[number], b"said")
+
+
+def test_a_cleanup_that_takes_long_is_not_cut_off() -> None:
+    """The inner block has handled the signal, the outer one has the limit."""
+    assert run(CLEANS) == (0, b"cleaned\n")
+
+
+def test_what_arrives_during_a_cleanup_is_raised_after_it() -> None:
+    done = []
+
+    def clean() -> None:
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("cleanup")
+
+    with signals.raised(), pytest.raises(signals.Stopped):
+        clean()
+
+    assert done == ["cleanup"]
+
+
+def test_after_the_block_the_handlers_are_as_before() -> None:
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+
+    with signals.raised(5), signals.raised(), pytest.raises(signals.Stopped, match="stopped by SIGHUP"):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    assert {number: signal.getsignal(number) for number in signals.STOPPING} == before

@@ -1,0 +1,106 @@
+"""A signal ends a training of every recipe: no export, the checkpoint stays, nothing runs on."""
+
+import shutil
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3
+import yaml
+
+from marina.core import spec
+from tests.support.foreign_models import OWN
+from tests.support.outlined_scenes import folder_of_scenes
+from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
+from training import recipes
+from training.train import train
+
+MEMBER = """# Reads a digit.
+kind: classifier
+training: {recipe: classifier, data: digits, epochs: 1}
+floor: {accuracy: 0.1}
+"""
+ENDLESS: dict[str, Any] = {"total_timesteps": 10_000_000, "target_return": 1e9, "eval_freq": 10_000_000}
+PENDULUM = {"environment": "Pendulum-v1", **ENDLESS}
+CHECKPOINT, RUNNING = "cache/runs/*/[st]*.*", "cache/runs/*/lock"
+CARTPOLE = {"environment": "CartPole-v1", **ENDLESS}
+SMALL = {"epochs": 10_000, "width": 64, "height": 64}
+# recipe -> kind, settings of a training without an end or of an import, what shows that it has started
+TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
+    **dict.fromkeys(("a2c", "dqn", "ppo", "trpo", "reinforce"), ("policy", CARTPOLE, CHECKPOINT)),
+    **dict.fromkeys(("sac", "td3", "mpc"), ("policy", PENDULUM, CHECKPOINT)),
+    "tabular_policy": ("policy", {"environment": "Taxi-v4", "total_timesteps": 500_000_000}, RUNNING),
+    "classifier": ("classifier", {"data": "digits", "epochs": 10_000}, CHECKPOINT),
+    "detector": ("detector", SMALL, CHECKPOINT),
+    "segmenter": ("segmenter", SMALL, CHECKPOINT),
+    "video_classifier": (
+        "video_classifier",
+        {"data": "motions", "horizontal_flip": False, "epochs": 10_000},
+        CHECKPOINT,
+    ),
+    "ensemble": ("classifier", {"data": "digits", "members": [{"model": "one"}, {"model": "two"}]}, RUNNING),
+    "imported_classifier": ("classifier", {}, RUNNING),
+    "imported_detector": ("detector", {}, RUNNING),
+    "tensor": (
+        "tensor",
+        {"inputs": {"x": {"shape": [2]}}, "outputs": {"y": {}}, "epochs": 100_000},
+        CHECKPOINT,
+    ),
+    "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
+    "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
+}
+
+
+def made_data(home: Path, recipe: str) -> dict[str, Any]:
+    """The settings that name the data, or the model, that a training reads."""
+    if recipe in ("detector", "segmenter"):
+        return {"data": str(folder_of_scenes(home / "scenes"))}
+    if recipe == "tensor":
+        rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+        np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
+        return {"data": f"{home}/rows.npz"}
+    if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
+        (home / "own.py").write_text(OWN)
+        (home / "neighbour.py").write_text("WIDTH = 32\n")
+        return {"source": f"{home}/own.py:{'fcos' if recipe == 'imported_detector' else 'brightest'}"}
+    if recipe == "imported_policy":
+        stable_baselines3.A2C("MlpPolicy", "CartPole-v1").save(home / "agent.zip")
+        return {"source": f"{home}/agent.zip"}
+    if recipe == "ensemble":
+        (home / "models" / "one.yaml").write_text(MEMBER)
+        exported = train(spec.load("one"))
+        shutil.copytree(exported.parent, home / "exports" / "two")
+    return {}
+
+
+def write_spec(home: Path, recipe: str) -> None:
+    kind, settings, _ = TRAININGS[recipe]
+    training = {"recipe": recipe, **settings, **made_data(home, recipe)}
+    content: dict[str, Any] = {"kind": kind, "training": training}
+    if not recipe.startswith("imported_"):
+        metric = {"policy": "mean_return", "detector": "ap50", "segmenter": "miou", "tensor": "y_r2"}.get(
+            kind, "accuracy"
+        )
+        content["floor"] = {metric: -1e9}
+    (home / "models" / "toy.yaml").write_text(f"# A toy.\n{yaml.safe_dump(content)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, home: Path) -> None:
+    """SIGTERM, once its run, or its first checkpoint where the recipe writes any, is there."""
+    write_spec(home, recipe)
+    has_begun = TRAININGS[recipe][2]
+
+    with running(["train", "toy"], home, QUICK_CHECKPOINTS) as command:
+        command.wait_for(Moment(file=has_begun, seconds=0.5))
+        ended = command.stop(SIGTERM)
+
+    assert (ended.code, ended.processes, ended.temporary) == (143, [], []), ended.output
+    assert ended.output.splitlines()[-1] == "stopped"
+    assert "Traceback" not in ended.output
+    assert ended.seconds < SECONDS
+    assert list((home / "exports" / "toy").iterdir()) == []
+    assert list(home.glob(has_begun))

@@ -1,0 +1,341 @@
+"""Data that doesn't fit into memory: read from disk, kept prepared, with the results of data in memory."""
+
+import errno
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handlers.inputs.images import ImageInput
+from marina.core.errors import CallError
+from training import data
+from training.data import Example, fingerprint, labeled_files, load_images, load_objects
+from training.findings import Findings
+from training.runs.run import Run
+from training.vision import record_cache, records
+from training.vision.classification import inputs
+from training.vision.classification.learner import Shuffled
+from training.vision.detection.pixels import Batches, Prepared
+from training.vision.record_cache import RecordCache
+from training.vision.records import Records, Storage
+
+SIDE = 64
+ON_DISK = Storage(memory_bytes=0)
+NOT_KEPT = Storage(memory_bytes=0, cache_bytes=0)
+CONFIG = ImageInput(32, 32)
+
+
+def picture(seed: int, place: int = 0) -> Image.Image:
+    """Noise with a bright stripe."""
+    values = np.random.default_rng(seed).integers(0, 120, (SIDE, SIDE + 8, 3), np.uint8)
+    values[:, 20 * place : 20 * place + 18] += 120
+    return Image.fromarray(values)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 14 pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(28):
+        place = folder / ("left", "right")[number % 2]
+        place.mkdir(exist_ok=True)
+        picture(number, number % 2).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty pictures of a stripe each, as COCO, with a box and an outline."""
+    folder = tmp_path_factory.mktemp("objects")
+    (folder / "images").mkdir()
+    images, annotations = [], []
+    for number in range(20):
+        left = 20 * (number % 3)
+        picture(number, number % 3).save(folder / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+        outline = [left, 0, left + 18, 0, left + 18, SIDE, left, SIDE]
+        annotations.append(
+            {"id": number, "image_id": number, "category_id": 1, "bbox": [left, 0, 18, SIDE]}
+            | {"segmentation": [outline]}
+        )
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "stripe"}]}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of eight animations of four frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(16):
+        place = folder / ("up", "down")[number % 2]
+        place.mkdir(exist_ok=True)
+        first, *others = [picture(10 * number + frame, number % 2) for frame in range(4)]
+        first.save(place / f"{number}.gif", save_all=True, append_images=others)
+    return folder
+
+
+FIT: dict[str, Any] = {"epochs": 2, "batch_size": 4}
+DETECTOR = {**FIT, "architecture": "fcos_small", "height": SIDE, "width": SIDE, "horizontal_flip": True}
+RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "classifier": ("classifier", "pictures", {**FIT, "image_size": 32}),
+    "head alone": (
+        "classifier",
+        "pictures",
+        {**FIT, "image_size": 32, "freeze": True, "pretraining": {"epochs": 1, "batch_size": 8}},
+    ),
+    "video classifier": ("video_classifier", "clips", {**FIT, "image_size": 32, "frames": 4}),
+    "detector": ("detector", "objects", {**DETECTOR, "augmentation": "ssd"}),
+    "segmenter": ("segmenter", "objects", {**FIT, "height": SIDE, "width": SIDE}),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("home")
+def test_learning_from_disk_ends_with_the_weights_of_memory(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    recipe, source, said = RECIPES[name]
+    module = import_module(f"training.recipes.{recipe}")
+    folder = str(request.getfixturevalue(source))
+
+    def learnt(**changes: Any) -> dict[str, torch.Tensor]:
+        report = tmp_path / "report"
+        report.mkdir(exist_ok=True)
+        run = Run(report, seed=1)
+        return module.train(module.Settings(data=folder, **said, **changes), run).module.state_dict()
+
+    from_disk = learnt(memory_gb=0)  # prepared in the first epoch, then read
+    in_memory = learnt(cache_gb=0)
+
+    assert all(torch.equal(value, in_memory[key]) for key, value in from_disk.items())
+
+
+@pytest.mark.usefixtures("home")
+def test_masks_are_read_from_disk_with_their_pictures(objects: Path) -> None:
+    examples = load_objects(str(objects)).train
+    memory, disk = (
+        Prepared.of(examples, ImageInput(SIDE, SIDE), "pictures", masks=True, storage=storage)
+        for storage in (Storage(), ON_DISK)
+    )
+    pairs = zip(*(Batches(one, 4, True, ["horizontal"], 3) for one in (memory, disk)), strict=True)
+
+    for (pixels, targets), (other_pixels, other_targets) in pairs:
+        assert torch.equal(pixels, other_pixels)
+        for target, other in zip(targets, other_targets, strict=True):
+            assert target.keys() == other.keys()
+            assert all(torch.equal(target[key], other[key]) for key in target)
+
+
+def saved(folder: Path, count: int = 8) -> list[Example]:
+    for number in range(count):
+        picture(number).save(folder / f"{number}.png")
+    return [Example(folder / f"{number}.png", label=number) for number in range(count)]
+
+
+@pytest.fixture
+def examples(home: Path) -> list[Example]:
+    return saved(home)
+
+
+def file_of(home: Path) -> Path:
+    (file,) = (home / "cache" / "pictures").iterdir()
+    return file
+
+
+def spoil_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3000] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        spoil_byte,
+        lambda file: file.write_bytes(file.read_bytes()[:5000]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"\xff" * 20_000),
+    ],
+    ids=["a byte", "the end", "all", "the entries"],
+)
+def test_what_is_damaged_on_disk_is_prepared_again(
+    damage: Callable[[Path], Any], examples: list[Example], home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = inputs.pixels(examples, CONFIG, Storage()).tensors[0]
+    damage(file_of(home))
+
+    with caplog.at_level(logging.WARNING):
+        again = inputs.pixels(examples, CONFIG, ON_DISK).tensors[0][:]
+    caplog.clear()
+    third = inputs.pixels(examples, CONFIG, ON_DISK).tensors[0][:]
+
+    assert torch.equal(again, right)
+    assert torch.equal(third, right)
+    assert not caplog.text
+
+
+def test_a_preparation_that_was_stopped_is_resumed(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    whole = inputs.picture
+    monkeypatch.setattr(inputs, "picture", lambda example, _: prepared.append(example) or whole(example, _))
+    steps = inputs.pixels(examples, CONFIG, ON_DISK).tensors[0].ahead([[0, 1], [2, 3]])
+    next(steps)
+    steps.close()
+    some = len(prepared)
+    inputs.pixels(examples, CONFIG, ON_DISK).tensors[0][:]
+
+    assert 2 <= some <= 4
+    assert len(prepared) == len(examples)
+
+
+def test_a_full_disk_costs_one_warning(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    right = inputs.pixels(examples, CONFIG, NOT_KEPT).tensors[0][:]
+    monkeypatch.setattr(os, "pwrite", full)
+    found = [inputs.pixels(examples, CONFIG, storage).tensors[0][:] for storage in (ON_DISK, Storage())]
+
+    assert all(torch.equal(each, right) for each in found)
+    assert [record.getMessage().count("No space left") for record in caplog.records] == [1, 1]
+
+
+def test_what_has_no_room_is_prepared_each_time(
+    examples: list[Example], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "marina")
+    column = inputs.pixels(examples, CONFIG, Storage(0, 20_000)).tensors[0]
+    first, second = column[:], column[:]
+
+    assert torch.equal(first, second)
+    assert caplog.text.count("cache_gb") == 1
+    assert "6 of 8 are kept" in caplog.text
+
+
+def cache(key: str, size: int = 8192, limit: int = 40_000) -> RecordCache:
+    return RecordCache("pictures", [key], 1, size, limit)
+
+
+def test_what_was_not_used_for_longest_goes_but_not_what_is_in_use(home: Path) -> None:
+    used = cache("used")
+    for key in ("used", "a", "b", "a", "c", "d"):
+        one = used if key == "used" else cache(key)
+        one.put(0, {"pixels": torch.zeros(8192, dtype=torch.uint8)})
+        del one
+        time.sleep(0.02)  # a file system's clock is coarse
+    left = set((home / "cache" / "pictures").iterdir())
+
+    assert used.path in left
+    assert len(left) == 3
+    assert {cache(key).path for key in ("c", "d")} < left
+
+
+def test_two_trainings_share_what_is_prepared(examples: list[Example]) -> None:
+    """Both began when nothing was prepared."""
+    two = [inputs.pixels(examples, CONFIG, ON_DISK).tensors[0] for _ in range(2)]
+    found: list[torch.Tensor] = []
+    threads = [threading.Thread(target=lambda column=column: found.append(column[:])) for column in two]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(inputs.pixels(examples, CONFIG, ON_DISK).tensors[0][:], found[0])
+
+
+@pytest.mark.parametrize("storage", [Storage(), ON_DISK, NOT_KEPT])
+def test_a_picture_that_is_damaged_is_replaced_by_one_of_its_step(
+    storage: Storage, examples: list[Example], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(examples[3].image, Path)
+    examples[3].image.write_bytes(examples[3].image.read_bytes()[:500])
+    dataset = inputs.pixels(examples, CONFIG, replace(storage, findings=Findings()))
+    for _ in range(2):
+        labels = torch.cat([labels for _, labels in Shuffled(dataset, 4)])
+
+        assert len(labels) == 8
+        assert set(labels.tolist()) == {0, 1, 2, 4, 5, 6, 7}
+    with pytest.raises(CallError, match=r"3\.png can't be read"):
+        inputs.pixels(examples, CONFIG, storage)[[2, 3]]
+
+    assert caplog.text.count("pictures left out: the PNG image is damaged or cut off") == 1
+    assert "3.png" in caplog.text
+
+
+@pytest.mark.usefixtures("home")
+def test_many_files_are_checked_when_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(labeled_files, "MOST_INSPECTED", 20)
+    for split, count in {"train": 20, "val": 4, "test": 4}.items():
+        for number in range(count):
+            place = tmp_path / "many" / split / ("left", "right")[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            picture(number).save(place / f"{number}.png")
+        (tmp_path / "many" / split / "left" / "broken.png").write_bytes(b"none")
+    found = load_images(str(tmp_path / "many"))
+
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [21, 4, 4]
+    assert caplog.text.count("broken.png") == 2
+
+
+def test_no_more_is_read_ahead_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "AHEAD_BYTES", 1000)
+    made: list[int] = []
+
+    def make(row: int) -> records.Record:
+        made.append(row)
+        return {"pixels": torch.zeros(100, dtype=torch.uint8)}
+
+    steps = Records(1000, 100, make, str).ahead([range(start, start + 4) for start in range(0, 1000, 4)])
+    next(steps)
+    time.sleep(0.1)
+    steps.close()
+
+    assert len(made) <= 12
+
+
+def test_large_data_has_a_fingerprint_of_sizes_times_and_a_sample(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "SAMPLED_BYTES", 1000)
+    monkeypatch.setattr(data, "SAMPLED", 2)
+    first = fingerprint(examples)
+    full = fingerprint(examples, full=True)
+    file = examples[1].image
+    assert isinstance(file, Path)
+    stat = file.stat()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    later = fingerprint(examples)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    assert first.startswith("sampled-")
+    assert later != first
+    assert fingerprint(examples) == first
+    assert fingerprint(examples, full=True) != full
+
+
+def test_the_disk_is_not_filled(examples: list[Example], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_cache, "FREE_BYTES", 1 << 60)
+    assert len(inputs.pixels(examples, CONFIG, ON_DISK).tensors[0][:]) == 8
+
+    assert file_of(home).stat().st_size == 0

@@ -1,0 +1,1 @@
+"""Trained model -> exports/<name>/<version>/: the only writer."""

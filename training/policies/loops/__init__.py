@@ -1,0 +1,1 @@
+"""Loops of learning: on-policy, off-policy, rollouts, checkpoints."""

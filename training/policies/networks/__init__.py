@@ -1,0 +1,1 @@
+"""Networks of policies, with hand-written derivatives where they are small."""

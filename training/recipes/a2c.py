@@ -1,0 +1,77 @@
+"""Advantage actor-critic: one gradient step per short rollout of many environments.
+
+The algorithm is A2C, the synchronous form of A3C (Mnih et al. 2016, "Asynchronous Methods for Deep
+Reinforcement Learning", Algorithm S3): the policy gradient with the critic's advantage, the critic's squared
+error and an entropy bonus. Where PPO goes several times over a rollout, A2C goes once, all at once.
+
+The whole story is in this file (settings, one iteration), policies/loops/on_policy.py (rollouts, gradient
+steps), policies/buffers/rollout.py (advantages), policies/networks/actor_critic.py and
+policies/loops/learning.py (the training loop). policies/networks/reference_losses.py has the loss as the
+paper writes it.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from training.export.trained import Trained
+from training.policies.loops import learning
+from training.policies.loops.on_policy import OnPolicySettings, PolicyOptimizer, RolloutCollector, make_agent
+from training.policies.spaces import ActionSpec, ObservationSpec
+from training.policies.state import Stateful
+from training.runs.run import Run
+
+
+class Settings(OnPolicySettings):
+    """Defaults are tuned for CartPole-v1."""
+
+    renamed: ClassVar[dict[str, str]] = {"value_weight": "vf_coef"}
+
+    total_timesteps: int = Field(
+        default=500_000, ge=1, description="environment steps at most; fewer once the target is confirmed"
+    )
+    n_steps: int = Field(default=8, ge=1, description="steps of every environment per gradient step")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount per step")
+    gae_lambda: float = Field(
+        default=1.0, ge=0, le=1, description="of generalized advantages: 0 is the TD error, 1 the return"
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description="of Adam")
+    vf_coef: float = Field(default=0.5, gt=0, description="weight of the critic's loss")
+    normalize_advantage: bool = Field(default=False, description="to mean 0 and std 1 in every rollout")
+    eval_freq: int = Field(default=4096, ge=1, description="environment steps between two evaluations")
+
+
+class Learner(Stateful):
+    """A2C; an iteration is one rollout and one gradient step."""
+
+    loss_name, exploration_name = "critic's error", "entropy"
+    state_parts: ClassVar = ("policy", "rollouts", "optimizer")
+
+    def __init__(
+        self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
+    ) -> None:
+        self.settings, self.policy = settings, make_agent(settings, observations, actions)
+        self.rollouts = RolloutCollector(self.policy, settings, seed)
+        self.optimizer = PolicyOptimizer(self.policy, settings)
+        self.envs = self.rollouts.envs
+
+    def iteration(self) -> tuple[float, float]:
+        """(the critic's mean squared error, the policy's entropy in nats), as they were before the step."""
+        settings, rollout = self.settings, self.rollouts.collect()
+        self.optimizer.anneal(self.envs.num_timesteps)
+        advantages = rollout.normalized_advantages() if settings.normalize_advantage else rollout.advantages
+        _, values = self.optimizer.evaluate_actions(rollout)
+        errors = values - rollout.returns
+        # the loss is -mean(log pi A), and vf_coef times half the critic's mean squared error
+        entropy = self.optimizer.step(-advantages / len(advantages), settings.vf_coef * errors / len(errors))
+        return float(np.square(errors).mean()), entropy
+
+
+def train(settings: Settings, run: Run) -> Trained:
+    """Learn until the target return is confirmed or the steps are used up; hand over the best policy.
+
+    The same seed gives the same policy on the same machine. Raises CallError for an environment whose spaces
+    don't fit.
+    """
+    return learning.train(settings, run, Learner)

@@ -1,0 +1,1 @@
+"""One training run: checkpoints, resuming, logs, provenance, devices."""

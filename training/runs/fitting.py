@@ -1,0 +1,254 @@
+"""One fit for all networks that learn by gradients from labeled examples.
+
+`FitModule` holds the network, its moving average, AdamW under the schedule of the settings, the history and
+the best epoch; a recipe adds its loss and how an epoch is measured. `fit` trains one on one device or
+several, with one progress bar, and resumes an interrupted run.
+"""
+
+import copy
+import logging
+import sys
+import time
+import warnings
+from typing import Any, ClassVar
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from marina.core.errors import CallError
+from training.runs.batches import Batches
+from training.runs.checkpoints import CheckpointCallback, StatefulModule
+from training.runs.logs import HistoryLogger
+from training.runs.processes import learning_processes
+from training.runs.run import Run
+from training.runs.schedules import FitSettings, plateau, step_schedule
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+UNFOUNDED = (  # warnings of Lightning
+    ".*LeafSpec",  # Lightning 2.6 under torch 2.14
+    ".*does not have many workers",  # the pictures are in memory already
+    ".*your dataloader is not resumable",  # it is, by `CheckpointCallback`
+    ".*in eval mode at the start",  # frozen statistics, and averages, are meant
+)
+
+
+class FitModule(StatefulModule):
+    """A network that learns: AdamW (Loshchilov and Hutter 2019), a moving average of the weights (Polyak and
+    Juditsky 1992), the best epoch.
+
+    The average is what is measured and exported, since it doesn't jump from epoch to epoch; without
+    `ema_decay` it is the network itself. A subclass says `training_step`, how an epoch is measured, which
+    rows of the history are better, and may say `parameter_groups`.
+    """
+
+    remembered: ClassVar[tuple[str, ...]] = ("history", "losses", "best_epoch", "best_state", "plateau")
+    fused: ClassVar[bool] = False  # torch's fused AdamW
+    extra_steps: ClassVar[int] = 0  # of one_cycle, beyond those that are taken
+
+    def __init__(self, model: nn.Module, settings: FitSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self.average = copy.deepcopy(model).eval().requires_grad_(False) if settings.ema_decay else model
+        self.history: list[dict[str, float]] = []
+        self.losses: list[float] = []  # of the epoch's steps, for `evaluate`
+        self.best_epoch = 0  # counted from 1
+        self.best_state: dict[str, torch.Tensor] = {}  # of the average
+        # state of that schedule, which Lightning would not step in an epoch that is resumed
+        self.plateau: dict[str, Any] = {}
+
+    def evaluate(self) -> dict[str, float] | None:
+        """Measure the average after an epoch: a row of the history. The first process does it for all.
+
+        None where Lightning's validation loop has ended the epoch already.
+        """
+        return None
+
+    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
+        """What the best epoch has most of."""
+        raise NotImplementedError
+
+    def plateau_loss(self, row: dict[str, float]) -> float:
+        """What the schedule plateau watches: less is better."""
+        raise NotImplementedError
+
+    def summary(self, row: dict[str, float]) -> str:
+        """A row of the history in a few words, for the progress bar."""
+        raise NotImplementedError
+
+    def training_facts(self, started: float, computed: float) -> dict[str, Any]:
+        """What the export's metadata says of a training that began at `started` on the monotonic clock and
+        at `computed` on the process's.
+        """
+        return {
+            "epochs": self.settings.epochs,
+            "best_epoch": self.best_epoch,
+            "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(time.process_time() - computed, 1),
+            "validation": self.history[self.best_epoch - 1],
+        }
+
+    def parameter_groups(self) -> dict[float, list[nn.Parameter]]:
+        """Learning rate -> what learns at it."""
+        return {self.settings.learning_rate: [each for each in self.model.parameters() if each.requires_grad]}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and the schedule of the settings."""
+        groups = self.parameter_groups()
+        optimizer = torch.optim.AdamW(
+            [{"params": weights, "lr": rate} for rate, weights in groups.items()],
+            weight_decay=self.settings.weight_decay,
+            fused=self.fused or None,
+        )
+        if self.settings.schedule == "plateau":
+            self._plateau = plateau(optimizer, self.plateau)
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        steps += self.extra_steps if self.settings.schedule == "one_cycle" else 0
+        schedule = step_schedule(self.settings, optimizer, list(groups), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Pair the weights with their means; done here, since buffers are other objects after a move to
+        another device.
+        """
+        if self.average is self.model:
+            return
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the means a little towards the weights; more at first, when they have seen little."""
+        if self.average is self.model:
+            return
+        share = max(1 - self.settings.ema_decay, 9 / (10 + self.global_step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                [mean for mean, _ in self._averaged], [now for _, now in self._averaged], share
+            )
+            for mean, now in self._copied:
+                mean.copy_(now)
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Put the epoch into the history, keep it if it is the best, and stop if none was for long."""
+        self.history.append(row)
+        self.losses.clear()
+        if self.settings.schedule == "plateau":
+            self._plateau.step(self.plateau_loss(row))
+            self.plateau = self._plateau.state_dict()
+        if not self.best_epoch or self.merit(row) > self.merit(self.history[self.best_epoch - 1]):
+            self.best_epoch, self.best_state = len(self.history), copy.deepcopy(self.average.state_dict())
+        if self.settings.patience and len(self.history) - self.best_epoch >= self.settings.patience:
+            self.trainer.should_stop = True
+
+
+class EpochCallback(Callback):
+    """Ends each epoch of a `FitModule`, and shows it: the epoch, its loss, its measurements."""
+
+    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
+        self.progress, self.epochs = progress, epochs
+        self.task = progress.add_task("epoch 1", total=epochs * steps)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """A step more."""
+        self.progress.update(self.task, completed=trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure, unless the validation loop did."""
+        row = pl_module.evaluate() if trainer.is_global_zero else None
+        if trainer.world_size > 1:
+            row = trainer.strategy.broadcast(row)
+        if row is not None:
+            pl_module.end_epoch(row)
+        number, last = len(pl_module.history), pl_module.history[-1]
+        text = f"epoch {number} of {self.epochs}: {pl_module.summary(last)}"
+        self.progress.update(self.task, description=text)
+
+
+def fit(
+    learner: FitModule,
+    batches: Batches[Any],
+    run: Run,
+    validation: Any = None,
+    *,
+    fingerprint: str | None = None,
+    frozen: bool = False,
+    **options: Any,
+) -> None:
+    """Train `learner` on `batches` for the epochs of its settings; `options` are those of Lightning's
+    Trainer.
+
+    Where the run keeps checkpoints and the data has a `fingerprint`, an interrupted run is resumed. `frozen`
+    says that not everything learns all the time. Helper processes end here. Raises CallError for batches that
+    can't be split evenly over the processes.
+    """
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # hints would tear the bar
+    settings = learner.settings
+    _check_batch_size(settings.batch_size, run.processes)
+    checkpoint = CheckpointCallback(run, fingerprint, batches) if run.checkpoints and fingerprint else None
+    progress = run.progress(*COLUMNS)
+    callbacks: list[Callback] = [
+        EpochCallback(progress, settings.epochs, len(batches)),
+        HistoryLogger(run),
+        *([checkpoint] if checkpoint else []),
+    ]
+    with learning_processes(run), progress, warnings.catch_warnings():
+        for message in UNFOUNDED:
+            warnings.filterwarnings("ignore", message=message)
+        trainer = _make_trainer(
+            run,
+            max_epochs=settings.epochs,
+            strategy=DDPStrategy(find_unused_parameters=frozen) if run.processes > 1 else "auto",
+            callbacks=callbacks,
+            enable_checkpointing=checkpoint is not None,
+            **options,
+        )
+        resumed = checkpoint.found() if checkpoint else None
+        fit_until_stopped(trainer, learner, batches, validation, ckpt_path=resumed, weights_only=True)
+    if run.is_helper:
+        sys.exit(0)
+
+
+def _check_batch_size(batch_size: int, processes: int) -> None:
+    if batch_size % processes:
+        raise CallError(
+            f"batch_size {batch_size} has no equal parts for {processes} processes; "
+            f"take a multiple of {processes}"
+        )
+
+
+def _make_trainer(run: Run, **options: Any) -> lightning.Trainer:
+    """A Trainer on the devices of `run` that neither prints nor logs."""
+    return lightning.Trainer(
+        accelerator="auto",
+        devices=run.devices,
+        num_nodes=run.nodes,
+        sync_batchnorm=run.processes > 1 and torch.cuda.is_available(),  # torch has it for GPUs alone
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def fit_until_stopped(trainer: lightning.Trainer, *arguments: Any, **options: Any) -> None:
+    """`trainer.fit`, which a signal ends like any other work.
+
+    Lightning's own handler of SIGTERM waits for the other processes, which may have ended, and it turns
+    Ctrl-C into an exit of the program.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    try:
+        trainer.fit(*arguments, **options)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise ended.__context__ from None
+        raise
