@@ -1,5 +1,6 @@
 """Shared by all tests: the built-in models, trained once, and small models of a test's own."""
 
+import logging
 import shutil
 import signal
 import warnings
@@ -55,6 +56,15 @@ class _Apart(LoadScopeScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Used with `-n`."""
     return _Apart(config, log)
+
+
+@pytest.fixture(autouse=True)
+def log_left_on() -> Iterator[None]:
+    """A test that left Marina's log off would fail others, which look for its warnings."""
+    yield
+    log = logging.getLogger("marina")
+    assert log.isEnabledFor(logging.WARNING), "this test left logging off"
+    assert log.propagate, "this test left the log without its handlers"
 
 
 @pytest.fixture(scope="session")
