@@ -3,6 +3,7 @@ that was used.
 
     body                                   instances        answer
     raw bytes, multipart field, own JSON   one              the kind's own answer
+    what a kind takes apart (CSV)          one per row      {"rows": [answer or {"error": ...}, ...]}
     {"instances": [...]} (KServe v1)       one per element  {"predictions": [answer, ...]}
     {"inputs": [...]} (KServe v2)          one per row      {"model_name", "outputs": [tensor, ...], ...}
         (protocol.kserve)
@@ -77,7 +78,7 @@ class Request:
     """One request: its instances and the protocol in which they came."""
 
     instances: list[Instance]
-    protocol: Literal["own", "v1", "v2"] = "own"
+    protocol: Literal["own", "rows", "v1", "v2"] = "own"
     tensors: TensorRequest | None = None  # v2's own
 
 
@@ -140,6 +141,14 @@ def read_request(
     return Request(
         _instances([payload], found, options) if found or isinstance(payload, dict) else [Instance(payload)]
     )
+
+
+def by_rows(request: Request, rows: list[Any]) -> Request:
+    """A request whose one payload holds these `rows`: an instance for each, with the same options. A row that
+    is refused costs the others nothing.
+    """
+    options = request.instances[0].options
+    return Request([Instance(row, options, place) for place, row in enumerate(rows)], "rows")
 
 
 def _of_tensors(tensors: TensorRequest, found: dict[str, Any], options: Options) -> Request:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
+from tests.support import table_models
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
 from tests.support.toy_policies import balance
 from training.export.trained import Sample, Trained
@@ -138,4 +139,15 @@ def tensor() -> Trained:
     )
 
 
-TOYS = {toy.__name__: toy for toy in (classifier, detector, policy, segmenter, tensor, video_classifier)}
+def regressor() -> Trained:
+    """A number from a row."""
+    return table_models.trained("regressor")
+
+
+def tabular_classifier() -> Trained:
+    """A class from a row."""
+    return table_models.trained("tabular_classifier")
+
+
+OF_PICTURES = (classifier, detector, segmenter, video_classifier)
+TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, policy, regressor, tabular_classifier, tensor)}

@@ -63,6 +63,9 @@ class Trained:
                     [B, D, s, s], probabilities inside the boxes)
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser
                     resolution
+        regressor   values float32 [B] in the target's unit, for features float32 [B, F] as the table in
+                    `preprocess` encodes rows
+        tabular_classifier  logits float32 [B, classes], for the same
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and
                     "q_values", "probabilities" or "value" where the policy has them
     """
