@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .bodies import read_body
-from .errors import BadRequest, RequestError, TooLarge
+from .errors import BadRequest, RequestError, TooLarge, quoted
 from .kserve import BINARY_HEADER, TensorRequest, read_tensors
 from .options import Option, nearest
 
@@ -172,7 +172,7 @@ def _only_field(fields: Mapping[str, Any], options: Options) -> Any:
     if len(fields) > 1:
         known = ", ".join(["data", *options])
         raise BadRequest(
-            f"the form has the fields {', '.join(sorted(fields))[:200]}; send one payload, and several files "
+            f"the form has the fields {quoted(sorted(fields))}; send one payload, and several files "
             f'as JSON {{"instances": [...]}}; known fields: {known}'
         )
     return next(iter(fields.values()))
@@ -181,7 +181,7 @@ def _only_field(fields: Mapping[str, Any], options: Options) -> Any:
 def _listed(payload: dict[str, Any], options: Options, max_instances: int) -> list[Any]:
     unknown = sorted(payload.keys() - {"instances", *options})
     if unknown:
-        raise BadRequest(f"unknown keys beside 'instances': {', '.join(unknown)[:200]}")
+        raise BadRequest(f"unknown keys beside 'instances': {quoted(unknown)}")
     listed = payload["instances"]
     if not isinstance(listed, list) or not listed:
         raise BadRequest("'instances' must be a list with at least one element")
