@@ -155,6 +155,7 @@ class Predictor(StreamingPredictor, AnswerComparison):
                 **self.limits(),
             },
             "file_types": list(self.file_types),
+            "takes_rows": type(self).rows_of is not Predictor.rows_of,
             "options": {name: option.schema() for name, option in self.options.items()},
             "explain_options": {name: option.schema() for name, option in self.explain_options.items()},
             "request": self.request_schema(),

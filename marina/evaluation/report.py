@@ -34,6 +34,22 @@ CAPTIONS = {
         "Confusions",
         "Rows are the labels of the test split, columns the answers; off the diagonal they are wrong.",
     ),
+    "residuals": (
+        "Residuals",
+        "Answered against true values of the test rows, and the errors; the band is the answered interval.",
+    ),
+    "boundary": (
+        "Decision boundary",
+        "The answered class over the two columns that matter most; test rows in the colors of their classes.",
+    ),
+    "comparison": (
+        "Other models",
+        "On the same test rows: gradient-boosted trees and a linear model, with scikit-learn's defaults.",
+    ),
+    "importance": (
+        "Columns",
+        "How much worse the answers to the test rows are if a column's cells are given to other rows.",
+    ),
     "reliability": (
         "Reliability",
         "Accuracy by confidence, before and after temperature scaling. On the diagonal, probabilities are "

@@ -58,6 +58,9 @@ def of_description(described: dict[str, Any]) -> dict[str, Any]:
     answered = _operation("predict", "Answer one request", bodies, headers, "Answer")
     if "format" in described["options"]:
         answered["responses"]["200"]["content"]["image/png"] = {"schema": {}}
+    takes_rows = described.get("takes_rows")  # archives of earlier versions don't say it
+    if takes_rows:
+        _add_rows(answered, "Answer")
     add_streams_and_jobs(answered)
     version_1 = _operation(
         "predictV1", "Answer many instances (KServe v1)", _json("Instances"), headers, "Answers"
@@ -75,6 +78,8 @@ def of_description(described: dict[str, Any]) -> dict[str, Any]:
     if "explanation" in described:
         more = [*headers, *_headers(described["explain_options"])]
         explained = _operation("explain", "Explain the answer to one request", bodies, more, "Explanation")
+        if takes_rows:
+            _add_rows(explained, "Explanation")
         if "format" in described["explain_options"]:
             explained["responses"]["200"]["content"]["image/png"] = {"schema": {}}
         paths_[f"/explanations/{name}"] = {"post": explained}
@@ -149,6 +154,18 @@ def _bodies(described: dict[str, Any]) -> dict[str, Any]:
         "multipart/form-data": {"schema": form},
         **_json("Instance"),
     }
+
+
+def _add_rows(operation: dict[str, Any], answer: str) -> None:
+    """Add that a list of instances, or a file of them, is answered one by one, or refused."""
+    one = {"$ref": f"{SCHEMAS}Instance"}
+    body = operation["requestBody"]["content"]["application/json"]
+    body["schema"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    alone = {"$ref": f"{SCHEMAS}{answer}"}
+    refused = {"type": "object", "required": ["error"], "properties": {"error": {"type": "object"}}}
+    rows = {"type": "array", "items": {"anyOf": [alone, refused]}}
+    several = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
+    operation["responses"]["200"]["content"]["application/json"]["schema"] = {"anyOf": [alone, several]}
 
 
 def _headers(options: dict[str, Schema]) -> list[Schema]:

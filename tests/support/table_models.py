@@ -45,9 +45,9 @@ POSTPROCESS: dict[str, dict[str, Any]] = {
 class Mixed(torch.nn.Module):
     """features [B, F] -> [B], or logits [B, 2]: each feature counts."""
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, table: Table) -> None:
         super().__init__()
-        width = TABLE.encode(TABLE.read(ROW)).size
+        width = sum(column.width for column in table.columns)
         weights = torch.linspace(-1, 1, width * outputs).reshape(outputs, width)
         self.weights = torch.nn.Parameter(weights)
 
@@ -57,15 +57,15 @@ class Mixed(torch.nn.Module):
         return found[:, 0] if found.shape[1] == 1 else found
 
 
-def module_of(kind: str) -> Mixed:
-    return Mixed(1 if kind == "regressor" else 2).eval()
+def module_of(kind: str, table: Table = TABLE) -> Mixed:
+    return Mixed(1 if kind == "regressor" else 2, table).eval()
 
 
-def serve(folder: Path, kind: str) -> TablePredictor:
+def serve(folder: Path, kind: str, table: Table = TABLE) -> TablePredictor:
     """A predictor of the toy; its files go to the empty `folder`."""
     files: dict[str, Any] = {
         "model_metadata": {"name": "toy", "version": "1.0", "kind": kind, "max_batch": 8},
-        "preprocess_config": TABLE.as_config(),
+        "preprocess_config": table.as_config(),
         "postprocess_config": POSTPROCESS[kind],
     }
     if kind != "regressor":
@@ -75,7 +75,7 @@ def serve(folder: Path, kind: str) -> TablePredictor:
     predictor = predictor_of(kind)
     assert isinstance(predictor, TablePredictor)
     predictor.configure(Export.open(folder))
-    predictor.model = TorchRuntime(module_of(kind))
+    predictor.model = TorchRuntime(module_of(kind, table))
     return predictor
 
 

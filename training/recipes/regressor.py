@@ -5,6 +5,7 @@ calibrated on rows that nothing was learned from, and all metrics are measured o
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,19 @@ import torch
 from pydantic import Field
 
 from marina.core.errors import CallError
+from training.data.tables import RawTable
 from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.tables.conformal import half_width
+from training.tables.cross_validation import Pooled, prepared_folds
+from training.tables.drawing import draw_residuals
 from training.tables.exporting import samples_of, trained_from
 from training.tables.learning import TARGET, ValueLoss, ValueModule
 from training.tables.networks import Value, body, outputs_of
 from training.tables.preparation import PreparedTable, prepare
+from training.tables.reporting import write_report
 from training.tables.settings import TableSettings
 from training.tensors.drawing import draw_losses
 from training.tensors.evaluation import regression_metrics
@@ -41,6 +46,11 @@ class Settings(TableSettings):
         default=0.15, gt=0, lt=0.5, description="share of the training rows that calibrates the interval"
     )
 
+    @property
+    def calibration_share(self) -> float:
+        """None without an interval."""
+        return self.calibration if self.coverage else 0.0
+
 
 def train(settings: Settings, run: Run) -> Trained:
     """Learn, take the epoch with the least validation loss, calibrate, measure, draw the report.
@@ -49,30 +59,51 @@ def train(settings: Settings, run: Run) -> Trained:
     """
     started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
-    share = settings.calibration if settings.coverage else 0.0
     with run.findings.reported():
-        prepared = prepare(settings, run.findings, run.seed, "number", share)
+        prepared = prepare(settings, run.findings, run.seed)
     learner = learn(settings, run, prepared)
     model = best_of(learner)
-    width = None
-    if settings.coverage:
-        calibration = prepared.splits["calibration"]
-        residuals = outputs_of(model, calibration.features) - calibration.targets
-        width = half_width(residuals.numpy(), settings.coverage)
+    width = interval_of(settings, model, prepared)
     test = prepared.splits["test"]
     found, truth = outputs_of(model, test.features).numpy(), test.targets.numpy()
     draw_losses(learner.history, run.report / "curves.png")
+    draw_residuals(found, truth, width, settings.unit, run.report / "residuals.png")
+    facts = write_report(model, prepared, settings.network, settings.compare, run.seed, run.report)
     values = [{"value": value} for value in found.tolist()]
     return trained_from(
         "regressor",
         model,
         prepared,
         run.seed,
-        metrics=metrics_of(found, truth, width),
+        metrics={**metrics_of(found, truth, width), **cross_validate(settings, run, prepared.raw)},
         postprocess=_postprocess(settings, width),
         samples=samples_of(prepared.table, test, values),
-        training=learner.training_facts(started, computed),
+        training={**learner.training_facts(started, computed), **facts},
     )
+
+
+def fitted_model(
+    settings: Settings, run: Run, prepared: PreparedTable
+) -> tuple[torch.nn.Module, float | None]:
+    """The best epoch, and the half width of its interval."""
+    model = best_of(learn(settings, run, prepared))
+    return model, interval_of(settings, model, prepared)
+
+
+def cross_validate(settings: Settings, run: Run, raw: RawTable) -> dict[str, float]:
+    """cv_mae, cv_rmse, cv_r2 and cv_coverage of all folds' test rows together; {} without folds."""
+    if not settings.folds:
+        return {}
+    pooled = Pooled()
+    once = replace(run, checkpoints=None)
+    for prepared in prepared_folds(raw, settings, settings.folds, run.seed):
+        model, width = fitted_model(settings, once, prepared)
+        test = prepared.splits["test"]
+        pooled.add(outputs_of(model, test.features).numpy(), test.targets.numpy(), width)
+    metrics = regression_metrics(*pooled.answers)
+    if pooled.widths:
+        metrics["coverage"] = pooled.coverage
+    return {f"cv_{name}": value for name, value in metrics.items()}
 
 
 def learn(settings: Settings, run: Run, prepared: PreparedTable) -> ValueModule:
@@ -93,6 +124,15 @@ def best_of(learner: ValueModule) -> torch.nn.Module:
     model = learner.average.cpu().eval()
     model.load_state_dict(learner.best_state)
     return model
+
+
+def interval_of(settings: Settings, model: torch.nn.Module, prepared: PreparedTable) -> float | None:
+    """The interval's half width, from the calibration rows; None without a coverage."""
+    if settings.coverage is None:
+        return None
+    calibration = prepared.splits["calibration"]
+    residuals = outputs_of(model, calibration.features) - calibration.targets
+    return half_width(residuals.numpy(), settings.coverage)
 
 
 def metrics_of(found: np.ndarray, truth: np.ndarray, width: float | None) -> dict[str, float]:

@@ -6,30 +6,37 @@ validation rows, and all metrics are measured on the test rows.
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from marina.core.errors import CallError
+from training.data.tables import RawTable
 from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
+from training.tables.cross_validation import Pooled, prepared_folds
 from training.tables.exporting import samples_of, trained_from
 from training.tables.learning import TARGET, ClassLoss, ClassModule
 from training.tables.networks import Logits, body, outputs_of
 from training.tables.preparation import PreparedTable, prepare
+from training.tables.reporting import write_report
 from training.tables.settings import TableSettings
 from training.tensors.drawing import draw_losses
 from training.tensors.learning import Rows
 from training.vision.classification.calibration import fit_temperature, metrics_of
+from training.vision.classification.drawing import draw_confusion
 
 SURE = 0.2  # lead in probability of a golden sample's class
 
 
 class Settings(TableSettings):
     """The settings of this recipe."""
+
+    target_type: ClassVar[str] = "category"
 
     loss: ClassLoss = Field(default="cross_entropy", description="bce needs two classes")
     top_k: int = Field(default=5, ge=1, le=1000, description="classes in an answer that asks for no number")
@@ -46,24 +53,48 @@ def train(settings: Settings, run: Run) -> Trained:
     started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     with run.findings.reported():
-        prepared = prepare(settings, run.findings, run.seed, "category")
+        prepared = prepare(settings, run.findings, run.seed)
     learner = learn(settings, run, prepared)
     model = best_of(learner, prepared)
     test = prepared.splits["test"]
     probabilities = outputs_of(model, test.features).softmax(1)
     draw_losses(learner.history, run.report / "curves.png")
+    draw_confusion(test.targets, probabilities.argmax(1), prepared.classes, run.report / "confusion.png")
+    facts = write_report(model, prepared, settings.network, settings.compare, run.seed, run.report)
     listed = [prepared.classes.index(name) for name in settings.report_classes]
     return trained_from(
         "tabular_classifier",
         model,
         prepared,
         run.seed,
-        metrics=metrics_of(probabilities, test.targets, probabilities.argmax(1), prepared.classes, listed),
+        metrics={
+            **metrics_of(probabilities, test.targets, probabilities.argmax(1), prepared.classes, listed),
+            **cross_validate(settings, run, prepared.raw),
+        },
         postprocess={"type": "classification", "top_k": settings.top_k},
         samples=samples_of(prepared.table, test, expectations(probabilities, test.targets, prepared.classes)),
         classes=list(prepared.classes),
-        training=learner.training_facts(started, computed),
+        training={**learner.training_facts(started, computed), **facts},
     )
+
+
+def fitted_model(settings: Settings, run: Run, prepared: PreparedTable) -> tuple[torch.nn.Module, None]:
+    """The best epoch, calibrated; it has no interval."""
+    return best_of(learn(settings, run, prepared), prepared), None
+
+
+def cross_validate(settings: Settings, run: Run, raw: RawTable) -> dict[str, float]:
+    """cv_accuracy of all folds' test rows together; {} without folds."""
+    if not settings.folds:
+        return {}
+    pooled = Pooled()
+    once = replace(run, checkpoints=None)
+    for prepared in prepared_folds(raw, settings, settings.folds, run.seed):
+        model, _ = fitted_model(settings, once, prepared)
+        test = prepared.splits["test"]
+        pooled.add(outputs_of(model, test.features).argmax(1).numpy(), test.targets.numpy())
+    found, truth = pooled.answers
+    return {"cv_accuracy": float((found == truth).mean())}
 
 
 def learn(settings: Settings, run: Run, prepared: PreparedTable) -> ClassModule:

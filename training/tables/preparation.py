@@ -73,25 +73,26 @@ class PreparedTable:
         }
 
 
-def prepare(
-    settings: TableSettings, findings: Findings, seed: int, target_type: str, calibration: float = 0.0
-) -> PreparedTable:
-    """The table of the settings, ready to learn a `target_type` (number, category); `calibration` is a share
-    of the training rows that nothing is learned from.
+def prepare(settings: TableSettings, findings: Findings, seed: int) -> PreparedTable:
+    """The table of the settings, ready to learn from.
 
     Raises CallError for columns that the file lacks, too few rows, and classes or splits that can't be.
     """
-    raw = load_table(settings.data, settings.split_column)
+    return prepare_rows(load_table(settings.data, settings.split_column), settings, findings, seed)
+
+
+def prepare_rows(raw: RawTable, settings: TableSettings, findings: Findings, seed: int) -> PreparedTable:
+    """As `prepare`, for rows that were loaded."""
     target = settings.target or raw.target
     columns = _columns(settings, raw, target)
     assert target is not None
     draft = Table(tuple(one.draft(name) for name, one in columns.items()), frozenset(settings.missing_values))
-    truth: Column = (NumberColumn if target_type == "number" else CategoryColumn)(target, missing="error")
+    is_class = settings.target_type == "category"
+    truth: Column = (CategoryColumn if is_class else NumberColumn)(target, missing="error")
     rows = _rows(raw, draft, truth, findings)
-    is_class = target_type == "category"
     splits = _split(rows, settings, seed, is_class, bool(settings.split_column), findings)
-    if calibration:
-        splits["train"], splits["calibration"] = _parts(splits["train"], calibration, seed, is_class)
+    if share := settings.calibration_share:
+        splits["train"], splits["calibration"] = _parts(splits["train"], share, seed, is_class)
     train = splits["train"]
     table = Table(
         tuple(
@@ -181,8 +182,10 @@ def _split(
 ) -> dict[str, list[Row]]:
     """As the file or the files say, or drawn; where they have no validation it is drawn from the training."""
     if not by_column and not any(row.split for row in rows):
-        others, test = _parts(rows, settings.test, seed, is_class)
-        train, validation = _parts(others, settings.validation / (1 - settings.test), seed, is_class)
+        others, test = _parts(rows, settings.test_share, seed, is_class)
+        train, validation = _parts(
+            others, settings.validation_share / (1 - settings.test_share), seed, is_class
+        )
         return {"train": train, "validation": validation, "test": test}
     splits: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -193,7 +196,9 @@ def _split(
         if not splits[split]:
             raise CallError(f"no row is of the split {split}; the words are train, validation, test")
     if not splits["validation"]:
-        splits["train"], splits["validation"] = _parts(splits["train"], settings.validation, seed, is_class)
+        splits["train"], splits["validation"] = _parts(
+            splits["train"], settings.validation_share, seed, is_class
+        )
     return dict(splits)
 
 

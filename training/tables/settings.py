@@ -1,7 +1,7 @@
 """The settings that recipes for rows of a table share, and what a spec says of a column."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -108,6 +108,8 @@ class ColumnSettings(Section):
 class TableSettings(FitSettings):
     """The settings of these recipes; each adds its loss."""
 
+    target_type: ClassVar[str] = "number"  # or category
+
     data: str = Field(
         description=(
             "a table (.csv, .tsv, .parquet), a folder with one per split, or sklearn:diabetes, "
@@ -124,10 +126,10 @@ class TableSettings(FitSettings):
     split_column: str | None = Field(
         default=None, description="column that says train, validation or test; default: drawn by the seed"
     )
-    validation: float = Field(
+    validation_share: float = Field(
         default=0.15, gt=0, lt=0.5, description="share of the rows that chooses the epoch, where drawn"
     )
-    test: float = Field(default=0.15, gt=0, lt=0.5, description="share that measures, where drawn")
+    test_share: float = Field(default=0.15, gt=0, lt=0.5, description="share that measures, where drawn")
     network: Literal["linear", "mlp", "rbf"] = Field(
         default="mlp", description="rbf: Gaussians around centers from k-means"
     )
@@ -142,8 +144,22 @@ class TableSettings(FitSettings):
     l2: float = Field(
         default=0.0, ge=0, description="weight of the sum of their squares; with l1 an elastic net"
     )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="of a cross-validation beside the split, whose metrics begin with cv_; 0: none",
+    )
+    compare: bool = Field(
+        default=True, description="show gradient-boosted trees and a linear model beside it in the report"
+    )
     epochs: int = Field(default=100, ge=1, le=100_000, description="times that all training rows are seen")
     batch_size: int = Field(default=32, ge=2, le=65_536, description="rows per step")
+
+    @property
+    def calibration_share(self) -> float:
+        """The share of the training rows that nothing is learned from."""
+        return 0.0
 
     @field_validator("missing_values", mode="before")
     @classmethod

@@ -1,18 +1,22 @@
 """The kinds for rows of a table: rows by name, in order, as CSV and as tensors; each row by itself."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
+import openapi_spec_validator
 import pytest
 import torch
 
+from handlers.inputs.tables import Table
 from handlers.kinds.tables import TablePredictor
 from handlers.protocol.errors import RequestError
 from handlers.runtime.golden import difference
 from marina.engines.gateway.open_inference import model_metadata
-from tests.support.table_models import ROW, TABLE, as_csv, module_of, serve
+from marina.packaging.openapi import of_description
+from tests.support.table_models import AGE, PRESSURE, ROW, TABLE, as_csv, module_of, serve
 
 KINDS = ("regressor", "tabular_classifier")
 
@@ -182,3 +186,42 @@ def test_an_explanation_names_what_each_column_contributes(
     listed = answer(predictor, [ROW, {**ROW, "age": None}], explain="true")["rows"]
     assert listed[0] == found
     assert "age is missing" in listed[1]["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_openapi_document_has_rows_and_csv(predictors: dict[str, TablePredictor], kind: str) -> None:
+    """It is valid; a list of rows is a request, and answers with refusals beside them are answers to it."""
+    described = {**predictors[kind].describe(), "about": "A toy.", "labels": []}
+    document = of_description(described)
+    openapi_spec_validator.validate(document)
+    operation = document["paths"]["/predictions/toy"]["post"]
+    assert "text/csv" in operation["requestBody"]["content"]
+    for part, content in (
+        (operation["requestBody"], [ROW, ROW]),
+        (operation["responses"]["200"], answer(predictors[kind], [ROW, {**ROW, "age": None}])),
+    ):
+        schema = {**part["content"]["application/json"]["schema"], "components": document["components"]}
+        jsonschema.validate(content, schema)
+
+
+def test_a_stream_has_an_event_for_each_row(predictors: dict[str, TablePredictor]) -> None:
+    """Answers one after another; a bad row is an error event."""
+    predictor = predictors["regressor"]
+    text = as_csv(ROW, {**ROW, "age": 130}, ROW)
+    stream = predictor.open_stream(({"body": text}, {}), "id")
+    assert stream.total == 3
+    items = [*predictor.advance([stream], 2)[0], *predictor.advance([stream], 2)[0]]
+    assert [item.reply.status.value for item in items] == [200, 400, 200]
+    assert b"row 1: age is 130" in items[1].reply.content
+
+
+def test_numbers_may_come_as_one_matrix(tmp_path: Path) -> None:
+    """In the Open Inference Protocol, a row per instance, in the columns' order."""
+    predictor = serve(tmp_path, "regressor", Table((AGE, PRESSURE)))
+    matrix = {"name": "rows", "shape": [2, 2], "datatype": "FP32", "data": [63, 130.5, 20, 118]}
+    rows = [{"age": 63, "blood pressure": 130.5}, {"age": 20, "blood pressure": 118}]
+    values = [one["value"] for one in answer(predictor, rows)["rows"]]
+    found = answer(predictor, {"inputs": [matrix]})["outputs"][0]["data"]
+    assert found == pytest.approx(values)
+    with pytest.raises(RequestError, match="the row has 3 cells, and the columns are 2: age, blood pressure"):
+        raise answer(predictor, {"inputs": [{**matrix, "shape": [1, 3], "data": [1, 2, 3]}]})

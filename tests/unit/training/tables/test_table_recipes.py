@@ -33,9 +33,10 @@ COLUMNS: dict[str, Any] = {
 TRAINING: dict[str, Any] = {
     "columns": COLUMNS,
     "hidden": [32],
-    "epochs": 40,
+    "epochs": 25,
     "batch_size": 32,
     "learning_rate": 0.02,
+    "compare": False,
 }
 
 
@@ -116,10 +117,30 @@ def test_a_table_is_learned_exported_and_measured_again(
         assert export.metadata["metrics"]["coverage"] > 0.75
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [regressor, tabular_classifier])
+def test_the_report_has_other_models_and_the_columns_beside(tmp_path: Path, table: Path, recipe: Any) -> None:
+    """Trees and a linear model on the same test rows; the columns that the score is made of matter most."""
+    is_class = recipe is tabular_classifier
+    content = {**TRAINING, "compare": True, "folds": 3, "epochs": 10}
+    settings = recipe.Settings(**content, data=str(table), target="state" if is_class else "score")
+    trained = recipe.train(settings, Run(tmp_path))
+    assert list(trained.training["importance"])[-1] == "sex"
+    assert next(iter(trained.training["importance"].values())) > 0.05
+    linear = "logistic regression" if is_class else "ridge"
+    assert list(trained.training["beside"]) == ["gradient-boosted trees", linear]
+    assert trained.training["beside"][linear]["accuracy" if is_class else "r2"] > 0.8
+    assert trained.metrics["cv_accuracy" if is_class else "cv_r2"] > 0.75
+    if not is_class:
+        assert 0.7 < trained.metrics["cv_coverage"] <= 1
+    own = {"confusion", "boundary"} if is_class else {"residuals"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"curves", "importance", "comparison", *own}
+
+
 def test_training_encodes_as_serving_does(table: Path) -> None:
     """The features of every test row are those of the same row as a request, as CSV too."""
     settings = regressor.Settings(data=str(table), target="score", **TRAINING)
-    prepared = prepare(settings, Findings(), 0, "number")
+    prepared = prepare(settings, Findings(), 0)
     served = Table.from_config(json.loads(json.dumps(prepared.table.as_config())))
     for features, values in zip(
         prepared.splits["test"].features, prepared.splits["test"].values, strict=True
@@ -139,7 +160,7 @@ def test_columns_are_fitted_on_the_training_rows_alone(tmp_path: Path) -> None:
         data=str(tmp_path / "data.csv"), target="score", split_column="split", **TRAINING
     )
     findings = Findings()
-    prepared = prepare(settings, findings, 0, "number")
+    prepared = prepare(settings, findings, 0)
     train_ages = [values[0] for values in prepared.splits["train"].values]
     age = prepared.table.columns[0]
     assert age.as_config()["mean"] == pytest.approx(np.mean(train_ages))
@@ -159,7 +180,7 @@ def test_bad_rows_are_findings_that_name_row_and_column(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text(text, encoding="utf-8")
     settings = regressor.Settings(data=str(tmp_path / "data.csv"), target="score", **TRAINING)
     findings = Findings()
-    prepared = prepare(settings, findings, 0, "number")
+    prepared = prepare(settings, findings, 0)
     (found,) = findings.as_json()
     assert (found["count"], found["of"]) == (5, 401)
     examples = "\n".join(found["examples"])
@@ -201,10 +222,9 @@ def test_every_form_of_a_table_is_read_alike(
     """Parquet has typed cells, a folder a file per split."""
     path = form(tmp_path, rows())
     for recipe, target in ((regressor, "score"), (tabular_classifier, "state")):
-        kind = "number" if recipe is regressor else "category"
         settings = recipe.Settings(data=str(path), target=target, **TRAINING)
-        found = prepare(settings, Findings(), 0, kind)
-        same = prepare(settings.model_copy(update={"data": str(table)}), Findings(), 0, kind)
+        found = prepare(settings, Findings(), 0)
+        same = prepare(settings.model_copy(update={"data": str(table)}), Findings(), 0)
         if path.is_file():
             assert found.table == same.table
             assert (found.splits["test"].features == same.splits["test"].features).all()
@@ -216,9 +236,8 @@ def test_every_form_of_a_table_is_read_alike(
 @pytest.mark.parametrize("data", ["sklearn:diabetes", "sklearn:breast_cancer", "sklearn:wine"])
 def test_bundled_data_knows_columns_and_target(data: str) -> None:
     """Nothing but its name is needed; classes have their shares in every split."""
-    settings = tabular_classifier.Settings(data=data)
-    kind = "number" if data.endswith("diabetes") else "category"
-    prepared = prepare(settings, Findings(), 0, kind)
+    settings = (regressor if data.endswith("diabetes") else tabular_classifier).Settings(data=data)
+    prepared = prepare(settings, Findings(), 0)
     assert prepared.raw.licence
     if prepared.classes:
         shares = [np.bincount(part.targets.numpy()) / len(part) for part in prepared.splits.values()]
@@ -287,6 +306,7 @@ def test_a_missed_floor_exports_nothing(tmp_path: Path, table: Path) -> None:
     assert not made.is_exported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
@@ -313,6 +333,7 @@ def test_every_loss_network_and_optimizer_learns(
         assert trained.metrics["auroc"] > 0.85
 
 
+@pytest.mark.slow
 def test_an_elastic_net_makes_weights_small(tmp_path: Path, table: Path) -> None:
     """The sum of the weights falls as the penalty rises."""
     sums = []

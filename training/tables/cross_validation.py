@@ -1,0 +1,62 @@
+"""Cross-validation: a table with each part of its rows as test in turn, for data so small that one split says
+little.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from training.data.tables import RawRow, RawTable
+from training.findings import Findings
+from training.tables.preparation import PreparedTable, prepare_rows
+from training.tables.settings import TableSettings
+
+
+@dataclass
+class Pooled:
+    """What was answered and what is true, of the test rows of all folds; whether the interval covered it."""
+
+    found: list[np.ndarray] = field(default_factory=list)
+    truth: list[np.ndarray] = field(default_factory=list)
+    widths: list[float] = field(default_factory=list)
+
+    def add(self, found: np.ndarray, truth: np.ndarray, width: float | None = None) -> None:
+        """One fold's."""
+        self.found.append(found)
+        self.truth.append(truth)
+        if width is not None:
+            self.widths.append(width)
+
+    @property
+    def answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """(answers, truth) of all rows."""
+        return np.concatenate(self.found), np.concatenate(self.truth)
+
+    @property
+    def coverage(self) -> float:
+        """The share of rows in their fold's interval."""
+        errors = [np.abs(found - truth) for found, truth in zip(self.found, self.truth, strict=True)]
+        inside = [one <= width for one, width in zip(errors, self.widths, strict=True)]
+        return float(np.concatenate(inside).mean())
+
+
+def prepared_folds(raw: RawTable, settings: TableSettings, count: int, seed: int) -> Iterator[PreparedTable]:
+    """The table prepared `count` times, each time fitted without another part of its rows, which is its test
+    split; classes keep their shares. Splits that the data has are not looked at.
+    """
+    target = settings.target or raw.target or ""
+    is_class = settings.target_type == "category"
+    splitter = (StratifiedKFold if is_class else KFold)(count, shuffle=True, random_state=seed % (1 << 32))
+    rows = [row for row in raw.rows if target in row.cells]
+    labels = [str(row.cells[target]) for row in rows]
+    for _, test in splitter.split(labels, labels):
+        fold = replace(raw, rows=_with_splits(rows, test))
+        ignoring = settings.model_copy(update={"split_column": None})
+        yield prepare_rows(fold, ignoring, Findings(quiet=True), seed)
+
+
+def _with_splits(rows: Sequence[RawRow], test: np.ndarray) -> list[RawRow]:
+    held_out = set(test.tolist())
+    return [replace(row, split="test" if place in held_out else "train") for place, row in enumerate(rows)]
