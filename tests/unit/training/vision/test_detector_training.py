@@ -39,7 +39,12 @@ def build(classes=7):
 
 
 @pytest.fixture(
-    scope="module", params=["fcos_small", "ssdlite320_mobilenet_v3_large", "retinanet of one's own"]
+    scope="module",
+    params=[
+        "fcos_small",
+        pytest.param("ssdlite320_mobilenet_v3_large", marks=pytest.mark.slow),
+        pytest.param("retinanet of one's own", marks=pytest.mark.slow),
+    ],
 )
 def fitted(request, data, tmp_path_factory) -> tuple[Candidates, torch.Tensor]:
     """A detector after a few steps on a few scenes, with pictures of its size."""
@@ -165,8 +170,13 @@ def test_candidates_and_selection_find_exactly_what_torchvision_finds(fitted):
             total += len(found[0])
 
             np.testing.assert_allclose(found[1], expected["scores"], rtol=0, atol=1e-6)
-            np.testing.assert_allclose(found[0], expected["boxes"], rtol=0, atol=1e-3)
-            assert np.array_equal(found[2] + offset, expected["labels"])
+            # two of one score may stand in either order: pairs by label, box and score
+            ours = np.column_stack([found[2] + offset, found[0], 1000 * found[1]])
+            theirs = np.column_stack([expected["labels"], expected["boxes"], 1000 * expected["scores"]])
+            assert len(ours) == len(theirs)
+            nearest = [int(np.abs(theirs - row).max(1).argmin()) for row in ours]
+            np.testing.assert_allclose(ours, theirs[nearest], rtol=0, atol=1e-3)
+            assert len(set(nearest)) == len(theirs)
     assert total > 20
 
 
