@@ -65,7 +65,17 @@ COMMANDS = leaves(typer.main.get_command(cli.app))
 
 
 @pytest.fixture
-def project(exported: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def archived(exported: Callable[..., Spec], home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An archived policy in the test's home; it is packed once, and copied for other tests."""
+    spec, kept = exported(), tmp_path_factory.getbasetemp() / "hostile-model_store"
+    if not kept.is_dir():
+        steps.pack(spec, Output(as_json=True))
+        shutil.copytree(spec.archive_path.parent, kept)
+    shutil.copytree(kept, home / "model_store", dirs_exist_ok=True)
+
+
+@pytest.fixture
+def project(archived: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with an archived policy and the spec of a classifier; no call in it starts a server or learns
     anything.
     """
@@ -79,7 +89,6 @@ def project(exported: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "inner" / "folder"  # what is written to its parents stays in the test's own
     folder.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(folder))
-    steps.pack(exported(), Output(as_json=True))
     (tmp_path / "models" / "pictures.yaml").write_text(
         "# Reads.\nkind: classifier\ntraining: {recipe: classifier, epochs: 1}\nfloor: {accuracy: 0}\n"
     )
