@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from marina import cli
@@ -26,6 +25,7 @@ from marina.engines.server_process import ServerProcess
 from marina.packaging import stock_check
 from marina.pipeline import steps
 from tests.support import damaged_exports, hostile_files
+from tests.support.every_command import COMMANDS
 from training.policies.loops import learning
 from training.runs import fitting
 
@@ -52,16 +52,6 @@ SETTINGS = [
     "top_k=\udcff",
 ]
 PAIRS = {"setting", "option", "header", "shares"}
-
-
-def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, command in group.commands.items():
-        found |= leaves(command, f"{name} ") if hasattr(command, "commands") else {prefix + name: command}
-    return found
-
-
-COMMANDS = leaves(typer.main.get_command(cli.app))
 
 
 @pytest.fixture
