@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,31 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"inputs": {"x": {"shape": [2]}}, "outputs": {"y": {}}, "epochs": 100_000},
         CHECKPOINT,
     ),
+    "regressor": ("regressor", {"columns": {"x": "number"}, "target": "y", "epochs": 100_000}, CHECKPOINT),
+    "tabular_classifier": (
+        "tabular_classifier",
+        {"columns": {"x": "number"}, "target": "y", "epochs": 100_000},
+        CHECKPOINT,
+    ),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
+SIGNALS = [
+    *((recipe, SIGTERM) for recipe in recipes.names()),
+    *((recipe, number) for recipe in ("classifier", "detector", "tensor") for number in (SIGINT, SIGHUP)),
+    ("ppo", SIGHUP),  # Ctrl-C lets a policy's training export its best so far
+]
+METRICS = {
+    "policy": "mean_return",
+    "detector": "ap50",
+    "segmenter": "miou",
+    "tensor": "r2",
+    "regressor": "r2",
+}
+
+
+def test_every_recipe_has_its_training_here() -> None:
+    assert TRAININGS.keys() == set(recipes.names())
 
 
 def made_data(home: Path, recipe: str) -> dict[str, Any]:
@@ -64,6 +86,9 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
+    if recipe in ("regressor", "tabular_classifier"):
+        (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
+        return {"data": f"{home}/rows.csv"}
     if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
         (home / "own.py").write_text(OWN)
         (home / "neighbour.py").write_text("WIDTH = 32\n")
@@ -83,25 +108,22 @@ def write_spec(home: Path, recipe: str) -> None:
     training = {"recipe": recipe, **settings, **made_data(home, recipe)}
     content: dict[str, Any] = {"kind": kind, "training": training}
     if not recipe.startswith("imported_"):
-        metric = {"policy": "mean_return", "detector": "ap50", "segmenter": "miou", "tensor": "r2"}.get(
-            kind, "accuracy"
-        )
-        content["floor"] = {metric: -1e9}
+        content["floor"] = {METRICS.get(kind, "accuracy"): -1e9}
     (home / "models" / "toy.yaml").write_text(f"# A toy.\n{yaml.safe_dump(content)}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", recipes.names())
-def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, home: Path) -> None:
-    """SIGTERM, once its run, or its first checkpoint where the recipe writes any, is there."""
+@pytest.mark.parametrize(("recipe", "number"), SIGNALS)
+def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, number: Signals, home: Path) -> None:
+    """Once its run, or its first checkpoint where the recipe writes any, is there."""
     write_spec(home, recipe)
     has_begun = TRAININGS[recipe][2]
 
     with running(["train", "toy"], home, QUICK_CHECKPOINTS) as command:
         command.wait_for(Moment(file=has_begun, seconds=0.5))
-        ended = command.stop(SIGTERM)
+        ended = command.stop(number)
 
-    assert (ended.code, ended.processes, ended.temporary) == (143, [], []), ended.output
+    assert (ended.code, ended.processes, ended.temporary) == (128 + number, [], []), ended.output
     assert ended.output.splitlines()[-1] == "stopped"
     assert "Traceback" not in ended.output
     assert ended.seconds < SECONDS
