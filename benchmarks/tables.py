@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from training.data.tables import load_table
 from training.recipes import regressor, tabular_classifier
 from training.runs.run import Run
 from training.tables.comparison import answers_beside
-from training.tables.cross_validation import Pooled, prepared_folds
+from training.tables.cross_validation import Pooled, folds_of
 from training.tables.networks import outputs_of
 
 NAMES = ("diabetes", "breast-cancer", "wine")
@@ -41,11 +40,11 @@ def measured(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
     recipe: Any = tabular_classifier if is_class else regressor
     settings = recipe.Settings(**{**spec.training.settings, **changes})
     pooled: dict[str, Pooled] = {}
-    folds = prepared_folds(load_table(settings.data), settings, FOLDS, seed)
-    for prepared in folds:
+    raw, run = load_table(settings.data), Run(Path(), seed)
+    for prepared, once in folds_of(raw, settings, FOLDS, run):
         test = prepared.splits["test"]
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            model, width = recipe.fitted_model(settings, Run(Path(folder), seed), prepared)
+        with contextlib.redirect_stdout(io.StringIO()):
+            model, width = recipe.fitted_model(settings, once, prepared)
         answers = {OURS: outputs_of(model, test.features).numpy(), **answers_beside(prepared, seed)}
         for who, found in answers.items():
             best = found.argmax(1) if is_class else found

@@ -5,7 +5,6 @@ calibrated on rows that nothing was learned from, and all metrics are measured o
 """
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.tables.conformal import half_width
-from training.tables.cross_validation import Pooled, prepared_folds
+from training.tables.cross_validation import Pooled, folds_of
 from training.tables.drawing import draw_residuals
 from training.tables.exporting import samples_of, trained_from
 from training.tables.learning import TARGET, ValueLoss, ValueModule
@@ -95,8 +94,7 @@ def cross_validate(settings: Settings, run: Run, raw: RawTable) -> dict[str, flo
     if not settings.folds:
         return {}
     pooled = Pooled()
-    once = replace(run, checkpoints=None)
-    for prepared in prepared_folds(raw, settings, settings.folds, run.seed):
+    for prepared, once in folds_of(raw, settings, settings.folds, run):
         model, width = fitted_model(settings, once, prepared)
         test = prepared.splits["test"]
         pooled.add(outputs_of(model, test.features).numpy(), test.targets.numpy(), width)

@@ -6,7 +6,6 @@ validation rows, and all metrics are measured on the test rows.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +17,7 @@ from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.tables.cross_validation import Pooled, prepared_folds
+from training.tables.cross_validation import Pooled, folds_of
 from training.tables.exporting import samples_of, trained_from
 from training.tables.learning import TARGET, ClassLoss, ClassModule
 from training.tables.networks import Logits, body, outputs_of
@@ -88,8 +87,7 @@ def cross_validate(settings: Settings, run: Run, raw: RawTable) -> dict[str, flo
     if not settings.folds:
         return {}
     pooled = Pooled()
-    once = replace(run, checkpoints=None)
-    for prepared in prepared_folds(raw, settings, settings.folds, run.seed):
+    for prepared, once in folds_of(raw, settings, settings.folds, run):
         model, _ = fitted_model(settings, once, prepared)
         test = prepared.splits["test"]
         pooled.add(outputs_of(model, test.features).argmax(1).numpy(), test.targets.numpy())

@@ -4,12 +4,15 @@ little.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from training.data.tables import RawRow, RawTable
 from training.findings import Findings
+from training.runs.run import Run
 from training.tables.preparation import PreparedTable, prepare_rows
 from training.tables.settings import TableSettings
 
@@ -42,19 +45,26 @@ class Pooled:
         return float(np.concatenate(inside).mean())
 
 
-def prepared_folds(raw: RawTable, settings: TableSettings, count: int, seed: int) -> Iterator[PreparedTable]:
+def folds_of(
+    raw: RawTable, settings: TableSettings, count: int, run: Run
+) -> Iterator[tuple[PreparedTable, Run]]:
     """The table prepared `count` times, each time fitted without another part of its rows, which is its test
-    split; classes keep their shares. Splits that the data has are not looked at.
+    split; classes keep their shares. Splits that the data has are not looked at. With each comes a run that
+    leaves nothing in the report and keeps no checkpoints.
     """
     target = settings.target or raw.target or ""
     is_class = settings.target_type == "category"
-    splitter = (StratifiedKFold if is_class else KFold)(count, shuffle=True, random_state=seed % (1 << 32))
+    splitter = (StratifiedKFold if is_class else KFold)(
+        count, shuffle=True, random_state=run.seed % (1 << 32)
+    )
     rows = [row for row in raw.rows if target in row.cells]
     labels = [str(row.cells[target]) for row in rows]
+    ignoring = settings.model_copy(update={"split_column": None})
     for _, test in splitter.split(labels, labels):
         fold = replace(raw, rows=_with_splits(rows, test))
-        ignoring = settings.model_copy(update={"split_column": None})
-        yield prepare_rows(fold, ignoring, Findings(quiet=True), seed)
+        with TemporaryDirectory() as folder:
+            once = replace(run, checkpoints=None, report=Path(folder))
+            yield prepare_rows(fold, ignoring, Findings(quiet=True), run.seed), once
 
 
 def _with_splits(rows: Sequence[RawRow], test: np.ndarray) -> list[RawRow]:
