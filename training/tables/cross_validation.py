@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from marina.core.errors import CallError
 from training.data.tables import RawRow, RawTable
 from training.findings import Findings
 from training.runs.run import Run
@@ -50,17 +51,19 @@ def folds_of(
 ) -> Iterator[tuple[PreparedTable, Run]]:
     """The table prepared `count` times, each time fitted without another part of its rows, which is its test
     split; classes keep their shares. Splits that the data has are not looked at. With each comes a run that
-    leaves nothing in the report and keeps no checkpoints.
+    leaves nothing in the report and keeps no checkpoints. Raises CallError for more folds than rows.
     """
     target = settings.target or raw.target or ""
-    is_class = settings.target_type == "category"
-    splitter = (StratifiedKFold if is_class else KFold)(
-        count, shuffle=True, random_state=run.seed % (1 << 32)
-    )
+    kind = StratifiedKFold if settings.target_type == "category" else KFold
+    splitter = kind(count, shuffle=True, random_state=run.seed % (1 << 32))
     rows = [row for row in raw.rows if target in row.cells]
     labels = [str(row.cells[target]) for row in rows]
     ignoring = settings.model_copy(update={"split_column": None})
-    for _, test in splitter.split(labels, labels):
+    try:
+        tests = [test for _, test in splitter.split(labels, labels)]
+    except ValueError as error:
+        raise CallError(f"folds: {count} can't be made of {len(rows):,} rows: {error}") from error
+    for test in tests:
         fold = replace(raw, rows=_with_splits(rows, test))
         with TemporaryDirectory() as folder:
             once = replace(run, checkpoints=None, report=Path(folder))
