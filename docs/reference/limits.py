@@ -78,6 +78,7 @@ TABLES = {
         Limit("a VOC annotation", "training.data.voc:MOST_BYTES", "bytes", "see what the file is"),
         Limit("a YOLO text file", "training.data.yolo:MOST_BYTES", "bytes", "see what the file is"),
         Limit("a table of labels", "training.data.label_table:MOST_BYTES", "bytes", "split it"),
+        Limit("a file of texts, unpacked", "training.data.text_files:MOST_BYTES", "bytes", "split it"),
         Limit("the labels of a shard", "training.data.shards:MOST_LABEL_BYTES", "bytes", "see what it is"),
         Limit(
             "the candidates of an export: start, build, call",

@@ -160,7 +160,7 @@ class Predictor(StreamingPredictor, AnswerComparison):
             return partial(self._tried, self.describe)
         if call.explain:
             return partial(self._tried, self._explained, row, headers)
-        return self._tried(read_request, row, call, self.options)
+        return self._tried(partial(read_request, takes_text=self.takes_text), row, call, self.options)
 
     def _tried(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """What a step of one request gives, or the error that the request gets."""
@@ -240,7 +240,7 @@ class Predictor(StreamingPredictor, AnswerComparison):
         """Explanations are rare and expensive: each request by itself, one instance after the other."""
         with self.telemetry.decode:
             options = {**self.options, **self.explain_options}
-            request = read_request(row, read_call(headers, options), options)
+            request = read_request(row, read_call(headers, options), options, takes_text=self.takes_text)
         answers = []
         try:
             for instance in request.instances:

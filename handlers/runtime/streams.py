@@ -96,7 +96,7 @@ class StreamingPredictor(PredictorStartup):
             call = read_call(headers, options)
         if call.describe:
             raise NotSupported("a description is one answer; ask for it without Accept: text/event-stream")
-        request = read_request(fields, call, options, max_instances)
+        request = read_request(fields, call, options, max_instances, takes_text=self.takes_text)
         if request.tensors is not None:
             raise NotSupported(
                 "tensors are answered as a whole; send one instance, or many as "
