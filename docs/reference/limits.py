@@ -79,6 +79,18 @@ TABLES = {
         Limit("a YOLO text file", "training.data.yolo:MOST_BYTES", "bytes", "see what the file is"),
         Limit("a table of labels", "training.data.label_table:MOST_BYTES", "bytes", "split it"),
         Limit("a file of texts, unpacked", "training.data.text_files:MOST_BYTES", "bytes", "split it"),
+        Limit(
+            "a table to learn from: its file, its rows",
+            "training.data.tables:MOST_BYTES MOST_ROWS",
+            "bytes, rows",
+            "learn from a part of it",
+        ),
+        Limit(
+            "categories of a one-hot column",
+            "training.tables.fitting_columns:MOST_CATEGORIES",
+            "categories",
+            "give it an `embedding`, or `unknown: other` with a `min_count`",
+        ),
         Limit("the labels of a shard", "training.data.shards:MOST_LABEL_BYTES", "bytes", "see what it is"),
         Limit(
             "the candidates of an export: start, build, call",

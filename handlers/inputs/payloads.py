@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.errors import BadRequest
+from ..protocol.errors import BadRequest, quoted
 
 MAX_NESTED = 3  # objects in each other that are opened for their one key
 # base64 and nothing else, a data URL in front or not; no file of any format is made of these alone
@@ -29,7 +29,7 @@ def only_key(payload: Any, *keys: str, also: tuple[str, ...] = ()) -> Any:
             return payload
         unknown = sorted(str(key) for key in payload if key not in keys and key not in also)
         if unknown:
-            raise BadRequest(f"unknown keys: {', '.join(unknown)[:200]}; known: {', '.join(keys)}")
+            raise BadRequest(f"unknown keys: {quoted(unknown)}; known: {', '.join(keys)}")
         if len(payload) != 1:
             raise BadRequest(f"send exactly one of the keys {', '.join(keys)}")
         (payload,) = payload.values()

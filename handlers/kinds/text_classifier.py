@@ -13,7 +13,7 @@ import numpy as np
 from ..inputs.payloads import only_key
 from ..inputs.texts import TextLimits, check_text, decoded
 from ..inputs.tokenization import FILE, PAD, Encoded, load_tokenizer
-from ..protocol.errors import BadRequest
+from ..protocol.errors import BadRequest, TooLarge
 from ..protocol.options import Number, keyed_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
@@ -47,6 +47,19 @@ class TextClassifierPredictor(ClassPredictor):
                 int, 0, len(self.labels) - 1, "the class to explain; by default the first of the answer"
             )
         }
+
+    def rows_of(self, payload: Any, most: int) -> list[Any] | None:
+        """The texts of a list, alone or under one of the keys. Raises BadRequest for none, TooLarge."""
+        if isinstance(payload, dict) and len(payload) == 1:
+            (value,) = payload.values()
+            payload = value if isinstance(value, list) and payload.keys() <= {*KEYS} else payload
+        if not isinstance(payload, list):
+            return None
+        if not payload:
+            raise BadRequest("the list has no texts; send one at least")
+        if len(payload) > most:
+            raise TooLarge(f"{len(payload):,} texts in one request; send at most {most:,}")
+        return payload
 
     def decode(self, instance: Instance) -> str:
         """The text. Raises a RequestError for what is none."""

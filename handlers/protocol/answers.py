@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .errors import NotSupported
+from .errors import ModelError, NotSupported, RequestError
 from .replies import Picture
 from .requests import Request
 from .tensor_answers import tensor_answer
@@ -22,6 +22,8 @@ def in_protocol(
     """
     if request.protocol == "own":
         return answers[0]
+    if request.protocol == "rows":
+        return {"rows": [_or_error(answer) for answer in answers]}
     if any(isinstance(answer, Picture) for answer in answers):
         raise NotSupported("a picture answers one instance; ask for one at a time, or for JSON")
     if request.tensors is None:
@@ -36,3 +38,11 @@ def in_protocol(
         names=request.tensors.outputs,
         ignored=request.tensors.ignored,
     )
+
+
+def _or_error(answer: Any) -> Any:
+    """An answer, or what its row did wrong."""
+    if not isinstance(answer, RequestError | ModelError):
+        return answer
+    code, kind = answer.status.value, type(answer).__name__
+    return {"error": {"code": code, "type": kind, "message": str(answer)}}

@@ -9,6 +9,7 @@ ModelError         500  ours: the model failed on a request that was right; deta
 BrokenArchive      a worker refuses to come up: a file of the archive is missing, changed or answers wrongly
 """
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 
@@ -53,3 +54,8 @@ class BrokenArchive(RuntimeError):
 
     A RuntimeError, because TorchServe reports only those with a cause.
     """
+
+
+def quoted(names: Iterable[object]) -> str:
+    """Names that a caller sent, for a message: in quotes, since one may be empty; 200 characters at most."""
+    return ", ".join(repr(str(name)) for name in names)[:200]

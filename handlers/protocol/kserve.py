@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadRequest, TooLarge
+from .errors import BadRequest, TooLarge, quoted
 
 BINARY_HEADER = "inference-header-content-length"  # the JSON's bytes, in front of binary tensor data
 EXTENSIONS = frozenset(
@@ -171,9 +171,9 @@ def _split_chunk(
     """The binary data of one input, None where its values are in the JSON; and the data of the inputs
     behind it.
     """
-    unknown = ", ".join(sorted(str(key) for key in tensor if key not in TENSOR_KEYS))
+    unknown = sorted(str(key) for key in tensor if key not in TENSOR_KEYS)
     if unknown:
-        raise BadRequest(f"{where} has unknown keys: {unknown[:200]}; known: {', '.join(TENSOR_KEYS)}")
+        raise BadRequest(f"{where} has unknown keys: {quoted(unknown)}; known: {', '.join(TENSOR_KEYS)}")
     size = _parameters(tensor, where).get("binary_data_size")
     if (size is None) == (tensor.get("data") is None):
         raise BadRequest(

@@ -3,6 +3,7 @@ that was used.
 
     body                                   instances        answer
     raw bytes, multipart field, own JSON   one              the kind's own answer
+    what a kind takes apart (CSV)          one per row      {"rows": [answer or {"error": ...}, ...]}
     {"instances": [...]} (KServe v1)       one per element  {"predictions": [answer, ...]}
     {"inputs": [...]} (KServe v2)          one per row      {"model_name", "outputs": [tensor, ...], ...}
         (protocol.kserve)
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .bodies import read_body
-from .errors import BadRequest, RequestError, TooLarge
+from .errors import BadRequest, RequestError, TooLarge, quoted
 from .kserve import BINARY_HEADER, TensorRequest, read_tensors
 from .options import Option, nearest
 
@@ -78,7 +79,7 @@ class Request:
     """One request: its instances and the protocol in which they came."""
 
     instances: list[Instance]
-    protocol: Literal["own", "v1", "v2"] = "own"
+    protocol: Literal["own", "rows", "v1", "v2"] = "own"
     tensors: TensorRequest | None = None  # v2's own
 
 
@@ -115,8 +116,7 @@ def read_request(
     *,
     takes_text: bool = False,
 ) -> Request:
-    """One row of TorchServe as a `Request`. A kind that `takes_text` may get texts that begin like JSON, and
-    takes a list for its instances.
+    """One row of TorchServe as a `Request`. A kind that `takes_text` may get texts that begin like JSON.
 
     Raises BadRequest for rows without exactly one payload and for options that are out of bounds, TooLarge
     for more than `max_instances`.
@@ -141,14 +141,20 @@ def read_request(
     except RequestError as refusal:
         refusal.is_v2 = is_v2
         raise
-    if takes_text and isinstance(payload, list):
-        payload = {"instances": payload}
     if isinstance(payload, dict) and "instances" in payload:
         found = {**found, **{name: payload[name] for name in options if name in payload}}
         return Request(_instances(_listed(payload, options, max_instances), found, options), "v1")
     return Request(
         _instances([payload], found, options) if found or isinstance(payload, dict) else [Instance(payload)]
     )
+
+
+def by_rows(request: Request, rows: list[Any]) -> Request:
+    """A request whose one payload holds these `rows`: an instance for each, with the same options. A row that
+    is refused costs the others nothing.
+    """
+    options = request.instances[0].options
+    return Request([Instance(row, options, place) for place, row in enumerate(rows)], "rows")
 
 
 def _of_tensors(tensors: TensorRequest, found: dict[str, Any], options: Options) -> Request:
@@ -172,7 +178,7 @@ def _only_field(fields: Mapping[str, Any], options: Options) -> Any:
     if len(fields) > 1:
         known = ", ".join(["data", *options])
         raise BadRequest(
-            f"the form has the fields {', '.join(sorted(fields))[:200]}; send one payload, and several files "
+            f"the form has the fields {quoted(sorted(fields))}; send one payload, and several files "
             f'as JSON {{"instances": [...]}}; known fields: {known}'
         )
     return next(iter(fields.values()))
@@ -181,7 +187,7 @@ def _only_field(fields: Mapping[str, Any], options: Options) -> Any:
 def _listed(payload: dict[str, Any], options: Options, max_instances: int) -> list[Any]:
     unknown = sorted(payload.keys() - {"instances", *options})
     if unknown:
-        raise BadRequest(f"unknown keys beside 'instances': {', '.join(unknown)[:200]}")
+        raise BadRequest(f"unknown keys beside 'instances': {quoted(unknown)}")
     listed = payload["instances"]
     if not isinstance(listed, list) or not listed:
         raise BadRequest("'instances' must be a list with at least one element")

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from itertools import chain
 from typing import Any
 
-from .errors import BadRequest
+from .errors import BadRequest, quoted
 
 SCALARS = {"integer": "INT64", "number": "FP32", "string": "BYTES", "boolean": "BOOL"}
 # by a schema's "format" (OpenAPI's registry), where it is another than its type's
@@ -82,7 +82,7 @@ def _named(outputs: list[dict[str, Any]], names: Collection[str]) -> list[dict[s
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise BadRequest(
-            f"unknown outputs: {', '.join(unknown)[:200]}; this request is answered with {', '.join(by_name)}"
+            f"unknown outputs: {quoted(unknown)}; this request is answered with {', '.join(by_name)}"
         )
     return [by_name[name] for name in names]
 

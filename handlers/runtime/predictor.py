@@ -22,7 +22,18 @@ import numpy as np
 from ..protocol.answers import Schema, in_protocol
 from ..protocol.errors import ModelError, NotSupported, RequestError
 from ..protocol.replies import NOT_FINITE, Reply, reply_of
-from ..protocol.requests import MAX_INSTANCES, Call, Instance, Prepared, Request, Row, read_call, read_request
+from ..protocol.requests import (
+    MAX_INSTANCES,
+    Call,
+    Instance,
+    Options,
+    Prepared,
+    Request,
+    Row,
+    by_rows,
+    read_call,
+    read_request,
+)
 from .comparison import AnswerComparison
 from .decode_pool import DecodePool, Read
 from .streams import StreamingPredictor
@@ -65,6 +76,14 @@ class Predictor(StreamingPredictor, AnswerComparison):
     def input_names(self) -> list[str]:
         """The tensors of an instance in the Open Inference Protocol."""
         return [self.export.preprocess.get("input", "data")]
+
+    def rows_of(self, payload: Any, most: int) -> list[Any] | None:
+        """The instances of a body that holds several in a form of the kind's own, as CSV does: each is
+        decoded alone, and what is refused of them costs the others nothing. None for one instance.
+
+        Raises TooLarge for more than `most`.
+        """
+        return None
 
     def decode(self, instance: Instance) -> Any:
         """What was sent, read. Raises a RequestError that says what to send instead."""
@@ -160,7 +179,15 @@ class Predictor(StreamingPredictor, AnswerComparison):
             return partial(self._tried, self.describe)
         if call.explain:
             return partial(self._tried, self._explained, row, headers)
-        return self._tried(partial(read_request, takes_text=self.takes_text), row, call, self.options)
+        return self._tried(self._request, row, call, self.options)
+
+    def _request(
+        self, row: Mapping[str, Any], call: Call, options: Options, most: int = MAX_INSTANCES
+    ) -> Request:
+        """The request of a row. Raises a RequestError."""
+        request = read_request(row, call, options, most, takes_text=self.takes_text)
+        rows = self.rows_of(request.instances[0].payload, most) if request.protocol == "own" else None
+        return request if rows is None else by_rows(request, rows)
 
     def _tried(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """What a step of one request gives, or the error that the request gets."""
@@ -173,12 +200,14 @@ class Predictor(StreamingPredictor, AnswerComparison):
             return ModelError("the server failed on this request; its log says why")
 
     def _answers(self, requests: list[Request]) -> list[Any]:
-        """Per request the answers to its instances, or the error of the first that can't be read."""
+        """Per request the answers to its instances, or the error of the first that can't be read; of `rows`
+        each has its own.
+        """
         found: list[Any] = [[] for _ in requests]
         for batch in self._batches(requests, found):
-            answers = self._compute([one for _, one in batch])
-            for (place, _), answer in zip(batch, answers, strict=True):
-                found[place].append(answer)
+            answers = iter(self._compute([one for _, one in batch if not isinstance(one, Exception)]))
+            for place, one in batch:
+                found[place].append(one if isinstance(one, Exception) else next(answers))
         return found
 
     def _batches(self, requests: list[Request], found: list[Any]) -> Iterator[list[tuple[int, Prepared]]]:
@@ -195,7 +224,8 @@ class Predictor(StreamingPredictor, AnswerComparison):
         for turn, behind in enumerate(range(most, len(instances) + most, most), 1):
             batch = [(place, one) for (place, _), one in zip(part, ready(), strict=True)]
             for place, one in batch:
-                if isinstance(one, Exception) and isinstance(found[place], list):
+                fails_all = isinstance(one, Exception) and requests[place].protocol != "rows"
+                if fails_all and isinstance(found[place], list):
                     found[place] = one
             part = [
                 (place, one)
@@ -240,14 +270,10 @@ class Predictor(StreamingPredictor, AnswerComparison):
         """Explanations are rare and expensive: each request by itself, one instance after the other."""
         with self.telemetry.decode:
             options = {**self.options, **self.explain_options}
-            request = read_request(row, read_call(headers, options), options, takes_text=self.takes_text)
-        answers = []
+            request = self._request(row, read_call(headers, options), options)
+        explain = partial(self._tried, self._explained_alone) if request.protocol == "rows" else None
         try:
-            for instance in request.instances:
-                item, prepared = self._prepared(instance, whole=True)
-                with self.telemetry.inference:
-                    answers.append(self.explanation(item, prepared))
-            self.telemetry.instances += len(answers)
+            answers = [*map(explain or self._explained_alone, request.instances)]
             return self._in_protocol(request, answers, "explanations", self.explanation_schema)
         except RequestError as refusal:
             refusal.is_v2 = request.tensors is not None
@@ -297,8 +323,8 @@ class Predictor(StreamingPredictor, AnswerComparison):
         """
         if request.protocol == "own":
             return found[0] if isinstance(found, list) else found
-        failed = found
-        if isinstance(found, list):
+        failed = None if isinstance(found, list) else found
+        if failed is None and request.protocol != "rows":
             failed = next((one for one in found if isinstance(one, Exception)), None)
         try:
             answer = failed or self._in_protocol(request, found, "predictions", self.answer_schema)

@@ -17,7 +17,7 @@ from typing import Any
 from ..protocol.errors import NotSupported
 from ..protocol.events import Item
 from ..protocol.replies import Picture, Reply, reply_of
-from ..protocol.requests import MAX_INSTANCES, Instance, Prepared, Request, Row, read_call, read_request
+from ..protocol.requests import MAX_INSTANCES, Call, Instance, Options, Prepared, Request, Row, read_call
 from .startup import PredictorStartup
 
 
@@ -96,7 +96,7 @@ class StreamingPredictor(PredictorStartup):
             call = read_call(headers, options)
         if call.describe:
             raise NotSupported("a description is one answer; ask for it without Accept: text/event-stream")
-        request = read_request(fields, call, options, max_instances, takes_text=self.takes_text)
+        request = self._request(fields, call, options, max_instances)
         if request.tensors is not None:
             raise NotSupported(
                 "tensors are answered as a whole; send one instance, or many as "
@@ -125,6 +125,9 @@ class StreamingPredictor(PredictorStartup):
 
     def explanation(self, item: Any, prepared: Prepared) -> Any:
         """As in Predictor."""
+        raise NotImplementedError
+
+    def _request(self, row: Mapping[str, Any], call: Call, options: Options, most: int) -> Request:
         raise NotImplementedError
 
     def _tried(self, step: Callable[..., Any], *arguments: Any) -> Any:

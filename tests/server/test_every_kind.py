@@ -17,6 +17,7 @@ from marina.core.console import Output
 from marina.engines import server_process
 from marina.packaging import archive
 from marina.pipeline import steps
+from tests.support import table_models
 from tests.support.text_models import TEXTS
 from tests.support.toy_kinds import TOYS, clip, picture
 from training.export.writer import export
@@ -28,7 +29,10 @@ SPEC = (
 )
 SPEC += "service_level: {{p95_ms: 5000}}\n"
 RECIPES = {"policy": "dqn", "tensor": "imported_tensor"}
+ROW = ("row.json", json.dumps(table_models.ROW).encode())
 BODIES = {
+    "regressor": ROW,
+    "tabular_classifier": ROW,
     "policy": ("step.json", b'{"observation": [0, 0, 0.1, 0.2]}'),
     "tensor": ("plant.json", b'{"position": [1, 2, 3], "history": [[0, 0, 1, 0]]}'),
     "text_classifier": ("text.txt", TEXTS["light"].encode()),
@@ -41,7 +45,9 @@ ONLY_POLICIES = "only policies play"
 TABLE: dict[str, dict[str, str]] = {
     "ready NAME": {},
     "predict NAME FILE": {},
-    "predict NAME FILE --draw drawn.png": dict.fromkeys(("policy", "tensor", "text_classifier"), NO_PICTURE),
+    "predict NAME FILE --draw drawn.png": dict.fromkeys(
+        ("policy", "regressor", "tabular_classifier", "tensor", "text_classifier"), NO_PICTURE
+    ),
     "explain NAME FILE": dict.fromkeys(("detector", "segmenter", "video_classifier"), NO_EXPLANATION),
     "evaluate NAME --episodes 3": {kind: "doesn't name its data" for kind in TOYS if kind != "policy"},
     "play NAME": {kind: ONLY_POLICIES for kind in TOYS if kind != "policy"},

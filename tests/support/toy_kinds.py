@@ -12,6 +12,7 @@ from PIL import Image
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from handlers.inputs.tokenization import FILE
+from tests.support import table_models
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
 from tests.support.text_models import PREPROCESS, TEXTS, WORDS, Brightness
 from tests.support.toy_policies import balance
@@ -163,7 +164,16 @@ def text_classifier() -> Trained:
     )
 
 
-TOYS = {
-    toy.__name__: toy
-    for toy in (classifier, detector, policy, segmenter, tensor, text_classifier, video_classifier)
-}
+def regressor() -> Trained:
+    """A number from a row."""
+    return table_models.trained("regressor")
+
+
+def tabular_classifier() -> Trained:
+    """A class from a row."""
+    return table_models.trained("tabular_classifier")
+
+
+OF_PICTURES = (classifier, detector, segmenter, video_classifier)
+OTHERS = (policy, regressor, tabular_classifier, tensor, text_classifier)
+TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

@@ -18,13 +18,13 @@ from marina.core.errors import CallError
 from training.data.arrays import Arrays, fingerprint_of, load_arrays
 from training.export.trained import HELD_OUT, Trained
 from training.imports.user_code import called, folder_of, importable, load_function
-from training.runs.batches import Batches, shuffled
-from training.runs.fitting import FitModule, fit
+from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.schedules import FitSettings
 from training.runs.seeds import seed_everything
 from training.tensors.drawing import draw_heads, draw_losses
 from training.tensors.evaluation import as_inputs, by_output, metrics_of, outputs_of, samples_of
+from training.tensors.learning import LossModule, Rows, Split, Tensors
 from training.tensors.networks import MLP, LossName, ServedHeads, Standardized, loss_of, statistics_of
 from training.tensors.signatures import (
     Bounds,
@@ -71,10 +71,6 @@ class Settings(FitSettings):
     )
     epochs: int = Field(default=100, ge=1, le=100_000, description="times that all training rows are seen")
     batch_size: int = Field(default=32, ge=2, le=65_536, description="rows per step")
-
-
-Tensors = tuple[torch.Tensor, ...]
-Split = tuple[Tensors, dict[str, torch.Tensor]]
 
 
 def train(settings: Settings, run: Run) -> Trained:
@@ -151,39 +147,10 @@ def _exported(
     )
 
 
-class Rows(Batches[Split]):
-    """Batches of training rows, shuffled each epoch."""
-
-    def __init__(self, split: Split, size: int, seed: int) -> None:
-        super().__init__(seed)
-        self.inputs, self.targets = split
-        self.count = len(self.inputs[0])
-        self.size = min(size, self.count)
-
-    def __len__(self) -> int:
-        """Steps of an epoch."""
-        return self.count // self.size
-
-    def order(self) -> Any:
-        """All rows in a drawn order."""
-        return shuffled(self.count, self.size, self.generator)
-
-    def batch(self, read: Any) -> Split:
-        """Inputs and targets of these rows."""
-        rows = torch.as_tensor(read)
-        return tuple(one[rows] for one in self.inputs), {
-            name: one[rows] for name, one in self.targets.items()
-        }
-
-
-class Learner(FitModule):
+class Learner(LossModule):
     """A module that learns by the weighted sum of its heads' losses."""
 
     settings: Settings
-
-    def __init__(self, model: nn.Module, settings: Settings, validation: Split) -> None:
-        super().__init__(model, settings)
-        self.validation = validation
 
     def loss(self, model: nn.Module, batch: Split) -> torch.Tensor:
         """The weighted sum over the heads, for one batch."""
@@ -213,32 +180,6 @@ class Learner(FitModule):
                         f"the output {name!r} is {list(outputs[name].shape[1:])} per row and its truth "
                         f"{list(targets[name].shape[1:])}, which {head.loss} can't compare: {error}"
                     ) from error
-
-    def training_step(self, batch: Split) -> torch.Tensor:
-        """One step."""
-        loss = self.loss(self.model, batch)
-        self.losses.append(float(loss.detach()))
-        return loss
-
-    def evaluate(self) -> dict[str, float]:
-        """The loss on the validation rows."""
-        self.model.eval()
-        with torch.no_grad():
-            value = float(self.loss(self.average, self.validation))
-        self.model.train()
-        return {"loss": float(np.mean(self.losses)), "validation_loss": value}
-
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """The less the better."""
-        return (-row["validation_loss"],)
-
-    def plateau_loss(self, row: dict[str, float]) -> float:
-        """On validation."""
-        return row["validation_loss"]
-
-    def summary(self, row: dict[str, float]) -> str:
-        """Both losses."""
-        return f"loss {row['loss']:.4g}, validation {row['validation_loss']:.4g}"
 
 
 def _check_inputs(path: str, arrays: Arrays, signature: Signature) -> None:

@@ -95,14 +95,14 @@ class FitModule(StatefulModule):
         """Learning rate -> what learns at it."""
         return {self.settings.learning_rate: [each for each in self.model.parameters() if each.requires_grad]}
 
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW over these groups of parameters."""
+        return torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay, fused=self.fused or None)
+
     def configure_optimizers(self) -> Any:
-        """AdamW and the schedule of the settings."""
+        """The optimizer and the schedule of the settings."""
         groups = self.parameter_groups()
-        optimizer = torch.optim.AdamW(
-            [{"params": weights, "lr": rate} for rate, weights in groups.items()],
-            weight_decay=self.settings.weight_decay,
-            fused=self.fused or None,
-        )
+        optimizer = self.make_optimizer([{"params": weights, "lr": rate} for rate, weights in groups.items()])
         if self.settings.schedule == "plateau":
             self._plateau = plateau(optimizer, self.plateau)
             return optimizer

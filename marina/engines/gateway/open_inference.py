@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers.protocol.errors import BadRequest
+from handlers.protocol.errors import BadRequest, quoted
 from handlers.protocol.kserve import BINARY_HEADER, DTYPES
 from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Row
@@ -67,7 +67,7 @@ class Outputs:
         unknown = sorted(self.named.keys() - outputs.keys())
         if unknown:
             known = ", ".join(outputs)
-            raise BadRequest(f"unknown outputs: {', '.join(unknown)[:200]}; there are {known}")
+            raise BadRequest(f"unknown outputs: {quoted(unknown)}; there are {known}")
         named = self.named or dict.fromkeys(outputs, self.all_binary)
         chunks = []
         for name, is_binary in named.items():

@@ -12,6 +12,7 @@ from handlers.runtime.golden import difference
 from tests.support import client_habits
 from tests.support.bad_inputs import bad, corpus, good, refused_in_front
 from tests.support.good_inputs import instance
+from tests.support.refusals_page import is_listed
 from tests.support.sent_requests import JSON, Bad, Sent
 from tests.support.served_kinds import CLIENT_ERRORS, KINDS, Served, served_kind
 from tests.support.strange_requests import strange
@@ -42,6 +43,14 @@ def test_every_bad_request_is_refused_with_its_status_and_type(served: tuple[str
             found[request.name] = (status, answer)
 
     assert found == {}
+
+
+def test_the_page_of_refusals_has_every_message_of_the_corpus(served: tuple[str, Served]) -> None:
+    kind, one = served
+
+    messages = {one.alone(request)[1]["message"] for request in bad(kind)}
+
+    assert {message for message in messages if not is_listed(message)} == set()
 
 
 def test_every_good_request_is_answered(served: tuple[str, Served]) -> None:

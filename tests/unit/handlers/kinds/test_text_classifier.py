@@ -46,8 +46,13 @@ def test_a_text_is_taken_as_it_is_as_json_and_in_every_protocol(predictor: TextC
     assert answer(predictor, "\ufeff".encode() + text.encode()) == alone
     assert answer(predictor, text.encode("utf-16")) == alone
 
-    several = {"predictions": [alone, answer(predictor, TEXTS["dark"].encode())]}
-    assert answer(predictor, [text, TEXTS["dark"]]) == several
+    both = [alone, answer(predictor, TEXTS["dark"].encode())]
+    several = {"predictions": both}
+    assert answer(predictor, [text, TEXTS["dark"]]) == {"rows": both}
+    assert answer(predictor, {"text": [text, TEXTS["dark"]]}) == {"rows": both}
+    bad = answer(predictor, [text, "", 3])["rows"]
+    assert bad[0] == alone
+    assert [one["error"]["code"] for one in bad[1:]] == [400, 400]
     assert answer(predictor, {"instances": [{"text": text}, TEXTS["dark"]]}) == several
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": [text, TEXTS["dark"]]}
     outputs = {one["name"]: one["data"] for one in answer(predictor, {"inputs": [tensor]})["outputs"]}
@@ -107,11 +112,12 @@ def test_an_encoding_is_named_in_the_content_type(predictor: TextClassifierPredi
         ({"text": "a\ud800b"}, r"half of a surrogate pair at position 1 \(\\ud800\)"),
         ({"text": 3}, 'send the text as it is, or {"text": "…"}, not a number'),
         ({"text": None}, "not null"),
-        ({"text": ["a"]}, "not a list"),
-        ({"texts": "a"}, "unknown keys: texts; known: text, data"),
+        ({"content": ["a"]}, "not a list"),
+        ({"texts": "a"}, "unknown keys: .texts.; known: text, data"),
         ({"text": "a", "data": "b"}, "exactly one of the keys"),
-        ([], "at least one element"),
-        (["a", 3], "not a number"),
+        ([], "the list has no texts"),
+        (["a"] * 10_001, "10,001 texts in one request"),
+        ({"instances": ["a", 3]}, "not a number"),
         ({"text": "light", "top_k": 0}, "top_k must be a whole number"),
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [3]}]}, "send the text as it"),
     ],

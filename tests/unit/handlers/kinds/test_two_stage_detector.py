@@ -131,8 +131,8 @@ def test_what_is_described_is_what_is_answered(handler: Any) -> None:
 
     document = openapi.of_description(described)
     assert [one["name"] for one in document["paths"]["/predictions/people"]["post"]["parameters"]] == [
-        "confidence_threshold",
-        "masks",
+        *("confidence_threshold", "masks"),
+        *("prefer", "callback"),  # of every prediction
     ]
     assert {one["name"] for one in tensors["outputs"]} == {
         "detections",

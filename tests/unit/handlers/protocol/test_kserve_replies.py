@@ -80,7 +80,7 @@ def test_only_the_outputs_that_are_asked_for_are_answered_in_their_order() -> No
 
     assert [one["name"] for one in found["outputs"]] == ["class_index", "class"]
     assert found["parameters"] == {"ignored": "topk"}
-    with pytest.raises(BadRequest, match=r"unknown outputs: x; .* answered with class, probability"):
+    with pytest.raises(BadRequest, match=r"unknown outputs: 'x'; .* answered with class, probability"):
         tensor_answer(answers, PREDICTIONS, "m", "1.0", None, False, ("class", "x"))
 
 

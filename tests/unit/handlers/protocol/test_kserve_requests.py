@@ -184,8 +184,9 @@ def test_invalid_header_length_is_refused_with_the_bounds(header: str) -> None:
         ({"inputs": [{"shape": [1], "datatype": "INT8", "data": [1]}]}, r"inputs\[0\]: 'name'"),
         (
             {"inputs": [tensor([1], "INT8", [1], dtype="b")]},
-            "input 'x' has unknown keys: dtype; known: name, shape, datatype, data",
+            "input 'x' has unknown keys: 'dtype'; known: name, shape, datatype, data",
         ),
+        ({"inputs": [tensor([1], "INT8", [1]) | {"": 1}]}, "input 'x' has unknown keys: ''; known: name"),
         ({"inputs": [tensor([1], "INT8", [1], parameters=[1])]}, "input 'x': 'parameters' must be an object"),
         (
             {"inputs": [tensor([1], "INT8", [1], parameters={"binary_data_size": 1})]},

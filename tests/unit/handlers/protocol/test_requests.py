@@ -65,12 +65,12 @@ def test_a_threshold_that_is_no_number_within_0_and_1_is_refused(value: str) -> 
     ("row", "words"),
     [
         ({}, "has no body"),
-        ({"a": b"1", "b": b"2"}, "the fields a, b; send one payload"),
+        ({"a": b"1", "b": b"2"}, "the fields 'a', 'b'; send one payload"),
         ({"body": b"{"}, "can't be parsed"),
         ({"body": b"[" * 100_000}, "can't be parsed"),
         ({"body": {"instances": []}}, "at least one element"),
         ({"body": {"instances": 3}}, "must be a list"),
-        ({"body": {"instances": [1], "other": 2}}, "unknown keys beside 'instances': other"),
+        ({"body": {"instances": [1], "other": 2}}, "unknown keys beside 'instances': 'other'"),
     ],
 )
 def test_request_without_exactly_one_payload_is_refused(row: dict, words: str) -> None:
@@ -105,7 +105,7 @@ def test_what_is_neither_bytes_nor_base64_is_refused(payload: object) -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadRequest, match="unknown keys: obs; known: observation"):
+    with pytest.raises(BadRequest, match="unknown keys: 'obs'; known: observation"):
         only_key({"obs": 1}, "observation")
 
 

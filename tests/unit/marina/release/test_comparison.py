@@ -13,8 +13,9 @@ from marina.release import comparison
 TEXT = "# Reads.\nkind: classifier\ntraining: {recipe: classifier}\nfloor: {accuracy: 0.9}\n"
 
 
-def predict(_name: str, _body: Any, version: str, _content_type: str) -> dict[str, Any]:
+def predict(_name: str, _body: Any, version: str, *, content_type: str) -> dict[str, Any]:
     """An answer of version 1.1; version 1.0 refuses every request."""
+    assert content_type == "image/png"
     if version == "1.0":
         raise RequestRefused("wrong shape", 400)
     return {"predictions": [{"class": "7", "probability": 1.0}]}

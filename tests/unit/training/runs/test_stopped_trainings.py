@@ -1,8 +1,10 @@
 """A signal ends a training of every recipe: no export, the checkpoint stays, nothing runs on."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import stable_baselines3
 import yaml
 
+from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
@@ -84,7 +87,7 @@ def write_spec(home: Path, recipe: str) -> None:
     training = {"recipe": recipe, **settings, **made_data(home, recipe)}
     content: dict[str, Any] = {"kind": kind, "training": training}
     if not recipe.startswith("imported_"):
-        metric = {"policy": "mean_return", "detector": "ap50", "segmenter": "miou", "tensor": "y_r2"}.get(
+        metric = {"policy": "mean_return", "detector": "ap50", "segmenter": "miou", "tensor": "r2"}.get(
             kind, "accuracy"
         )
         content["floor"] = {metric: -1e9}
@@ -108,3 +111,33 @@ def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, home: Path) 
     assert ended.seconds < SECONDS
     assert list((home / "exports" / "toy").iterdir()) == []
     assert list(home.glob(has_begun))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "at",
+    [
+        CHECKPOINT,
+        "exports/toy/.1.0-*/model.pt2",
+        "exports/toy/1.0/SHA256SUMS",
+    ],
+    ids=["checkpoint", "program", "moved"],
+)
+def test_a_killed_training_is_made_again(at: str, home: Path) -> None:
+    """`kill -9`: whatever was half-done is taken for nothing, and gone after the next training."""
+    write_spec(home, "tensor")
+    file = home / "models" / "toy.yaml"
+    file.write_text(file.read_text().replace("epochs: 100000", "epochs: 60"))
+
+    with running(["train", "toy"], home, QUICK_CHECKPOINTS) as command:
+        command.wait_for(Moment(file=at))
+        killed = command.stop(SIGKILL)
+    words = [sys.executable, "-m", "marina", "train", "toy"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=240)
+
+    assert (killed.code, killed.processes) == (-SIGKILL, [])
+    assert done.returncode == 0, done.stderr
+    assert ("resuming at epoch" in done.stderr) == ("/1.0/" not in at), done.stderr
+    assert ("removed what a killed export left" in done.stderr) == ("/1.0/" not in at), done.stderr
+    assert [path.name for path in (home / "exports" / "toy").iterdir()] == ["1.0"]
+    verify_checksums(home / "exports" / "toy" / "1.0")

@@ -86,7 +86,7 @@ def test_all_outputs_come_where_none_is_named(client: triton.InferenceServerClie
 
 @pytest.mark.parametrize(
     ("model", "outputs", "message"),
-    [("balance", ["nothing"], "unknown outputs: nothing"),
+    [("balance", ["nothing"], "unknown outputs: 'nothing'"),
      ("nobody", ["action"], "Model not found: nobody")],
 )  # fmt: skip
 def test_errors_reach_the_client(

@@ -1,0 +1,1 @@
+"""What recipes for rows of a table share."""
