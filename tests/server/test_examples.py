@@ -47,7 +47,7 @@ def test_the_readme_names_every_example_and_spec() -> None:
     [
         ("linear", {}, "accuracy"),
         ("residual", {"training.epochs": 3, "floor.accuracy": 0.5}, "accuracy"),
-        ("river", {"floor.mean_return": 0.3}, "mean_return"),
+        pytest.param("river", {"floor.mean_return": 0.3}, "mean_return", marks=pytest.mark.slow),
     ],
 )
 def test_an_example_is_trained_and_archived(

@@ -34,9 +34,9 @@ def test_random_networks_equal_torch_in_every_form() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_sixty_random_networks_equal_torch_in_every_form() -> None:
-    assert check(range(100, 160), 600) >= 20
+def test_twenty_random_networks_equal_torch_in_every_form() -> None:
+    """`benchmarks/shape_sweep.py` tries as many as it is asked for."""
+    assert check(range(100, 120), 240) >= 10
 
 
 def test_a_seed_makes_the_same_network_again() -> None:

@@ -26,6 +26,8 @@ from training.data import ImageData, load_objects
 from training.recipes import imported_detector
 from training.runs.run import Run
 
+pytestmark = pytest.mark.slow  # importing a Mask R-CNN takes a while
+
 
 @pytest.fixture(scope="module")
 def handler(rcnn_file: str, discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -176,7 +178,6 @@ def test_a_faster_rcnn_has_no_masks_to_ask_for(rcnn_file: str, tmp_path: Path) -
     assert len(trained.module(*trained.example)) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture", ["fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn_v2"]
 )

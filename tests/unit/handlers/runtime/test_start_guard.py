@@ -60,6 +60,7 @@ def markers(temporary: Path) -> list[Path]:
     return sorted(temporary.glob("marina-starts-*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["load", "call"])
 def test_the_start_after_a_crash_serves_with_the_next_runtime(
     home: Path, temporary: Path, moment: str

@@ -121,6 +121,7 @@ def test_the_table_says_what_serves_and_why_others_do_not(tried: Spec) -> None:
     assert "ms at 8" in page
 
 
+@pytest.mark.slow
 def test_eight_bits_answer_any_batch_nearly_as_the_model_does(tried: Spec, tmp_path: Path) -> None:
     made = export_inputs(tried, calibrated(classifier()))
     batch = coloured(7, seed=5)

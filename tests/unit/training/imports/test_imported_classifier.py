@@ -117,6 +117,7 @@ def test_a_model_that_cant_be_exported_is_refused_in_words(own: Callable[[str], 
     assert not one.export_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_keeps_timms_own_preprocessing_through_the_export(home: Path) -> None:
     timm = pytest.importorskip("timm")
     overrides = {"training.weights": "none", "training.arguments": {"num_classes": 5}}

@@ -31,8 +31,8 @@ from training.vision.detection.evaluation import detect
     [
         ("ssd", {}),
         ("ssd", {"arguments": {"scores": "sigmoid"}, "scores": "sigmoid"}),
-        ("retinanet", {"height": 64, "width": 96}),
-        ("fcos", {"height": 64, "width": 96}),
+        pytest.param("retinanet", {"height": 64, "width": 96}, marks=pytest.mark.slow),
+        pytest.param("fcos", {"height": 64, "width": 96}, marks=pytest.mark.slow),
     ],
 )
 def test_detector_of_each_make_finds_the_same_through_the_handler(

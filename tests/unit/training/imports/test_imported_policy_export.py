@@ -42,6 +42,7 @@ def test_reported_return_equals_stable_baselines3_evaluation(
     assert one.trained.metrics["std_return"] == pytest.approx(np.std(returns, ddof=1), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_policy_that_has_learnt_earns_what_it_earns_in_stable_baselines3(tmp_path: Path) -> None:
     vector = DummyVecEnv([lambda: make("CartPole-v1")] * 8)
     model = sb3.PPO(

@@ -101,6 +101,7 @@ def steps_needed(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, float]:
     return found
 
 
+@pytest.mark.slow
 def test_with_masks_the_way_is_found_in_a_fraction_of_the_steps(steps_needed: dict[bool, float]) -> None:
     assert steps_needed[True] < 0.5 * steps_needed[False]
 

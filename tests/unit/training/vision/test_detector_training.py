@@ -39,7 +39,12 @@ def build(classes=7):
 
 
 @pytest.fixture(
-    scope="module", params=["fcos_small", "ssdlite320_mobilenet_v3_large", "retinanet of one's own"]
+    scope="module",
+    params=[
+        "fcos_small",
+        pytest.param("ssdlite320_mobilenet_v3_large", marks=pytest.mark.slow),
+        pytest.param("retinanet of one's own", marks=pytest.mark.slow),
+    ],
 )
 def fitted(request, data, tmp_path_factory) -> tuple[Candidates, torch.Tensor]:
     """A detector after a few steps on a few scenes, with pictures of its size."""

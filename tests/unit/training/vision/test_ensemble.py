@@ -67,6 +67,7 @@ def probabilities(folder: Path, images: torch.Tensor) -> torch.Tensor:
         return torch.export.load(folder / "model.pt2").module()(images).softmax(1)
 
 
+@pytest.mark.slow
 def test_ensemble_is_the_weighted_mean_of_its_members(
     home: Path,
 ) -> None:
