@@ -17,7 +17,6 @@ from marina.core import spec
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
-from tests.support.text_data import write_csv
 from training import recipes
 from training.train import train
 
@@ -52,7 +51,6 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"inputs": {"x": {"shape": [2]}}, "outputs": {"y": {}}, "epochs": 100_000},
         CHECKPOINT,
     ),
-    "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
@@ -66,8 +64,6 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
-    if recipe == "text_classifier":
-        return {"data": str(write_csv(home / "texts.csv"))}
     if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
         (home / "own.py").write_text(OWN)
         (home / "neighbour.py").write_text("WIDTH = 32\n")
