@@ -51,9 +51,26 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"inputs": {"x": {"shape": [2]}}, "outputs": {"y": {}}, "epochs": 100_000},
         CHECKPOINT,
     ),
+    "regressor": ("regressor", {"columns": {"x": "number"}, "target": "y", "epochs": 100_000}, CHECKPOINT),
+    "tabular_classifier": (
+        "tabular_classifier",
+        {"columns": {"x": "number"}, "target": "y", "epochs": 100_000},
+        CHECKPOINT,
+    ),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
+METRICS = {
+    "policy": "mean_return",
+    "detector": "ap50",
+    "segmenter": "miou",
+    "tensor": "r2",
+    "regressor": "r2",
+}
+
+
+def test_every_recipe_has_its_training_here() -> None:
+    assert TRAININGS.keys() == set(recipes.names())
 
 
 def made_data(home: Path, recipe: str) -> dict[str, Any]:
@@ -64,6 +81,9 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
+    if recipe in ("regressor", "tabular_classifier"):
+        (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
+        return {"data": f"{home}/rows.csv"}
     if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
         (home / "own.py").write_text(OWN)
         (home / "neighbour.py").write_text("WIDTH = 32\n")
@@ -83,10 +103,7 @@ def write_spec(home: Path, recipe: str) -> None:
     training = {"recipe": recipe, **settings, **made_data(home, recipe)}
     content: dict[str, Any] = {"kind": kind, "training": training}
     if not recipe.startswith("imported_"):
-        metric = {"policy": "mean_return", "detector": "ap50", "segmenter": "miou", "tensor": "r2"}.get(
-            kind, "accuracy"
-        )
-        content["floor"] = {metric: -1e9}
+        content["floor"] = {METRICS.get(kind, "accuracy"): -1e9}
     (home / "models" / "toy.yaml").write_text(f"# A toy.\n{yaml.safe_dump(content)}")
 
 
