@@ -83,11 +83,11 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
-    if recipe in ("regressor", "tabular_classifier"):
-        (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
+    if recipe in ("regressor", "tabular_classifier", "text_classifier"):
+        write_csv(home / "rows.csv")
+        if recipe != "text_classifier":
+            (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
         return {"data": f"{home}/rows.csv"}
-    if recipe == "text_classifier":
-        return {"data": str(write_csv(home / "texts.csv"))}
     if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
         (home / "own.py").write_text(OWN)
         (home / "neighbour.py").write_text("WIDTH = 32\n")
