@@ -86,6 +86,11 @@ class Settings(FitSettings):
             "validation; of one label per text"
         ),
     )
+    baseline: bool = Field(
+        default=True,
+        description="measure TF-IDF with logistic regression beside it, and list its most telling words",
+    )
+
     epochs: Epochs = 10
     batch_size: BatchSize = 32
     learning_rate: float = Field(default=4e-3, gt=0, le=1, description="peak of the schedule, for AdamW")

@@ -84,8 +84,9 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
     if recipe in ("regressor", "tabular_classifier", "text_classifier"):
-        write_csv(home / "rows.csv")
-        if recipe != "text_classifier":
+        if recipe == "text_classifier":
+            write_csv(home / "rows.csv")
+        else:
             (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
         return {"data": f"{home}/rows.csv"}
     if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):

@@ -13,15 +13,19 @@ from handlers.protocol.errors import BrokenArchive
 from handlers.runtime.export import Export
 from marina.core import spec
 from marina.core.errors import BelowFloor, CallError
+from marina.evaluation import report
 from marina.kinds.kind import MeasurementOptions
 from marina.kinds.text_classifier import KIND
-from tests.support.text_data import made_texts, write_csv
-from training.data.texts import Text
+from tests.support.text_data import TELLING, made_texts, write_csv
+from training.data.texts import Reading, Text, TextData, load_texts
 from training.findings import Findings
 from training.recipes import text_classifier
 from training.runs.run import Run
+from training.text.assessment import Assessment
+from training.text.baseline import measure_baseline
 from training.text.batches import TextBatches, TokenizedTexts, logits_of
 from training.text.networks import build
+from training.text.report import mistakes
 from training.text.settings import Settings
 from training.text.tokenizers import train_tokenizer
 from training.text.vectors import vectors_of
@@ -63,6 +67,13 @@ def test_texts_are_learned_exported_and_measured_again(tmp_path: Path, table: Pa
     metrics, data = export.metadata["metrics"], export.metadata["data"]
     assert (data["train"], data["validation"], data["test"]) == (280, 60, 60)
     assert metrics["f1_good"] > 0.9
+    assert metrics["tfidf_accuracy"] > 0.9
+    assert {"curves.png", "confusion.png", "reliability.png", "trade_off.png", "classes.json"} <= {
+        file.name for file in (made.export_dir / "report").iterdir()
+    }
+    page = report.page(made)
+    assert "Most telling words" in page
+    assert all(word in page for word in TELLING["good"])
     serving = {row["runtime"] for row in export.runtimes["candidates"] if not row["refused"]}
     assert serving == {"torch", "openvino"}
     assert [sample["expect"]["class"] for sample in export.samples] == ["bad", "good"] * 3
@@ -110,6 +121,9 @@ def test_several_labels_are_learned_with_thresholds(tmp_path: Path) -> None:
     made = write(tmp_path, settings, "{micro_f1: 0.8}", "export: {runtimes: []}\n")
     export = Export.open(train(made))
     assert export.labels == ["bad", "film", "good"]
+    classes = json.loads((made.export_dir / "report" / "classes.json").read_text())
+    assert [one["threshold"] for one in classes] == export.postprocess["thresholds"]
+    assert export.metadata["metrics"]["tfidf_micro_f1"] > 0.7
     assert len(export.postprocess["thresholds"]) == 3
     assert {tuple(sample["expect"]["labels"]) for sample in export.samples} >= {()}
     measured = KIND.measurement(made, MeasurementOptions()).run(answers_of(made), iter, is_endpoint=False)
@@ -117,6 +131,35 @@ def test_several_labels_are_learned_with_thresholds(tmp_path: Path) -> None:
         assert measured.metrics[name] == pytest.approx(export.metadata["metrics"][name], abs=1e-6)
     with pytest.raises(CallError, match="for one label per text"):
         text_classifier.train(Settings(data=settings["data"], label_smoothing=0.1), Run(tmp_path))
+
+
+def test_mistakes_are_listed_most_certain_first() -> None:
+    """With where they stand, the truth, the answer, and how the text begins."""
+    rows = [Text(f"text {n} " + "x" * 400, (n % 2,), f"line {n}") for n in range(4)]
+    data = TextData("toy", ("bad", "good"), False, [], [], rows, "")
+    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.0, 1.0]])
+    labels, answers = torch.tensor([0, 1, 0, 1]), probabilities.argmax(1)
+    found = mistakes(Assessment(probabilities, labels, answers, {}), data)
+    shown = [(one["where"], one["truth"], one["answer"], one["certainty"]) for one in found]
+    assert shown == [("line 2", "bad", "good", 0.9), ("line 1", "good", "bad", 0.8)]
+    assert len(found[0]["beginning"]) == 300
+
+
+def test_the_baseline_lists_the_words_that_tell(tmp_path: Path, table: Path) -> None:
+    """Of each class, of two classes or more, of several labels."""
+    data = load_texts(str(table), 0, Findings(quiet=True), Reading())
+    found = measure_baseline(data, True)
+    assert {word for word, _ in found.telling["bad"][:5]} == set(TELLING["bad"])
+    assert found.metrics["tfidf_accuracy"] > 0.95
+    rows = [
+        json.dumps({"text": x, "label": (y, "ugly")[n % 5 == 0]})
+        for n, (x, y) in enumerate(made_texts(300, 7))
+    ]
+    (tmp_path / "three.jsonl").write_text("\n".join(rows))
+    three = measure_baseline(
+        load_texts(str(tmp_path / "three.jsonl"), 0, Findings(quiet=True), Reading()), True
+    )
+    assert {"bad", "good", "ugly"} == three.telling.keys()
 
 
 def test_a_missed_floor_exports_nothing(tmp_path: Path, table: Path) -> None:
