@@ -141,6 +141,12 @@ TABLES = {
         ),
         Limit("the end of a server", "marina.engines.server_process:STOP_SECONDS", "seconds", "it is killed"),
         Limit(
+            "a container's server: notice of its end, then what was accepted",
+            "marina.engines.standalone.model_server:DRAIN_SECONDS STOP_SECONDS",
+            "seconds",
+            "`--drain-seconds`; what still computes then is cut off",
+        ),
+        Limit(
             "the start of Ray (three tries), the catalog, the front",
             "marina.engines.ray.limits:CONNECT_SECONDS CATALOG_SECONDS FRONT_SECONDS",
             "seconds",

@@ -28,7 +28,7 @@ from handlers.runtime.telemetry import Telemetry
 from marina.core.errors import CallError
 from marina.engines.gateway.answer_streams import AnswerStream, Interrupted, Step, StreamLane
 from marina.engines.gateway.failures import FAILED, ServiceUnavailable, WaitedTooLong
-from marina.engines.gateway.unpacking import model_config, unpack
+from marina.engines.gateway.unpacking import model_config, unpack, with_settings
 from marina.packaging.handler_package import load_predictor
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class ServedModel:
         predictor = None
         try:
             unpack(archive, folder)
-            config = {**DEFAULTS, **model_config(folder), **settings}
+            config = with_settings({**DEFAULTS, **model_config(folder)}, settings)
             predictor = load_predictor(folder)
             ready = predictor.start(folder, config, _device(config))
             in_thread = _lone_seconds(predictor) > WORTH_A_THREAD_SECONDS

@@ -1,6 +1,7 @@
 """The files of an archive, unpacked into a folder."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +31,11 @@ def model_config(folder: Path) -> dict[str, Any]:
     file = folder / MODEL_CONFIG
     config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return config if isinstance(config, dict) else {}
+
+
+def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model-config with what a registration says otherwise; `handler` is a mapping of its own."""
+    changed = {**config, **settings}
+    if "handler" in settings:
+        changed["handler"] = {**(config.get("handler") or {}), **settings["handler"]}
+    return changed

@@ -8,9 +8,11 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -28,6 +30,8 @@ from marina.engines.gateway.tokens import SCOPES, Tokens
 from marina.engines.standalone.channel import ActionFailed, Disconnected
 from marina.engines.standalone.fleet import Fleet
 from marina.engines.standalone.http_server import HttpServer, runner
+from marina.engines.standalone.logs import log_to_stdout
+from marina.engines.standalone.worker_process import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +50,8 @@ async def run(port: int, host: str, folder: Path, store: Path, tokens: bool) -> 
         loop.add_signal_handler(number, stopped.set)
     keys = write_keys(folder / "key_file.json") if tokens else Tokens.open()
     listening = listen(host, port)
-    fleet = Fleet(folder, store, listening, port + 3, tokens)
-    if not await _start(fleet, stopped):
+    fleet = Fleet(WorkerSettings(folder, listening, f"127.0.0.1:{port + 3}", tokens), store)
+    if not await done_or_stopped(fleet.start(), stopped):
         return
     management = HttpServer(Management(fleet, keys).app)
     collector = JobCollector(folder / "jobs", JobLimits.from_environment(os.environ))
@@ -67,10 +71,10 @@ async def run(port: int, host: str, folder: Path, store: Path, tokens: bool) -> 
     await asyncio.gather(*serving)
 
 
-async def _start(fleet: Fleet, stopped: asyncio.Event) -> bool:
-    """Start the first worker; False where a signal came before it was up, which ends it."""
+async def done_or_stopped(start: Coroutine[Any, Any, None], stopped: asyncio.Event) -> bool:
+    """Carry out `start`; False where a signal came before it was done, which ends it."""
     # no limit: the start has one
-    starting, stopping = asyncio.create_task(fleet.start()), asyncio.create_task(stopped.wait())
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not starting.done():
@@ -82,12 +86,16 @@ async def _start(fleet: Fleet, stopped: asyncio.Event) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket that workers can inherit."""
+    """A listening socket that workers can inherit. Raises OSError where the address can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    listening.listen(BACKLOG)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
     listening.setblocking(False)
     return listening
 
@@ -137,9 +145,7 @@ async def keep_log_short(log: Path, fleet: Fleet) -> None:
 def main() -> None:
     """Read the command line of `StandaloneEngine.command`, and serve."""
     options = json.loads(sys.argv[1])
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(message)s"
-    )
+    log_to_stdout()
     Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(exist_ok=True)
     folder, store = Path(options["folder"]), Path(options["store"])
     with runner() as loop:

@@ -8,7 +8,6 @@ replaced by one that loads what is registered.
 import asyncio
 import json
 import logging
-import socket
 import time
 import zipfile
 from contextlib import suppress
@@ -23,10 +22,11 @@ from marina.core.errors import CallError
 from marina.core.zip_files import check_unpacked_size
 from marina.engines.gateway.failures import ModelNotFound, VersionNotFound
 from marina.engines.gateway.management import ManagementFailure, Registration
+from marina.engines.gateway.unpacking import with_settings
 from marina.engines.standalone.channel import ActionFailed, Disconnected
-from marina.engines.standalone.pool import WorkerPool
+from marina.engines.standalone.pool import STOP_SECONDS, WorkerPool
 from marina.engines.standalone.version import Version
-from marina.engines.standalone.worker_process import WorkerProcess
+from marina.engines.standalone.worker_process import WorkerProcess, WorkerSettings
 from marina.packaging.archive import UNREADABLE
 
 logger = logging.getLogger(__name__)
@@ -36,22 +36,20 @@ DESCRIBE_SECONDS = 2.0  # a worker that says nothing for longer hangs
 
 
 class Fleet:
-    """The registered versions of one server, and its workers, which share the socket `listening`."""
+    """The registered versions of one server, and its workers, which share a socket."""
 
-    def __init__(
-        self, folder: Path, store: Path, listening: socket.socket, grpc_port: int, tokens: bool
-    ) -> None:
-        self.folder, self.store = folder, store
+    def __init__(self, settings: WorkerSettings, store: Path) -> None:
+        self.folder, self.store = settings.folder, store
         self.versions: dict[tuple[str, str], Version] = {}
-        self.pool = WorkerPool(folder, store, listening, grpc_port, tokens, self.versions.values)
+        self.pool = WorkerPool(settings, store, self.versions.values)
 
     async def start(self) -> None:
         """Start the first worker."""
         await self.pool.grow(1)
 
-    async def stop(self) -> None:
-        """Let all workers answer what they have accepted, and end them."""
-        await self.pool.stop()
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Let all workers answer what they have accepted, for at most `seconds`, and end them."""
+        await self.pool.stop(seconds)
 
     async def register(self, wanted: Registration) -> Version:
         """Load a version on all workers, or on none. Raises ManagementFailure with the reason."""
@@ -63,7 +61,8 @@ class Fleet:
                     "ConflictStatusException",
                     f"Model version {version} is already registered for model {name}",
                 )
-            new = Version(name, version, archive.name, dict(wanted.settings), {**config, **wanted.settings})
+            config = with_settings(config, wanted.settings)
+            new = Version(name, version, archive.name, dict(wanted.settings), config)
             least = config.get("minWorkers", wanted.workers)
             most = config.get("maxWorkers", least)
             new.min_workers, new.max_workers = least, max(least, most)

@@ -11,6 +11,8 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from marina.engines.gateway.http_protocol import HttpProtocol
 
+CLOSING = (b"connection", b"close")
+
 
 class HttpServer(uvicorn.Server):
     """Ends when `should_exit` is set, when it has answered what it has accepted."""
@@ -28,6 +30,12 @@ class HttpServer(uvicorn.Server):
                 **options,
             )
         )
+
+    def end_connections(self) -> None:
+        """End each connection behind its next answer, in which its caller is told so."""
+        # the default headers of answers are these, made again every second
+        self.config.encoded_headers.append(CLOSING)
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSING]
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -3,17 +3,17 @@
 import asyncio
 import logging
 import random
-import socket
 import time
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from marina.engines.gateway.management import ManagementFailure
 from marina.engines.standalone.channel import ActionFailed, Disconnected
 from marina.engines.standalone.version import Version
-from marina.engines.standalone.worker_process import WorkerProcess
+from marina.engines.standalone.worker_process import WorkerProcess, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -24,31 +24,37 @@ STOP_SECONDS = 15.0
 
 
 class WorkerPool:
-    """Workers that share the socket `listening`. `registered` gives what a new one has to load."""
+    """Workers that share a socket. `registered` gives what a new one has to load."""
 
     def __init__(
-        self,
-        folder: Path,
-        store: Path,
-        listening: socket.socket,
-        grpc_port: int,
-        tokens: bool,
-        registered: Callable[[], Collection[Version]],
+        self, settings: WorkerSettings, store: Path, registered: Callable[[], Collection[Version]]
     ) -> None:
-        self.folder, self.store, self.listening = folder, store, listening
-        self.grpc_port, self.tokens, self.registered = grpc_port, tokens, registered
+        self.settings, self.store, self.registered = settings, store, registered
         self.workers: list[WorkerProcess] = []
+        self.is_ready = True  # what the workers say of the server; see `set_ready` and `drain`
         self.change = asyncio.Lock()  # of what is registered, and of who is a worker: one at a time
         self._tasks: set[asyncio.Task[Any]] = set()
         self._numbers = 0
         self._is_stopping = False
 
-    async def stop(self) -> None:
-        """Let all workers answer what they have accepted, and end them."""
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Let all workers answer what they have accepted, for at most `seconds`, and end them."""
         self._is_stopping = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(worker.stop(STOP_SECONDS) for worker in self.workers))
+        await asyncio.gather(*(worker.stop(seconds) for worker in self.workers))
+
+    async def set_ready(self) -> None:
+        """Have all workers say that the server is ready."""
+        self.is_ready = True
+        await self.tell_all("set_ready")
+
+    async def drain(self) -> None:
+        """Have all workers say that the server is not ready, and answer as before; each connection ends
+        behind its next answer, so that its caller finds another server.
+        """
+        self.is_ready = False
+        await self.tell_all("drain")
 
     async def grow(self, count: int) -> None:
         """Have at least `count` workers, with all that is registered."""
@@ -99,9 +105,10 @@ class WorkerPool:
         return False
 
     async def _try(self, version: Version, archive: Path) -> None:
-        trial = WorkerProcess(self._next_number())
+        alone = replace(self.settings, listening=None, grpc_address=None, tokens=False)
+        trial = WorkerProcess(self._next_number(), alone)
         try:
-            await trial.start(None, None, self.folder, tokens=False)
+            await trial.start()
             await _load(trial, version, archive)
         except Disconnected as error:
             raise _failed(version, "the process that tried it did not start") from error
@@ -110,16 +117,16 @@ class WorkerPool:
 
     async def _new_worker(self) -> WorkerProcess:
         """A worker that has what is registered. Raises ManagementFailure or Disconnected."""
-        worker = WorkerProcess(self._next_number())
+        worker = WorkerProcess(self._next_number(), self.settings)
         try:
-            await worker.start(self.listening, self.grpc_port, self.folder, self.tokens)
+            await worker.start()
             for version in self.registered():
                 if version.min_workers:
                     await _load(worker, version, self.store / version.archive)
                     await worker.call("activate", **version.identity, is_default=version.is_default)
                 else:
                     await worker.call("set_idle", **version.identity, is_default=version.is_default)
-            await worker.call("accept")
+            await worker.call("accept", is_ready=self.is_ready)
         except BaseException:
             worker.kill()
             raise

@@ -34,6 +34,7 @@ from marina.engines.gateway.tokens import Tokens
 from marina.engines.standalone import http_server
 from marina.engines.standalone.channel import Actions, Channel
 from marina.engines.standalone.http_server import HttpServer
+from marina.engines.standalone.logs import log_to_stdout
 from marina.engines.standalone.worker_process import WorkerOptions
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,12 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.folder = Path(options.folder)
-        self.models = Models()
+        self.models, metrics = Models(), Metrics()
+        self.jobs = self._open_jobs() if options.has_jobs else None
+        tokens = Tokens.from_file(self.folder / "key_file.json") if options.tokens else Tokens.open()
+        self.gateway = Gateway(self.models, tokens, Limits(), metrics, self.jobs)
+        self._count_batches(metrics)
+        self.server = HttpServer(self.gateway, timeout_keep_alive=KEEP_ALIVE_SECONDS, backlog=BACKLOG)
         self.accepting, self.stopped = asyncio.Event(), asyncio.Event()
         self.requests = 0  # answered so far
         self._staged: dict[tuple[str, str], ServedModel] = {}
@@ -60,6 +66,8 @@ class Worker:
         self.actions: Actions = {
             "ping": self.ping,
             "accept": self.accept,
+            "set_ready": self.set_ready,
+            "drain": self.drain,
             "load": self.load,
             "activate": self.activate,
             "discard": self.discard,
@@ -75,9 +83,21 @@ class Worker:
         """How many requests were answered so far."""
         return self.requests
 
-    async def accept(self) -> None:
-        """Take connections from now on: all that is registered has been loaded."""
+    async def accept(self, is_ready: bool) -> None:
+        """Take connections from now on: all that is registered has been loaded. `is_ready` says whether the
+        server is.
+        """
+        self.gateway.is_ready = is_ready
         self.accepting.set()
+
+    async def set_ready(self) -> None:
+        """Say that the server is ready."""
+        self.gateway.is_ready = True
+
+    async def drain(self) -> None:
+        """Say that the server is not ready, and end each connection behind its next answer."""
+        self.gateway.is_ready = False
+        self.server.end_connections()
 
     async def load(self, archive: str, name: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Load a version to serve as `name`, and answer its golden samples; nobody reaches it before
@@ -138,7 +158,10 @@ class Worker:
         """Accept nothing more, answer what was accepted, and end."""
         self.stopped.set()
 
-    def count_batches(self, metrics: Metrics) -> None:
+    def _open_jobs(self) -> Jobs:
+        return Jobs(self.folder / "jobs", JobLimits.from_environment(os.environ), self.models)
+
+    def _count_batches(self, metrics: Metrics) -> None:
         """Count what is answered, for the metrics and for the controller."""
 
         def count(model: ServedModel, batches: Sequence[Batch]) -> None:
@@ -176,48 +199,45 @@ def watch(worker: Worker) -> None:
 async def run(options: WorkerOptions) -> None:
     """Serve until the controller says stop or is gone."""
     channel = await Channel.open(socket.socket(fileno=options.channel))
-    worker, metrics = Worker(options), Metrics()
-    tokens = Tokens.from_file(worker.folder / "key_file.json") if options.tokens else Tokens.open()
-    jobs = Jobs(worker.folder / "jobs", JobLimits.from_environment(os.environ), worker.models)
-    gateway = Gateway(worker.models, tokens, Limits(), metrics, jobs)
-    runner = JobRunner(jobs, worker.models)
-    worker.count_batches(metrics)
+    worker = Worker(options)
+    runner = JobRunner(worker.jobs, worker.models) if worker.jobs else None
     served = asyncio.create_task(channel.serve(worker.actions))
     threading.Thread(target=watch, args=(worker,), daemon=True).start()
     alive = asyncio.create_task(_say_alive(channel))
-    server = HttpServer(gateway, timeout_keep_alive=KEEP_ALIVE_SECONDS, backlog=BACKLOG)
-    answering = asyncio.create_task(_answer(server, worker, gateway, runner))
+    answering = asyncio.create_task(_answer(worker, runner))
     # no limit: it serves until it is told to stop
     ending = [served, answering, asyncio.create_task(worker.stopped.wait())]
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     alive.cancel()
     if worker.accepting.is_set():
-        await runner.stop()
-        server.should_exit = True
+        if runner:
+            await runner.stop()
+        worker.server.should_exit = True
         await answering
     channel.close()
 
 
-async def _answer(server: HttpServer, worker: Worker, gateway: Gateway, runner: JobRunner) -> None:
+async def _answer(worker: Worker, runner: JobRunner | None) -> None:
     """Answer requests once the worker accepts them; a worker without a socket never does."""
     # no limit: it is cancelled with the worker
     await worker.accepting.wait()
     assert worker.options.listening is not None
-    runner.start()
-    calls = await _answer_grpc(gateway, worker.options.grpc_port)
-    await server.serve(sockets=[socket.socket(fileno=worker.options.listening)])
+    if runner:
+        runner.start()
+    calls = await _answer_grpc(worker.gateway, worker.options.grpc_address)
+    await worker.server.serve(sockets=[socket.socket(fileno=worker.options.listening)])
     if calls:
         await calls.stop(GRPC_GRACE_SECONDS)
 
 
-async def _answer_grpc(gateway: Gateway, port: int | None) -> Any:
-    """The gRPC server, always on this machine alone; None without grpcio, which is an extra."""
+async def _answer_grpc(gateway: Gateway, address: str | None) -> Any:
+    """The gRPC server; None without grpcio, which is an extra."""
     try:
         from marina.engines.gateway import grpc_server
     except ImportError as error:
         logger.info("no gRPC (%s): pip install marina[grpc]", error)
         return None
-    return (await grpc_server.start(gateway, f"127.0.0.1:{port}"))[0] if port else None
+    return (await grpc_server.start(gateway, address))[0] if address else None
 
 
 async def _say_alive(channel: Channel) -> None:
@@ -230,11 +250,9 @@ def main() -> None:
     """Run until stopped; see the module's text."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the controller stops it in order
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(message)s"
-    )
-    http_server.allow_connections()
     options = WorkerOptions(**json.loads(sys.argv[1]))
+    log_to_stdout(as_json=options.logs_json)
+    http_server.allow_connections()
     with http_server.runner() as runner:
         runner.run(run(options))
 

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,21 +23,39 @@ Status = Literal["LOADING", "READY", "UNLOADED"]
 
 
 @dataclass(frozen=True)
+class WorkerSettings:
+    """What all workers of a server are started with."""
+
+    folder: Path  # of the server
+    listening: socket.socket | None  # without one a worker answers nobody, and only tries what it is given
+    grpc_address: str | None  # "host:port"
+    tokens: bool
+    has_jobs: bool = True
+    logs_to_stdout: bool = False  # as JSON, instead of to logs/models.log
+
+    def log(self) -> AbstractContextManager[Any]:
+        """Where a worker writes; None is this process's own stdout and stderr."""
+        return nullcontext() if self.logs_to_stdout else (self.folder / "logs" / "models.log").open("ab")
+
+
+@dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker gets on its command line; paths are texts, file descriptors are inherited."""
+    """The same on a worker's command line: paths are texts, file descriptors are inherited."""
 
     channel: int
-    listening: int | None  # without one it answers nobody, and only tries what it is given
-    grpc_port: int | None
-    folder: str  # of the server
+    listening: int | None
+    grpc_address: str | None
+    folder: str
     tokens: bool
+    has_jobs: bool
+    logs_json: bool
 
 
 class WorkerProcess:
-    """A process that answers requests. `lost` is called when it has ended without being asked to."""
+    """A process that answers requests."""
 
-    def __init__(self, number: int) -> None:
-        self.number, self.started_at = number, time.time()
+    def __init__(self, number: int, settings: WorkerSettings) -> None:
+        self.number, self.settings, self.started_at = number, settings, time.time()
         self.status: Status = "LOADING"
         self.is_stopping = False
         self.alive_at = time.monotonic()
@@ -50,22 +68,29 @@ class WorkerProcess:
         """Its process id; 0 before it is started."""
         return self._process.pid if self._process else 0
 
-    async def start(
-        self, listening: socket.socket | None, grpc_port: int | None, folder: Path, tokens: bool
-    ) -> None:
+    async def start(self) -> None:
         """Start it and wait until it takes calls. Raises Disconnected when it ends before."""
         ours, theirs = socket.socketpair()
-        fd = listening.fileno() if listening else None
-        options = WorkerOptions(theirs.fileno(), fd, grpc_port, str(folder), tokens)
+        settings, channel = self.settings, theirs.fileno()
+        listening = settings.listening.fileno() if settings.listening else None
+        options = WorkerOptions(
+            channel,
+            listening,
+            settings.grpc_address,
+            str(settings.folder),
+            settings.tokens,
+            settings.has_jobs,
+            settings.logs_to_stdout,
+        )
         command = [sys.executable, "-m", "marina.engines.standalone.worker", json.dumps(asdict(options))]
-        with (folder / "logs" / "models.log").open("ab") as log:
+        with settings.log() as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, *PYTHON_ARGUMENTS, str(os.getpid()), *command),
-                cwd=folder,
+                cwd=settings.folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[theirs.fileno(), *([fd] if fd is not None else [])],
+                pass_fds=[channel, *([listening] if listening is not None else [])],
                 start_new_session=True,  # Ctrl-C must not reach it: it is stopped in order
             )
         theirs.close()
