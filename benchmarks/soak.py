@@ -127,38 +127,25 @@ def run(arguments: argparse.Namespace, home: Path) -> Record:
         Client(port, timeout=60, home=home, **retries) as client,
     ):
         record = Record()
+        seconds = arguments.minutes * 60
         jobs: list[tuple[Callable[..., None], tuple[object, ...]]] = [
-            (user, (client, record, stop))
-        ] * arguments.users
-        jobs += [(watcher, (port, record, stop, home))]
+            *[(user, (client, record, stop))] * arguments.users,
+            (watcher, (port, record, stop, home)),
+        ]
         if arguments.releases:
-            jobs += [
-                (
-                    releaser,
-                    (
-                        management,
-                        record,
-                        stop,
-                        arguments.minutes * 60 / arguments.releases,
-                        arguments.releases,
-                        home,
-                    ),
-                )
-            ]
+            pause = seconds / arguments.releases
+            jobs += [(releaser, (management, record, stop, pause, arguments.releases, home))]
         if arguments.kill_every:
             jobs += [(killer, (management, record, stop, arguments.kill_every))]
         threads = [threading.Thread(target=job, args=words) for job, words in jobs]
         for thread in threads:
             thread.start()
         with Progress() as progress:
-            task = progress.add_task("soaking", total=arguments.minutes * 60)
-            while record.now() < arguments.minutes * 60:
+            task = progress.add_task("soaking", total=seconds)
+            while record.now() < seconds:
                 time.sleep(1)
-                progress.update(
-                    task,
-                    completed=record.now(),
-                    description=f"{len(record.answered)} answered, {record.lost.total()} lost",
-                )
+                words = f"{len(record.answered)} answered, {record.lost.total()} lost"
+                progress.update(task, completed=record.now(), description=words)
         stop.set()
         for thread in threads:
             # no limit: its loops end when `stop` is set

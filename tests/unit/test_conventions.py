@@ -1,4 +1,6 @@
-"""Conventions of all tests: short names, and imports from `tests/support` alone."""
+"""Conventions: files and functions that can be read at once, short names of tests, and their imports from
+`tests/support` alone.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -6,6 +8,9 @@ from collections.abc import Iterator
 from tests.support.repository import ROOT
 
 LONGEST_NAME = 70
+LONGEST_FILE, LONGEST_FUNCTION = 350, 45  # lines
+GENERATED = "_pb2.py"
+ROOMS = ("benchmarks", "docs", "examples", "handlers", "loadtest", "marina", "tests", "training")
 FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -36,6 +41,29 @@ def foreign_imports(tree: ast.Module) -> list[str]:
     return [name for name in modules if name.startswith("tests.") and not name.startswith("tests.support.")]
 
 
+def too_long(text: str) -> list[str]:
+    """What has too many lines: the file, and functions in it."""
+    found = ["the file"] if len(text.splitlines()) > LONGEST_FILE else []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            found += [node.name] if lines > LONGEST_FUNCTION else []
+    return found
+
+
+def test_files_have_at_most_350_lines_and_functions_45() -> None:
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+
+    found = {
+        str(file.relative_to(ROOT)): too_long(file.read_text(encoding="utf-8"))
+        for file in files
+        if not file.name.endswith(GENERATED)
+    }
+
+    assert len(files) > 400
+    assert {file: names for file, names in found.items() if names} == {}
+
+
 def test_names_are_short_and_imports_come_from_support_alone() -> None:
     """No test has a name of more than 70 characters; no test imports from another or from a conftest."""
     for file in FILES:
@@ -46,7 +74,7 @@ def test_names_are_short_and_imports_come_from_support_alone() -> None:
 
 
 def test_violations_are_found() -> None:
-    """Planted faults: a long name, an import from a conftest, and one from a test within a script."""
+    """Planted faults: a long name, imports from a conftest and from a test in a script, too many lines."""
     planted = (
         f"def test_{'x' * 66}(): pass\n"
         "from TESTS.conftest import home\n"
@@ -57,3 +85,5 @@ def test_violations_are_found() -> None:
 
     assert long_names(tree) == [f"test_{'x' * 66}"]
     assert foreign_imports(tree) == ["tests.conftest.home", "tests.unit.test_one.served"]
+    assert too_long("def f():\n" + 45 * "    x = 1\n") == ["f"]
+    assert too_long("x = 1\n" * 351) == ["the file"]

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from marina import cli
@@ -26,6 +25,7 @@ from marina.engines.server_process import ServerProcess
 from marina.packaging import stock_check
 from marina.pipeline import steps
 from tests.support import damaged_exports, hostile_files
+from tests.support.every_command import COMMANDS
 from training.policies.loops import learning
 from training.runs import fitting
 
@@ -54,18 +54,18 @@ SETTINGS = [
 PAIRS = {"setting", "option", "header", "shares"}
 
 
-def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, command in group.commands.items():
-        found |= leaves(command, f"{name} ") if hasattr(command, "commands") else {prefix + name: command}
-    return found
-
-
-COMMANDS = leaves(typer.main.get_command(cli.app))
+@pytest.fixture
+def archived(exported: Callable[..., Spec], home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An archived policy in the test's home; it is packed once, and copied for other tests."""
+    spec, kept = exported(), tmp_path_factory.getbasetemp() / "hostile-model_store"
+    if not kept.is_dir():
+        steps.pack(spec, Output(as_json=True))
+        shutil.copytree(spec.archive_path.parent, kept)
+    shutil.copytree(kept, home / "model_store", dirs_exist_ok=True)
 
 
 @pytest.fixture
-def project(exported: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(archived: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with an archived policy and the spec of a classifier; no call in it starts a server or learns
     anything.
     """
@@ -79,7 +79,6 @@ def project(exported: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "inner" / "folder"  # what is written to its parents stays in the test's own
     folder.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(folder))
-    steps.pack(exported(), Output(as_json=True))
     (tmp_path / "models" / "pictures.yaml").write_text(
         "# Reads.\nkind: classifier\ntraining: {recipe: classifier, epochs: 1}\nfloor: {accuracy: 0}\n"
     )

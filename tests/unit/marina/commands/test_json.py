@@ -3,10 +3,8 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from marina import cli
@@ -16,6 +14,7 @@ from marina.core.spec import Spec
 from marina.load import tuning
 from marina.load.tuning import Trial
 from marina.pipeline import importing, steps
+from tests.support.every_command import COMMANDS
 
 # command -> its words, and the exit code where no server runs
 CASES: dict[str, tuple[list[str], int]] = {
@@ -56,16 +55,6 @@ import json, pathlib, sys
 print("a table")
 pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).write_text(json.dumps([{"rate": 1}]))
 """
-
-
-def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, command in group.commands.items():
-        found |= leaves(command, f"{name} ") if hasattr(command, "commands") else {prefix + name: command}
-    return found
-
-
-COMMANDS = leaves(typer.main.get_command(cli.app))
 
 
 def test_every_command_is_in_the_table_and_takes_json() -> None:

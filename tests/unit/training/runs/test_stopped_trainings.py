@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,11 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
+SIGNALS = [
+    *((recipe, SIGTERM) for recipe in recipes.names()),
+    *((recipe, number) for recipe in ("classifier", "detector", "tensor") for number in (SIGINT, SIGHUP)),
+    ("ppo", SIGHUP),  # Ctrl-C lets a policy's training export its best so far
+]
 METRICS = {
     "policy": "mean_return",
     "detector": "ap50",
@@ -113,17 +118,17 @@ def write_spec(home: Path, recipe: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", recipes.names())
-def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, home: Path) -> None:
-    """SIGTERM, once its run, or its first checkpoint where the recipe writes any, is there."""
+@pytest.mark.parametrize(("recipe", "number"), SIGNALS)
+def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, number: Signals, home: Path) -> None:
+    """Once its run, or its first checkpoint where the recipe writes any, is there."""
     write_spec(home, recipe)
     has_begun = TRAININGS[recipe][2]
 
     with running(["train", "toy"], home, QUICK_CHECKPOINTS) as command:
         command.wait_for(Moment(file=has_begun, seconds=0.5))
-        ended = command.stop(SIGTERM)
+        ended = command.stop(number)
 
-    assert (ended.code, ended.processes, ended.temporary) == (143, [], []), ended.output
+    assert (ended.code, ended.processes, ended.temporary) == (128 + number, [], []), ended.output
     assert ended.output.splitlines()[-1] == "stopped"
     assert "Traceback" not in ended.output
     assert ended.seconds < SECONDS
