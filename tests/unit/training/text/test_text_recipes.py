@@ -92,8 +92,9 @@ def test_texts_are_learned_exported_and_measured_again(tmp_path: Path, table: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["bag", "cnn", "transformer"])
-@pytest.mark.parametrize("tokenizer", ["bpe", "wordpiece", "unigram"])
+@pytest.mark.parametrize(
+    ("architecture", "tokenizer"), [("bag", "bpe"), ("cnn", "wordpiece"), ("transformer", "unigram")]
+)
 def test_every_network_and_tokenizer_is_served(
     tmp_path: Path, table: Path, architecture: str, tokenizer: str
 ) -> None:
