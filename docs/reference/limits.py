@@ -78,6 +78,7 @@ TABLES = {
         Limit("a VOC annotation", "training.data.voc:MOST_BYTES", "bytes", "see what the file is"),
         Limit("a YOLO text file", "training.data.yolo:MOST_BYTES", "bytes", "see what the file is"),
         Limit("a table of labels", "training.data.label_table:MOST_BYTES", "bytes", "split it"),
+        Limit("a file of texts, unpacked", "training.data.text_files:MOST_BYTES", "bytes", "split it"),
         Limit(
             "a table to learn from: its file, its rows",
             "training.data.tables:MOST_BYTES MOST_ROWS",

@@ -36,7 +36,7 @@ class ClassAnswers:
 
     def of(self, logits: np.ndarray, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""
-        probabilities = softmax(logits)
+        probabilities = self.probabilities(logits)
         order = ranked(probabilities, self.decision)
         probabilities = np.take_along_axis(probabilities, order, 1)
         answers = []
@@ -44,6 +44,20 @@ class ClassAnswers:
             best = list(zip(row, indices, strict=True))[: one.options.get("top_k", self.top_k)]
             answers.append({"predictions": [self.named(index, probability) for probability, index in best]})
         return answers
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Float32 [B, classes], 0..1."""
+        return softmax(logits)
+
+    def log_odds(self, logits: np.ndarray, index: int) -> np.ndarray:
+        """The logarithm of a class's probability against all others' together: float64 [B], for two classes
+        or more.
+        """
+        others = np.delete(logits, index, 1).astype(np.float64)
+        highest = others.max(1)
+        against = highest + np.log(np.exp(others - highest[:, None]).sum(1))
+        odds: np.ndarray = logits[:, index] - against
+        return odds
 
     def named(self, index: int, probability: float) -> dict[str, Any]:
         """One class of an answer."""

@@ -4,6 +4,7 @@ compression and byte-order mark taken off, and the tensor data behind it.
 
 import codecs
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,11 +23,14 @@ MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]{1,40})", re.IGNORECASE)
+UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 MARKED = frozenset(mark[:1] for mark in MARKS)
 
 
-def read_body(payload: Any, headers: Mapping[str, str]) -> tuple[Any, bytes]:
-    """The payload, JSON parsed, and the tensor data behind it.
+def read_body(payload: Any, headers: Mapping[str, str], takes_text: bool = False) -> tuple[Any, bytes]:
+    """The payload, JSON parsed, and the tensor data behind it. For a kind that `takes_text` a body that only
+    begins like JSON, and doesn't come as such, is text.
 
     TorchServe hands JSON over as bytes where it is compressed, broken or comes without its content type, and
     as text where it came as text/plain. Raises a RequestError for a body that isn't what its headers say.
@@ -40,6 +44,8 @@ def read_body(payload: Any, headers: Mapping[str, str]) -> tuple[Any, bytes]:
     binary = b""
     if isinstance(payload, bytes) and BINARY_HEADER in headers:
         payload, binary = split_binary(payload, headers[BINARY_HEADER])
+    if takes_text and isinstance(payload, bytes | str):
+        return text_or_json(payload, headers.get("content-type", "")), binary
     payload = _without_mark(payload)
     if isinstance(payload, bytes | str) and payload[:100].lstrip()[:1] in (b"{", b"[", "{", "["):
         try:
@@ -47,6 +53,44 @@ def read_body(payload: Any, headers: Mapping[str, str]) -> tuple[Any, bytes]:
         except (ValueError, RecursionError):
             raise broken_json() from None
     return payload, binary
+
+
+def text_or_json(payload: bytes | str, content_type: str) -> Any:
+    """JSON that was meant as such, else the text, decoded where its content type names the encoding.
+
+    Raises BadRequest for broken JSON that comes as JSON, and for bytes that are not in the named encoding.
+    """
+    mime_type, _, parameters = content_type.partition(";")
+    is_json = mime_type.strip().lower() == "application/json"
+    if is_json and isinstance(payload, str):
+        return payload  # the engine has parsed it
+    charset = CHARSET.search(parameters)
+    if charset and not is_json and charset[1].lower() not in UTF8:
+        # the engine decodes text that happens to be UTF-8
+        payload = _decoded(payload.encode() if isinstance(payload, str) else payload, charset[1])
+    payload = _without_mark(payload)
+    if is_json or payload[:100].lstrip()[:1] in (b"{", b"[", "{", "["):
+        try:
+            return json.loads(payload)
+        except (ValueError, RecursionError):
+            if is_json:
+                raise broken_json() from None
+    return payload
+
+
+def _decoded(payload: bytes, charset: str) -> str:
+    try:
+        text = codecs.lookup(charset).decode(payload, "strict")[0]
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"the text is not {charset}, which its Content-Type says: the byte "
+            f"{payload[error.start]:#04x} at position {error.start:,} has no meaning there"
+        ) from None
+    except (LookupError, ValueError):
+        text = None  # type: ignore[assignment]
+    if not isinstance(text, str):  # base64 and the like are codecs too
+        raise BadRequest(f"the Content-Type names the encoding {charset!r}, which there isn't; send UTF-8")
+    return text.removeprefix("\ufeff")
 
 
 def broken_json() -> BadRequest:

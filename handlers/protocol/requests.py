@@ -71,6 +71,7 @@ class Prepared:
     arrays: tuple[np.ndarray, ...]
     options: dict[str, Any] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
+    truncated: bool = False  # whether the graph gets the beginning of what was sent alone
 
 
 @dataclass(slots=True)
@@ -108,9 +109,14 @@ def read_call(headers: Mapping[str, str], options: Options) -> Call:
 
 
 def read_request(
-    row: Mapping[str, Any], call: Call, options: Options, max_instances: int = MAX_INSTANCES
+    row: Mapping[str, Any],
+    call: Call,
+    options: Options,
+    max_instances: int = MAX_INSTANCES,
+    *,
+    takes_text: bool = False,
 ) -> Request:
-    """One row of TorchServe as a `Request`.
+    """One row of TorchServe as a `Request`. A kind that `takes_text` may get texts that begin like JSON.
 
     Raises BadRequest for rows without exactly one payload and for options that are out of bounds, TooLarge
     for more than `max_instances`.
@@ -128,7 +134,7 @@ def read_request(
         fields = {name: value for name, value in row.items() if name not in options}
     is_v2 = BINARY_HEADER in call.headers
     try:
-        payload, binary = read_body(_only_field(fields, options), call.headers)
+        payload, binary = read_body(_only_field(fields, options), call.headers, takes_text)
         is_v2 = isinstance(payload, dict) and "inputs" in payload
         if is_v2:
             return _of_tensors(read_tensors(payload, binary, max_instances), found, options)

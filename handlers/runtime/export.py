@@ -140,6 +140,10 @@ class Export:
             raise self._broken(index, "a sample has no name, file or answer")
         return [{**sample, "body": self._bytes(f"{SAMPLES_FOLDER}/{sample['file']}")} for sample in samples]
 
+    def content(self, name: str) -> bytes:
+        """A further file that a kind needs. Raises BrokenArchive where it is missing or was changed."""
+        return self._bytes(name)
+
     @property
     def programs(self) -> list[Path]:
         """The portable programs (.pt2) by name: one for most kinds, else one per step of the model."""

@@ -185,7 +185,7 @@ class Predictor(StreamingPredictor, AnswerComparison):
         self, row: Mapping[str, Any], call: Call, options: Options, most: int = MAX_INSTANCES
     ) -> Request:
         """The request of a row. Raises a RequestError."""
-        request = read_request(row, call, options, most)
+        request = read_request(row, call, options, most, takes_text=self.takes_text)
         rows = self.rows_of(request.instances[0].payload, most) if request.protocol == "own" else None
         return request if rows is None else by_rows(request, rows)
 

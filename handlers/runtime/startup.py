@@ -40,6 +40,8 @@ class PredictorStartup:
 
     # whether instances have nothing to do with each other, so that threads may read them
     side_by_side: ClassVar[bool] = False
+    # whether an instance is a text, which may begin like JSON and comes as it is
+    takes_text: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.device = "cpu"

@@ -91,6 +91,7 @@ def page(spec: Spec) -> str:
         "kind": " · ".join(dict.fromkeys((metadata["kind"], training["recipe"]))).replace("_", " "),
         "tiles": _tiles(metadata["metrics"], metadata["floor"]),
         "figures": _figures(folder / "report"),
+        "tables": _tables(folder / "report" / "tables"),
         "classes": _classes(folder / "report" / "classes.json", by_class),
         **_samples(export, kinds.get(spec.kind).summarize),
         "data": facts(metadata["data"]),
@@ -156,6 +157,20 @@ def _classes(file: Path, by_class: Mapping[str, Any] | None) -> Table | None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     labels = [column.replace("_", " ") for column in columns]
     return table(labels, [[row.get(column, "") for column in columns] for row in rows])
+
+
+def _tables(folder: Path) -> list[tuple[str, str, Table]]:
+    """Title, text and rows of the tables that training left: {"title", "text", "rows": [{column: value}]}."""
+    tables = []
+    for file in sorted(folder.glob("*.json")):
+        content = _json(file)
+        rows = content["rows"]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        cells = [[row.get(column, "") for column in columns] for row in rows]
+        if rows:
+            shown = table([column.replace("_", " ") for column in columns], cells, kind="words")
+            tables.append((content["title"], content["text"], shown))
+    return tables
 
 
 def _samples(export: Export, summarize: Callable[[Any], str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from marina.engines import server_process
 from marina.packaging import archive
 from marina.pipeline import steps
 from tests.support import table_models
+from tests.support.text_models import TEXTS
 from tests.support.toy_kinds import TOYS, clip, picture
 from training.export.writer import export
 
@@ -34,6 +35,7 @@ BODIES = {
     "tabular_classifier": ROW,
     "policy": ("step.json", b'{"observation": [0, 0, 0.1, 0.2]}'),
     "tensor": ("plant.json", b'{"position": [1, 2, 3], "history": [[0, 0, 1, 0]]}'),
+    "text_classifier": ("text.txt", TEXTS["light"].encode()),
     "video_classifier": ("clip.gif", clip("light")),
 }
 NO_PICTURE = "only answers about pictures can be drawn"
@@ -44,7 +46,7 @@ TABLE: dict[str, dict[str, str]] = {
     "ready NAME": {},
     "predict NAME FILE": {},
     "predict NAME FILE --draw drawn.png": dict.fromkeys(
-        ("policy", "regressor", "tabular_classifier", "tensor"), NO_PICTURE
+        ("policy", "regressor", "tabular_classifier", "tensor", "text_classifier"), NO_PICTURE
     ),
     "explain NAME FILE": dict.fromkeys(("detector", "segmenter", "video_classifier"), NO_EXPLANATION),
     "evaluate NAME --episodes 3": {kind: "doesn't name its data" for kind in TOYS if kind != "policy"},

@@ -193,7 +193,8 @@ def test_openapi_names_the_png_response_and_the_archive_its_handler(
     document = openapi.document(served[1])
     answered = document["paths"]["/predictions/bright"]["post"]
 
-    assert set(answered["responses"]["200"]["content"]) == {"application/json", "image/png"}
-    assert [one["name"] for one in answered["parameters"]] == ["format"]
+    forms = set(answered["responses"]["200"]["content"])
+    assert forms == {"application/json", "image/png", "text/event-stream"}
+    assert [one["name"] for one in answered["parameters"]] == ["format", "prefer", "callback"]
     with archive.opened(served[1]) as folder:
         assert {"segmenter_handler.py", "spec.yaml"} <= {path.name for path in folder.iterdir()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,15 @@ from PIL import Image
 
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
+from handlers.inputs.tokenization import FILE
 from tests.support import table_models
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
+from tests.support.text_models import PREPROCESS, TEXTS, WORDS, Brightness
 from tests.support.toy_policies import balance
-from training.export.trained import Sample, Trained
+from training.export.trained import Dimension, Sample, Trained
 from training.tensors.evaluation import outputs_of, samples_of
 from training.tensors.signatures import declared_inputs, example_of, with_outputs
+from training.text.tokenizers import word_file
 
 SIDE, FRAMES = 32, 4
 CLASSES = ["dark", "light"]
@@ -139,6 +143,27 @@ def tensor() -> Trained:
     )
 
 
+def text_classifier() -> Trained:
+    """Light or dark, by the words that say so."""
+    samples = [
+        Sample(f"{name}-text", json.dumps({"text": text}).encode(), "application/json", {"class": name})
+        for name, text in TEXTS.items()
+    ]
+    return Trained(
+        kind="text_classifier",
+        module=Brightness().eval(),
+        example=(torch.tensor([[6, 2, 3, 7], [4, 6, 5, 0]]),),
+        dimensions=({1: Dimension("length", 1, PREPROCESS["max_tokens"])},),
+        metrics={"accuracy": 1.0},
+        preprocess=PREPROCESS,
+        postprocess={"type": "classification", "top_k": 2},
+        files={FILE: word_file(WORDS, True)},
+        samples=samples,
+        data={"name": "shades"},
+        classes=CLASSES,
+    )
+
+
 def regressor() -> Trained:
     """A number from a row."""
     return table_models.trained("regressor")
@@ -150,4 +175,5 @@ def tabular_classifier() -> Trained:
 
 
 OF_PICTURES = (classifier, detector, segmenter, video_classifier)
-TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, policy, regressor, tabular_classifier, tensor)}
+OTHERS = (policy, regressor, tabular_classifier, tensor, text_classifier)
+TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

@@ -154,10 +154,10 @@ def _parquet_rows(table: Path) -> list[Row]:
     wrong = next((value for value in content[chosen[0]] if isinstance(value, dict | bytes)), None)
     if wrong is not None:
         raise CallError(f"{table} holds pictures, not their paths; write them to files, and their paths here")
-    return [Row(*map(_text, cells)) for cells in zip(*content.values(), strict=True)]
+    return [Row(*map(cell_text, cells)) for cells in zip(*content.values(), strict=True)]
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A cell as a CSV would have it: nothing for none, 3 for 3.0."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -63,6 +63,7 @@ class Trained:
                     [B, D, s, s], probabilities inside the boxes)
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser
                     resolution
+        text_classifier   logits float32 [B, classes] of tokens int64 [B, length], where 0 is padding
         regressor   values float32 [B] in the target's unit, for features float32 [B, F] as the table in
                     `preprocess` encodes rows
         tabular_classifier  logits float32 [B, classes], for the same
@@ -81,6 +82,8 @@ class Trained:
     classes: list[str] | None = None  # index -> class name
     # per input its dimensions of no fixed size beside the batch: index -> dimension; () for none at all
     dimensions: tuple[Mapping[int, Dimension], ...] = ()
+    # further files of the export by name, which the kind's predictor reads
+    files: Mapping[str, bytes] = field(default_factory=dict)
     # held-out inputs like `example`, HELD_OUT at most, to check a runtime with
     validation: tuple[torch.Tensor, ...] = ()
     # detectors: score from which on a find is no mere guess, so that a runtime must find it too

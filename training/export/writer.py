@@ -32,7 +32,7 @@ from training.export.trained import Sample, Trained, spread
 from training.imports.files import first_line, quiet_torch
 
 SUFFIXES = {f"image/{kind}": f".{kind}" for kind in ("png", "webp", "bmp", "gif", "tiff")}
-SUFFIXES |= {"image/jpeg": ".jpg", "image/apng": ".png", "application/json": ".json"}
+SUFFIXES |= {"image/jpeg": ".jpg", "image/apng": ".png", "application/json": ".json", "text/plain": ".txt"}
 SUFFIXES |= {
     "video/mp4": ".mp4",
     "video/quicktime": ".mov",
@@ -58,6 +58,8 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
         _write_json(
             folder / "class_mapping.json", {str(index): name for index, name in enumerate(trained.classes)}
         )
+    for name, content in trained.files.items():
+        (folder / name).write_bytes(content)
     handler: Predictor = spec.predictor()
     handler.configure(Export.open(folder))
     handler.model = TorchRuntime(trained.module)

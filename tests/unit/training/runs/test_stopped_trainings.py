@@ -17,6 +17,7 @@ from marina.core import spec
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
+from tests.support.text_data import write_csv
 from training import recipes
 from training.train import train
 
@@ -57,6 +58,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"columns": {"x": "number"}, "target": "y", "epochs": 100_000},
         CHECKPOINT,
     ),
+    "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
@@ -86,8 +88,11 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
-    if recipe in ("regressor", "tabular_classifier"):
-        (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
+    if recipe in ("regressor", "tabular_classifier", "text_classifier"):
+        if recipe == "text_classifier":
+            write_csv(home / "rows.csv")
+        else:
+            (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
         return {"data": f"{home}/rows.csv"}
     if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
         (home / "own.py").write_text(OWN)

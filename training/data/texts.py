@@ -1,0 +1,241 @@
+"""Labeled texts in three splits: checked as serving checks them, copies kept together."""
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.inputs.texts import TextLimits, fault_of
+from marina.core import paths
+from marina.core.errors import CallError
+from training.data.class_order import class_order
+from training.data.copies import SPLITS as SPLIT_NAMES
+from training.data.copies import grouped, take
+from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
+from training.data.near_texts import Groups, near_groups
+from training.data.picture_files import SPLITS
+from training.data.text_rows import TextRow, read_rows
+from training.findings import Findings
+
+ALL = "all"  # the split of texts that come without one
+LEAST = 5  # texts of a class
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text with the indices of its labels, and where it stands."""
+
+    text: str
+    labels: tuple[int, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A data set in three splits. `test` is used to measure the floor, and only for that."""
+
+    name: str
+    classes: tuple[str, ...]
+    has_several: bool  # whether a text may have several labels, or none
+    train: Sequence[Text]
+    validation: Sequence[Text]
+    test: Sequence[Text]
+    splits: str  # how they came about
+
+    def about(self) -> dict[str, Any]:
+        """Name, counts and fingerprint, for the export's metadata."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            for one in split:
+                digest.update(f"{one.labels}\0{one.text}\0".encode())
+        return {
+            "name": self.name,
+            "source": "the owner's",
+            "licence": "the owner's",
+            **{split: len(getattr(self, split)) for split in SPLIT_NAMES},
+            "splits": self.splits,
+            "fingerprint": digest.hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read."""
+
+    encoding: str = "utf-8"
+    separator: str | None = None  # between the labels of a text
+    limits: TextLimits = field(default_factory=TextLimits)
+
+
+def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> TextData:
+    """The texts of a file or folder, see `text_rows`.
+
+    What serving would refuse is left out, as is a text without a label where each has exactly one, and goes
+    to the `findings`. Splits that the data lacks are drawn by `seed`, 15 % each, class by class; copies and
+    near copies stay together, and are found in splits that are given. Raises CallError for what is no such
+    data, for fewer than two classes, and for a split without texts.
+    """
+    place = paths.expanded(data)
+    with findings.reported():
+        rows, has_several = read_rows(place, reading.encoding, reading.separator, findings)
+        sound = _sound(rows, has_several, reading.limits, findings)
+        _check_labels(place, sound, has_several)
+        groups = near_groups([row.text for row in sound])
+        near = _by_place(sound, groups)
+        groups.join_equal([row.group for row in sound])
+        splits, words = _split(sound, _by_place(sound, groups), seed, place)
+        _report_copies(splits, near, findings)
+        learned = [name for row in splits["train"] for name in row.labels]
+        classes = class_order(learned)
+        _check_splits(place, splits, classes)
+        index = {name: number for number, name in enumerate(classes)}
+        train, validation, test = ([_text(row, index) for row in splits[split]] for split in SPLIT_NAMES)
+        return TextData(place.name, classes, has_several, train, validation, test, words)
+
+
+def held_out_texts(
+    data: str,
+    seed: int,
+    findings: Findings,
+    reading: Reading,
+    classes: Sequence[str],
+    has_several: bool,
+    is_foreign: bool,
+) -> list[Text]:
+    """The texts to measure a model of these `classes` on: the test split of what it learned from, or of data
+    that `is_foreign` the split of that name, else all of it. Raises CallError for a label that it lacks.
+    """
+    if not is_foreign:
+        return list(load_texts(data, seed, findings, reading).test)
+    place = paths.expanded(data)
+    with findings.reported():
+        rows, _ = read_rows(place, reading.encoding, reading.separator, findings)
+        sound = _sound(rows, has_several, reading.limits, findings)
+    given = {row.split for row in sound}
+    split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
+    chosen = [row for row in sound if row.split == split]
+    if unknown := sorted({name for row in chosen for name in row.labels} - set(classes)):
+        raise CallError(
+            f"{place} has the label(s) {', '.join(unknown[:5])}; the model knows {', '.join(classes[:5])}"
+        )
+    if not chosen:
+        raise CallError(f"{place} has no texts to measure with")
+    index = {name: number for number, name in enumerate(classes)}
+    return [_text(row, index) for row in chosen]
+
+
+def _text(row: TextRow, index: Mapping[str, int]) -> Text:
+    return Text(row.text, tuple(index[name] for name in row.labels), row.place)
+
+
+def _sound(
+    rows: Sequence[TextRow], has_several: bool, limits: TextLimits, findings: Findings
+) -> list[TextRow]:
+    """The rows that can be learned from."""
+    faults: dict[str, list[str]] = defaultdict(list)
+    kept = []
+    for row in rows:
+        fault = fault_of(row.text, limits)
+        if not fault and not has_several and len(row.labels) != 1:
+            fault = "no label"
+        if not fault and row.split and row.split.lower() not in SPLITS:
+            fault = "an unknown split"
+        if fault:
+            faults[fault].append(row.place)
+        else:
+            kept.append(row._replace(split=SPLITS.get(row.split.lower(), ALL)))
+    for fault, places in faults.items():
+        findings.add("texts", f"left out: {fault}", places, len(rows))
+    return kept
+
+
+def _by_place(rows: Sequence[TextRow], groups: Groups) -> dict[str, int]:
+    """Place of a row -> number of its group."""
+    return {row.place: groups.first(number) for number, row in enumerate(rows)}
+
+
+def _split(
+    rows: Sequence[TextRow], groups: Mapping[str, int], seed: int, place: Path
+) -> tuple[dict[str, list[TextRow]], str]:
+    """Split -> rows, and in words where they come from."""
+    splits: dict[str, list[TextRow]] = {name: [] for name in SPLIT_NAMES}
+    given = {row.split for row in rows}
+    if given <= {ALL}:
+        rest, splits["test"] = _parted(rows, groups, TEST_SHARE, seed)
+        share = VALIDATION_SHARE / (1 - TEST_SHARE)
+        splits["train"], splits["validation"] = _parted(rest, groups, share, seed + 1)
+        return splits, f"drawn with seed {seed}, {TEST_SHARE:.0%} each, copies together"
+    if ALL in given:
+        raise CallError(f"{place}: some texts name a split, others don't; name it for all, or for none")
+    for row in rows:
+        splits[row.split].append(row)
+    if not splits["test"]:
+        splits["test"], splits["validation"] = splits["validation"], []
+    if splits["validation"]:
+        return splits, "as the source has them"
+    splits["train"], splits["validation"] = _parted(splits["train"], groups, VALIDATION_SHARE, seed)
+    return splits, f"validation drawn from train with seed {seed}, {VALIDATION_SHARE:.0%}, copies together"
+
+
+def _parted(
+    rows: Sequence[TextRow], groups: Mapping[str, int], share: float, seed: int
+) -> tuple[list[TextRow], list[TextRow]]:
+    """(the rest, about `share` of the rows of each class); groups stay whole, rows in their order."""
+    together = grouped(rows, lambda row: groups[row.place])
+    random.Random(seed).shuffle(together)
+    taken: set[str] = set()
+    for of_class in grouped(together, lambda group: group[0].labels[:1]):
+        count = max(1, round(share * sum(map(len, of_class))))
+        taken |= {row.place for row in take(of_class, count)[0]}
+    return [row for row in rows if row.place not in taken], [row for row in rows if row.place in taken]
+
+
+def _report_copies(
+    splits: Mapping[str, Sequence[TextRow]], groups: Mapping[str, int], findings: Findings
+) -> None:
+    """Findings on texts that are nearly the same: at all, in two splits, under other labels."""
+    placed = [(split, row) for split in SPLIT_NAMES for row in splits[split]]
+    repeated, contradicting = [], []
+    leaked: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
+    for group in grouped(placed, lambda one: groups[one[1].place]):
+        (first_split, first), *others = group
+        for split, row in others:
+            pair = f"{row.place} ~ {first.place}"
+            repeated.append(pair)
+            if split != first_split:
+                leaked[split].append(pair)
+            if set(row.labels) != set(first.labels):
+                contradicting.append(pair)
+    findings.add("texts", "are copies or near copies of another one", repeated, len(placed))
+    for split in SPLIT_NAMES[1:]:
+        happened = "have copies or near copies in an earlier split: what is measured on them proves little"
+        findings.add(f"texts of {split}", happened, leaked[split], len(splits[split]))
+    findings.add("texts", "have copies or near copies with another label", contradicting, len(placed))
+
+
+def _check_labels(place: Path, rows: Sequence[TextRow], has_several: bool) -> None:
+    """Raise CallError for too few labels, and for one with too few texts."""
+    counts = Counter(name for row in rows for name in row.labels)
+    if len(counts) < (1 if has_several else 2):
+        raise CallError(f"{place} has the labels {', '.join(counts) or 'none'}; two at least are needed")
+    name, count = min(counts.items(), key=lambda item: item[1])
+    if count < LEAST:
+        raise CallError(
+            f"{place}: the label {name!r} has {count} text(s); {LEAST} at least are needed, some dozens make "
+            "sense"
+        )
+
+
+def _check_splits(place: Path, splits: Mapping[str, Sequence[TextRow]], classes: Sequence[str]) -> None:
+    """Raise CallError for splits that can't be measured on."""
+    for split in SPLIT_NAMES:
+        if not splits[split]:
+            raise CallError(f"{place}: no text is left for {split}; add some")
+        if unknown := sorted({name for row in splits[split] for name in row.labels} - set(classes)):
+            raise CallError(
+                f"{place}: {split} has the label(s) {', '.join(unknown[:5])} that train has no text of; add "
+                "some or take them out"
+            )

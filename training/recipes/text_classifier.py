@@ -1,0 +1,168 @@
+"""Learns which class a text has, or which labels: words or pieces of words, embeddings, and a small network.
+
+The tokenizer is learned from the training split and lies in the export. Probabilities are calibrated, or get
+a threshold per label, on validation; metrics are those of the test split, with TF-IDF
+and logistic regression on the same split beside them.
+
+Not covered: encoders that were pretrained elsewhere.
+"""
+
+import json
+import time
+from collections import Counter
+from typing import Any
+
+from handlers.inputs.tokenization import FILE, Tokenizer, load_tokenizer
+from marina.core.errors import CallError
+from training.data.texts import Reading, TextData, load_texts
+from training.export.trained import HELD_OUT, Dimension, Sample, Trained
+from training.runs.fitting import fit
+from training.runs.run import Run
+from training.runs.seeds import seed_everything
+from training.text.assessment import Assessment, assess_one, assess_several, operating_class, slug
+from training.text.baseline import measure_baseline
+from training.text.batches import TextBatches, TokenizedTexts, logits_of
+from training.text.learner import Learner
+from training.text.networks import TextNetwork, build
+from training.text.report import write_report
+from training.text.settings import Settings
+from training.text.tokenizers import train_tokenizer
+from training.text.vectors import vectors_of
+
+__all__ = ["Settings", "train"]
+
+SURE, UNSURE = 0.9, 0.02  # certain enough for a sample that comes first; too near to a threshold for any
+SAMPLE_CHARACTERS = 2000
+SAMPLES = 64
+TOP_K = 5
+
+
+def train(settings: Settings, run: Run) -> Trained:
+    """Learn, take the epoch with the best validation, calibrate there, measure on the test split.
+
+    Raises CallError for settings or data that can't be used.
+    """
+    started, computed = time.monotonic(), time.process_time()
+    seed_everything(run.seed)
+    data = load_texts(settings.data, run.seed, run.findings, reading_of(settings))
+    if data.has_several and (settings.operating_point or settings.label_smoothing):
+        raise CallError("operating_point and label_smoothing are for one label per text; leave them out")
+    operating_class(settings, data.classes)
+    content = train_tokenizer(
+        settings.tokenizer,
+        [one.text for one in data.train],
+        settings.vocabulary_size,
+        settings.lowercase,
+    )
+    tokenizer = load_tokenizer(content, settings.tokenizer)
+    splits = [_tokenized(settings, data, split, tokenizer, run) for split in ("train", "validation", "test")]
+    vectors = None
+    if settings.vectors:
+        vectors = vectors_of(settings.vectors, tokenizer.vocabulary(), run.seed, run.findings)
+    network = build(settings, tokenizer.size, len(data.classes), vectors)
+    learner = Learner(network, settings, *splits[:2])
+    fingerprint = data.about()["fingerprint"]
+    fit(learner, TextBatches(splits[0], settings.batch_size, run.seed), run, fingerprint=fingerprint)
+
+    model = learner.best_model()
+    validated, logits = (logits_of(model, split) for split in splits[1:])
+    if data.has_several:
+        assessment = assess_several(validated, splits[1].labels, logits, splits[2].labels)
+    else:
+        assessment = assess_one(validated, splits[1].labels, logits, splits[2].labels, data.classes, settings)
+    model.temperature = assessment.temperature
+    baseline = measure_baseline(data, settings.lowercase) if settings.baseline else None
+    write_report(learner, assessment, data, baseline, run.report)
+    metrics = assessment.metrics | (baseline.metrics if baseline else {})
+    facts = learner.training_facts(started, computed)
+    return _trained(settings, data, model, splits, assessment, metrics, content, facts)
+
+
+def reading_of(settings: Settings) -> Reading:
+    """How the data is read."""
+    return Reading(settings.encoding, settings.label_separator, settings.limits)
+
+
+def _tokenized(
+    settings: Settings, data: TextData, split: str, tokenizer: Tokenizer, run: Run
+) -> TokenizedTexts:
+    """The tokens of a split; what has none or too many of them goes to the findings."""
+    texts = getattr(data, split)
+    tokenized = TokenizedTexts(texts, tokenizer, settings.max_tokens, len(data.classes), data.has_several)
+    happened = f"have more than {settings.max_tokens:,} tokens, of which the first count"
+    cut = [texts[row].place for row in tokenized.truncated]
+    run.findings.add(f"texts of {split}", happened, cut, len(texts))
+    return tokenized
+
+
+def _trained(
+    settings: Settings,
+    data: TextData,
+    model: TextNetwork,
+    splits: list[TokenizedTexts],
+    assessment: Assessment,
+    metrics: dict[str, float],
+    tokenizer: bytes,
+    facts: dict[str, Any],
+) -> Trained:
+    example, _ = splits[0].batch(range(min(8, len(splits[0]))))
+    postprocess: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, len(data.classes))}
+    if data.has_several:
+        postprocess |= {"type": "labels", "thresholds": list(assessment.thresholds)}
+    elif assessment.decision:
+        postprocess["decision"] = vars(assessment.decision)
+    return Trained(
+        kind="text_classifier",
+        module=model,
+        example=(example[:, : max(2, example.shape[1])],),
+        dimensions=({1: Dimension("length", 1, settings.max_tokens)},),
+        validation=(splits[1].batch(range(min(HELD_OUT, len(splits[1]))))[0],),
+        metrics=metrics,
+        preprocess={
+            "input": "text",
+            "tokenizer": settings.tokenizer,
+            "max_tokens": settings.max_tokens,
+            "max_characters": settings.max_characters,
+        },
+        postprocess=postprocess,
+        files={FILE: tokenizer},
+        samples=_samples(data, assessment),
+        data=data.about(),
+        classes=list(data.classes),
+        training={**facts, "temperature": assessment.temperature},
+    )
+
+
+def _samples(data: TextData, assessment: Assessment) -> list[Sample]:
+    """Texts of the test split that are answered rightly, sure answers first, of each class in turn."""
+    certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
+    least = 0.1 if assessment.thresholds else SURE
+    rows = [
+        row
+        for row, one in enumerate(data.test)
+        if right[row] and len(one.text) <= SAMPLE_CHARACTERS and certainty[row] > _margin(assessment, row)
+    ]
+    rows.sort(key=lambda row: (certainty[row] < least, row))
+    seen: Counter[tuple[int, ...]] = Counter()
+    turns = []
+    for row in rows:
+        turns.append((seen[data.test[row].labels], row))
+        seen[data.test[row].labels] += 1
+    turns.sort(key=lambda turn: turn[0])
+    samples = []
+    for turn, row in turns[:SAMPLES]:
+        one = data.test[row]
+        names = [data.classes[label] for label in one.labels]
+        body = json.dumps({"text": one.text}, ensure_ascii=False).encode()
+        expect: dict[str, Any] = {"labels": names} if data.has_several else {"class": names[0]}
+        name = slug(" ".join(names)) or f"class-{'-'.join(map(str, one.labels)) or 'none'}"
+        samples.append(Sample(f"{name}-{turn + 1}", body, "application/json", expect))
+    return samples
+
+
+def _margin(assessment: Assessment, row: int) -> float:
+    """The certainty above which an answer isn't a matter of rounding."""
+    if assessment.decision is None:
+        return UNSURE
+    own = float(assessment.probabilities[row, assessment.decision.class_index])
+    return 1.0 if abs(own - assessment.decision.threshold) <= UNSURE else 0.0

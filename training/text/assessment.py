@@ -1,0 +1,180 @@
+"""What a text classifier reaches: calibrated on validation, measured on test."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+
+from handlers.kinds.decision import Decision, ranked
+from marina.core.errors import CallError
+from training.text.settings import Settings
+from training.vision.classification import calibration
+
+Thresholds = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Answers to the test split, and what they are worth."""
+
+    probabilities: torch.Tensor  # calibrated, float32 [N, classes]
+    labels: torch.Tensor  # int64 [N], or float32 [N, classes] of 0 and 1
+    answers: torch.Tensor  # the same
+    metrics: dict[str, float]
+    temperature: float = 1.0
+    uncalibrated: torch.Tensor | None = None  # of one label per text
+    decision: Decision | None = None
+    thresholds: Thresholds = ()  # of several labels, by class
+
+    @property
+    def certainty(self) -> torch.Tensor:
+        """How far each answer is from another one, 0..1: float32 [N]."""
+        if self.thresholds:
+            return (self.probabilities - torch.tensor(self.thresholds)).abs().min(1).values
+        return self.probabilities.max(1).values
+
+    @property
+    def is_right(self) -> torch.Tensor:
+        """Which answers are, all labels of a text together: bool [N]."""
+        same = self.answers == self.labels
+        return same.all(1) if self.labels.ndim == 2 else same
+
+
+def assess_one(
+    validated: torch.Tensor,
+    expected: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    settings: Settings,
+) -> Assessment:
+    """Of one label per text: temperature and operating point from the logits and labels of validation,
+    metrics of those of test.
+
+    Metrics: accuracy and macro_f1, ece and ece_uncalibrated, auroc where every class is in the test split;
+    recall_NAME, precision_NAME and f1_NAME of both classes where there are two, else of the operating
+    point's.
+    """
+    temperature = calibration.fit_temperature(validated, expected)
+    decision = _decision(settings, classes, (validated / temperature).softmax(1), expected)
+    probabilities = (logits / temperature).softmax(1)
+    answers = torch.from_numpy(ranked(probabilities.numpy(), decision)[:, 0].copy())
+    metrics = metrics_of_one(probabilities, labels, answers, classes, decision)
+    metrics["ece_uncalibrated"] = calibration.calibration_error(logits.softmax(1), labels)
+    return Assessment(probabilities, labels, answers, metrics, temperature, logits.softmax(1), decision)
+
+
+def metrics_of_one(
+    probabilities: torch.Tensor,
+    labels: torch.Tensor,
+    answers: torch.Tensor,
+    classes: Sequence[str],
+    decision: Decision | None = None,
+) -> dict[str, float]:
+    """As `calibration.metrics_of`, and the F1 of the classes whose recall is listed."""
+    listed = [0, 1] if len(classes) == 2 else [decision.class_index] if decision else []
+    metrics = calibration.metrics_of(probabilities, labels, answers, list(classes), listed)
+    for name in [name for name in metrics if name.startswith("recall_")]:
+        recall, precision = metrics[name], metrics[name.replace("recall_", "precision_", 1)]
+        both = recall + precision
+        metrics[name.replace("recall_", "f1_", 1)] = 2 * recall * precision / both if both else 0.0
+    return metrics
+
+
+def assess_several(
+    validated: torch.Tensor, expected: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+) -> Assessment:
+    """Of several labels per text: a threshold per class from validation, metrics of test."""
+    thresholds = tuple(
+        best_threshold(own, truth)
+        for own, truth in zip(validated.sigmoid().T.numpy(), expected.T.numpy(), strict=True)
+    )
+    probabilities = logits.sigmoid()
+    answers = (probabilities >= torch.tensor(thresholds)).float()
+    metrics = metrics_of_several(probabilities.numpy(), answers.numpy(), labels.numpy())
+    return Assessment(probabilities, labels, answers, metrics, thresholds=thresholds)
+
+
+def metrics_of_several(
+    probabilities: np.ndarray, answers: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """micro_f1 and macro_f1, exact_match (the share of texts with exactly their labels), and mean average
+    precision over the classes that occur; all arrays [N, classes].
+    """
+    present = labels.any(0)
+    return {
+        "micro_f1": float(f1_score(labels, answers, average="micro", zero_division=0)),
+        "macro_f1": float(
+            f1_score(labels[:, present], answers[:, present], average="macro", zero_division=0)
+        ),
+        "exact_match": float((labels == answers).all(1).mean()),
+        "mean_average_precision": float(
+            average_precision_score(labels[:, present], probabilities[:, present])
+        ),
+    }
+
+
+def best_threshold(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """The threshold with the best F1 of one class (both [N]), half-way to the next lower probability; 0.5
+    where it doesn't occur.
+    """
+    if not truth.any():
+        return 0.5
+    precision, recall, thresholds = precision_recall_curve(truth, probabilities)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(f1[:-1].argmax())
+    lower = probabilities[probabilities < thresholds[best]]
+    return float((thresholds[best] + (lower.max() if len(lower) else 0.0)) / 2)
+
+
+def by_class(assessment: Assessment, classes: Sequence[str]) -> list[Mapping[str, object]]:
+    """A row per class for the report: its texts, precision, recall, F1, AUROC or threshold."""
+    if not assessment.thresholds:
+        rows = calibration.by_class(
+            assessment.probabilities, assessment.labels, assessment.answers, list(classes)
+        )
+        return [{"class": row["class"], "texts": row["pictures"], **_without(row)} for row in rows]
+    scores = f1_score(assessment.labels, assessment.answers, average=None, zero_division=0)
+    counts = assessment.labels.sum(0).long().tolist()
+    columns = zip(classes, counts, scores.tolist(), assessment.thresholds, strict=True)
+    return [
+        {"class": name, "texts": count, "f1": f1, "threshold": threshold}
+        for name, count, f1, threshold in columns
+    ]
+
+
+def slug(name: str) -> str:
+    """A class in the name of a sample: letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50]
+
+
+def _without(row: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in row.items() if key not in ("class", "pictures")}
+
+
+def operating_class(settings: Settings, classes: Sequence[str]) -> int | None:
+    """The index of the class that the operating point is about; None without one. Raises CallError for a
+    class that isn't there.
+    """
+    if settings.operating_point is None:
+        return None
+    name = str(settings.operating_point["class"])
+    if name not in classes:
+        raise CallError(f"operating_point: no class {name!r}; the data has {', '.join(classes)}")
+    return list(classes).index(name)
+
+
+def _decision(
+    settings: Settings, classes: Sequence[str], probabilities: torch.Tensor, labels: torch.Tensor
+) -> Decision | None:
+    index = operating_class(settings, classes)
+    if settings.operating_point is None or index is None:
+        return None
+    if not bool((labels == index).any()):
+        raise CallError(
+            f"operating_point: validation has no text of {classes[index]!r} to choose a threshold by"
+        )
+    return calibration.fit_decision(probabilities, labels, index, float(settings.operating_point["recall"]))

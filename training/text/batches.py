@@ -1,0 +1,84 @@
+"""Tokenized texts: batches of about one length to learn from, and the answers of a network to all of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from handlers.inputs.tokenization import Tokenizer
+from handlers.kinds.text_classifier import padded
+from training.data.texts import Text
+from training.runs.batches import Batches
+
+POOL = 50  # batches whose texts are sorted by length together
+EVALUATION_BATCH = 64
+
+TextBatch = tuple[torch.Tensor, torch.Tensor]
+
+
+class TokenizedTexts:
+    """Tokens of each text, and its labels: int64 [N], or float32 [N, classes] of 0 and 1 where there may be
+    several.
+    """
+
+    def __init__(
+        self, texts: Sequence[Text], tokenizer: Tokenizer, most: int, classes: int, several: bool
+    ) -> None:
+        encoded = [tokenizer.encode(one.text, most) for one in texts]
+        self.tokens = [one.ids for one in encoded]
+        self.truncated = [row for row, one in enumerate(encoded) if one.truncated]
+        self.lengths = np.array([len(tokens) for tokens in self.tokens])
+        if several:
+            self.labels = torch.zeros(len(texts), classes)
+            for row, one in enumerate(texts):
+                self.labels[row, list(one.labels)] = 1
+        else:
+            self.labels = torch.tensor([one.labels[0] for one in texts])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, rows: Sequence[int]) -> TextBatch:
+        """Tokens int64 [B, longest] and labels."""
+        tokens = padded([self.tokens[row] for row in rows])
+        return torch.from_numpy(tokens), self.labels[torch.as_tensor(rows)]
+
+
+class TextBatches(Batches[TextBatch]):
+    """Batches of a training epoch: drawn, but each of texts of about one length: little is padding."""
+
+    def __init__(self, texts: TokenizedTexts, size: int, seed: int) -> None:
+        super().__init__(seed)
+        self.texts, self.size = texts, min(size, len(texts))
+
+    def __len__(self) -> int:
+        return len(self.texts) // self.size
+
+    def order(self) -> Sequence[Sequence[int]]:
+        """Drawn texts, sorted within pools of POOL batches; a short rest is left out."""
+        drawn = torch.randperm(len(self.texts), generator=self.generator)[: len(self) * self.size].numpy()
+        steps: list[list[int]] = []
+        for start in range(0, len(drawn), POOL * self.size):
+            pool = drawn[start : start + POOL * self.size]
+            pool = pool[np.argsort(self.texts.lengths[pool], kind="stable")]
+            steps += pool.reshape(-1, self.size).tolist()
+        return [steps[step] for step in torch.randperm(len(steps), generator=self.generator).tolist()]
+
+    def batch(self, read: Any) -> TextBatch:
+        """Tokens and labels of these rows."""
+        return self.texts.batch(read)
+
+
+def logits_of(model: nn.Module, texts: TokenizedTexts, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Float32 [N, classes] on the CPU, in the order of the texts."""
+    order = np.argsort(texts.lengths, kind="stable")
+    parts = []
+    with torch.no_grad():  # not inference_mode: a temperature is fitted to them
+        for start in range(0, len(order), EVALUATION_BATCH):
+            tokens, _ = texts.batch(order[start : start + EVALUATION_BATCH].tolist())
+            parts.append(model(tokens.to(device)).float().cpu())
+    logits = torch.empty_like(sorted_logits := torch.cat(parts))
+    logits[torch.from_numpy(order)] = sorted_logits
+    return logits

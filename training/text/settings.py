@@ -1,0 +1,138 @@
+"""The settings of a text classifier's training."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from handlers.inputs.texts import TextLimits
+from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
+
+OWN = ":"  # in the name of a function of the user's own
+
+
+class Settings(FitSettings):
+    """The settings of this recipe."""
+
+    data: str = Field(
+        description=(
+            "a table or JSON lines of texts and labels (.csv, .tsv, .parquet, .jsonl, also .gz and .xz), "
+            "or a folder of tables or of .txt files per class"
+        )
+    )
+    encoding: str = Field(default="utf-8", description="of the files; a byte-order mark may be there or not")
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="between the labels of one text in a table; lists of labels need none",
+    )
+    max_characters: int = Field(
+        default=TextLimits.max_characters,
+        ge=100,
+        le=10_000_000,
+        description="of one text, learned from or sent; longer ones are refused",
+    )
+    max_tokens: int = Field(
+        default=256,
+        ge=4,
+        le=8192,
+        description="of one text; what is behind doesn't count, and an answer says that it was truncated",
+    )
+
+    tokenizer: Literal["words", "bpe", "wordpiece", "unigram"] = Field(
+        default="words",
+        description="words, or pieces of words by the extra text; learned from the training texts",
+    )
+    vocabulary_size: int = Field(
+        default=8000, ge=300, le=500_000, description="most tokens, with <pad> and <unk>"
+    )
+    lowercase: bool = Field(default=True, description="whether upper and lower case are the same")
+    vectors: str | None = Field(
+        default=None,
+        description="text file of pretrained vectors (GloVe, fastText) to begin with; may be packed",
+    )
+    freeze_vectors: bool = Field(default=False, description="with vectors: whether they stay as they are")
+
+    architecture: str = Field(
+        default="bag",
+        description=(
+            "bag (mean and maximum of the embeddings), cnn (Kim 2014), transformer, or "
+            "file.py:function(vocabulary_size, outputs) that gives tokens int64 [B, length] -> logits"
+        ),
+    )
+    embedding_size: int = Field(default=64, ge=4, le=2048, description="width of the embeddings")
+    filters: int = Field(default=100, ge=4, le=2048, description="of the cnn, for each of its widths")
+    filter_widths: tuple[int, ...] = Field(
+        default=(3, 4, 5), min_length=1, description="of the cnn, in tokens"
+    )
+    layers: int = Field(default=2, ge=1, le=24, description="of the transformer")
+    heads: int = Field(default=4, ge=1, le=32, description="of attention in each of its layers")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="share of activations that are dropped")
+    token_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="share of tokens that are <unk> in a training step"
+    )
+    class_balance: Literal["none", "weights"] = Field(
+        default="none", description="weights: rare classes count more in the loss"
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the target spread over all classes; of one label per text",
+    )
+    operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
+        default=None,
+        description=(
+            "{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this share on "
+            "validation; of one label per text"
+        ),
+    )
+    baseline: bool = Field(
+        default=True,
+        description="measure TF-IDF with logistic regression beside it, and list its most telling words",
+    )
+
+    epochs: Epochs = 10
+    batch_size: BatchSize = 32
+    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="peak of the schedule, for AdamW")
+    ema_decay: EmaDecay = 0.98
+
+    renamed: ClassVar[dict[str, str]] = {
+        **FitSettings.renamed,
+        "max_length": "max_tokens",
+        "vocab_size": "vocabulary_size",
+        "embedding_dim": "embedding_size",
+    }
+
+    @property
+    def limits(self) -> TextLimits:
+        """Of the texts that are learned from and sent."""
+        return TextLimits(self.max_characters, self.max_tokens)
+
+    @field_validator("operating_point")
+    @classmethod
+    def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
+        recall = said.get("recall") if said else 1
+        if said is not None and (
+            not isinstance(said.get("class"), str)
+            or not isinstance(recall, float | int)
+            or not 0 < recall <= 1
+        ):
+            raise ValueError("write the class and the share of it to find, like {class: spam, recall: 0.97}")
+        return said
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        if self.vectors and self.tokenizer != "words":
+            raise ValueError("vectors are of words; say tokenizer: words, or leave them out")
+        if self.freeze_vectors and not self.vectors:
+            raise ValueError("freeze_vectors keeps pretrained vectors as they are, so it needs 'vectors'")
+        if self.vectors and "embedding_size" in self.model_fields_set:
+            raise ValueError("embedding_size is that of the vectors; leave it out")
+        if self.architecture not in ("bag", "cnn", "transformer") and OWN not in self.architecture:
+            raise ValueError(
+                "architecture must be bag, cnn, transformer, or a function like file.py:build. There is no "
+                "lstm or gru: torch.export fixes the length of their input"
+            )
+        if self.architecture == "transformer" and not self.vectors and self.embedding_size % self.heads:
+            raise ValueError(f"embedding_size {self.embedding_size} has no {self.heads} equal heads")
+        return self
