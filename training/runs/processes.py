@@ -112,8 +112,7 @@ class _Others:
         if not self.lost or (isinstance(error, KeyboardInterrupt) and not self._has_interrupted):
             return None
         rank, code = self.lost
-        number = -code if code < 0 else code - 128
-        if number in STOPPING:
+        if (number := _stopping(code)) is not None:
             return Stopped(number)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         memory = " (by hand, or because memory ran out)" if code == -signal.SIGKILL else ""
@@ -151,7 +150,14 @@ class _Others:
             self.lost = rank, code
             if self.is_interrupting:
                 self._has_interrupted = True
-                os.kill(os.getpid(), signal.SIGTERM)
+                # the signal that ended it: a group's comes to the main thread, too, and is then the same
+                os.kill(os.getpid(), _stopping(code) or signal.SIGTERM)
+
+
+def _stopping(code: int) -> int | None:
+    """The signal that stopped a process with this exit code; None where it ended otherwise."""
+    number = -code if code < 0 else code - 128
+    return number if number in STOPPING else None
 
 
 @contextmanager
