@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..protocol.errors import BrokenArchive
 from .checksums import file_digest
 from .export import PROGRAM, RUNTIMES, Export
 from .lazy_imports import without
@@ -308,7 +309,8 @@ def usable(export: Export, device: str) -> Generator[Runtime]:
     """The runtimes of an export that this machine has, best first; the last is the portable program.
 
     A runtime that ends the process while it is loaded, or before the next one is requested, is skipped at the
-    next start. Close the generator once a runtime is taken.
+    next start. Close the generator once a runtime is taken. Raises BrokenArchive where the portable
+    program is the last one and torch is not installed.
     """
     index = export.runtimes
     for entry in index.get("serve", []) if device == "cpu" else []:
@@ -326,4 +328,9 @@ def usable(export: Export, device: str) -> Generator[Runtime]:
                 logger.warning("the runtime %s can't be used here, the next is taken: %s", name, error)
                 continue
             yield runtime
+    if find_spec("torch") is None:
+        raise BrokenArchive(
+            "no compiled form of this model can be used here (the log says why), and its portable program "
+            "needs torch, which is not installed"
+        )
     yield TorchRuntime.load(export.folder / PROGRAM, device)

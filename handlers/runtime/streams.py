@@ -116,7 +116,14 @@ class StreamingPredictor(PredictorStartup):
         item, prepared = self._prepared(instance, whole=True)
         self.telemetry.instances += 1
         with self.telemetry.inference:
-            return self.explanation(item, prepared)
+            try:
+                return self.explanation(item, prepared)
+            except ModuleNotFoundError as error:
+                if error.name != "torch":
+                    raise
+                raise NotSupported(
+                    "explanations are computed by torch, which this server does not have; ask one that has it"
+                ) from None
 
     def _item(self, answer: Any, request_id: str) -> Reply:
         if isinstance(answer, Picture):

@@ -8,7 +8,6 @@ read-only, in the last test.
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,29 +26,10 @@ from marina.core import paths, spec
 from marina.core.spec import Spec
 from marina.engines import server_process as server
 from marina.packaging import archive
+from tests.support.containerfile import CONTAINERFILE, STAGES, copied, copy_image, instructions
 
-CONTAINERFILE = (paths.SOURCE / "deploy" / "Containerfile").read_text(encoding="utf-8")
 LOCK = (paths.SOURCE / "requirements.lock").read_text(encoding="utf-8")
-STAGES = {
-    name: re.sub(r"\\\n\s*", "", text)
-    for name, text in re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM |\Z)", CONTAINERFILE, re.M | re.S)
-}
-
 REQUEST = {"instances": [{"observation": [0, 0, 1, 0]}]}
-
-
-def instructions(stage: str, name: str) -> list[str]:
-    return re.findall(rf"^{name} (.*)$", STAGES[stage], re.MULTILINE)
-
-
-def copied(stage: str) -> dict[str, str]:
-    """What a stage copies out of the repository: source -> destination."""
-    found = {}
-    for line in instructions(stage, "COPY"):
-        *sources, destination = line.split()
-        if not sources[0].startswith("--from"):
-            found.update(dict.fromkeys(sources, destination))
-    return found
 
 
 def parses(command: list[str]) -> None:
@@ -87,7 +67,7 @@ def test_the_server_gets_all_that_the_package_finds_beside_itself() -> None:
 
 def test_images_run_as_a_numeric_user_that_is_not_root() -> None:
     """No image runs as root; the user is a number, which Kubernetes can check."""
-    for stage in ("models", "server"):
+    for stage in ("models", "server", "standalone"):
         assert instructions(stage, "USER")[-1] == "10001:10001"
     assert CONTAINERFILE.count("FROM server AS bundle") == 1
     assert instructions("bundle", "USER") == []
@@ -124,7 +104,8 @@ def test_every_package_of_the_lock_has_hashes_so_that_all_can_be_demanded() -> N
 
     assert len(packages) > 100
     assert all("--hash=sha256:" in package for package in packages)
-    assert STAGES["environment"].count("--require-hashes") == 2
+    for stage in ("installer", "environment", "serving"):
+        assert STAGES[stage].count("--require-hashes") == 1
 
 
 def test_other_torch_builds_drop_only_their_own_hashes(tmp_path: Path) -> None:
@@ -146,7 +127,7 @@ def test_other_torch_builds_drop_only_their_own_hashes(tmp_path: Path) -> None:
 
 
 def test_uv_is_taken_out_of_the_lock_with_its_hashes(tmp_path: Path) -> None:
-    (line,) = re.findall(r"awk '.*?' requirements.lock", STAGES["environment"])
+    (line,) = re.findall(r"awk '.*?' requirements.lock", STAGES["installer"])
     (tmp_path / "requirements.lock").write_text(LOCK)
 
     taken = subprocess.run(
@@ -163,7 +144,7 @@ def test_the_images_own_tree_serves_for_everybody_and_stays_as_it_was(
 ) -> None:
     archive.build(exported())
     tree, port = tmp_path / "image", str(server.free_port_base())
-    _copy_image(tree)
+    copy_image("server", tree)
     before = {file: file.stat().st_mtime_ns for file in sorted(tree.rglob("*"))}
     for file in before:
         file.chmod(file.stat().st_mode & ~0o222)
@@ -202,23 +183,6 @@ def test_the_images_own_tree_serves_for_everybody_and_stays_as_it_was(
     everybody = {address.port - int(port) for address in listening if address.ip in ("::", "0.0.0.0")}
     assert everybody == {0, 2}  # inference and metrics
     assert {address.port - int(port) for address in listening} == {0, 1, 2, 3, 4}
-
-
-def _copy_image(tree: Path) -> None:
-    """What the image has under /opt/marina."""
-    for source, destination in copied("server").items():
-        if destination.startswith("/opt/marina"):
-            inside = (
-                tree
-                / Path(destination).relative_to("/opt/marina")
-                / ("" if Path(destination).name == source else source)
-            )
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            hidden = shutil.ignore_patterns("__pycache__")
-            if (paths.SOURCE / source).is_dir():
-                shutil.copytree(paths.SOURCE / source, inside, ignore=hidden)
-            else:
-                shutil.copy(paths.SOURCE / source, inside)
 
 
 def _listening(port: int) -> list:

@@ -8,7 +8,6 @@ triton-inference-server/server, docs/protocol/extension_binary_data.md.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Row
 from handlers.protocol.tensor_answers import datatype_of, tensor_answer
 from handlers.runtime.predictor import Predictor
+from marina import __version__
 from marina.engines.gateway.bodies import Headers
 
 EXTENSIONS = ["binary_tensor_data"]
@@ -98,7 +98,7 @@ def tensor_bytes(output: Mapping[str, Any]) -> bytes:
 
 def server_metadata() -> dict[str, Any]:
     """The metadata of the server."""
-    return {"name": "marina", "version": installed_version("marina"), "extensions": EXTENSIONS}
+    return {"name": "marina", "version": __version__, "extensions": EXTENSIONS}
 
 
 def model_metadata(predictor: Predictor, versions: list[str]) -> dict[str, Any]:
