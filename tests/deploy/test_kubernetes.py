@@ -152,7 +152,12 @@ def test_the_images_are_those_of_the_containerfile_in_this_version() -> None:
         r"--target (\w+) -t (marina[a-z-]*):",
         (paths.SOURCE / "deploy" / "Containerfile").read_text(encoding="utf-8"),
     )
-    assert dict(stages) == {"server": "marina", "models": "marina-models", "bundle": "marina-bundle"}
+    assert dict(stages) == {
+        "server": "marina",
+        "standalone": "marina-standalone",
+        "models": "marina-models",
+        "bundle": "marina-bundle",
+    }
 
 
 def test_every_container_keeps_to_the_restricted_pod_security_standard(pod: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,14 @@ def test_an_encoding_is_named_in_the_content_type(predictor: TextClassifierPredi
     assert [one["text"] for one in found["tokens"]] == ["light", "Ã\x83Â", "©"]
     with pytest.raises(BadRequest, match=r"not UTF-8: the byte 0xe9 at position 3"):
         raise answer(predictor, "caf\xe9".encode("latin-1"), content_type="text/plain; charset=ascii")
-    for name in ("klingon", "base64", "undefined"):
-        with pytest.raises(BadRequest, match=r"names the encoding '\w+', which there isn't"):
-            raise answer(predictor, b"light", content_type=f"text/plain; charset={name}")
+    codecs = dict.fromkeys(("klingon", "base64", "undefined", "idna", "unicode_escape"), b"light")
+    codecs |= {
+        "zlib": zlib.compress(bytes(10_000_000)),
+        "punycode": b"a-" + b"b" * 600_000,
+    }
+    for name, body in codecs.items():
+        with pytest.raises(BadRequest, match=r"names the encoding '[\w-]+', which there isn't"):
+            raise answer(predictor, body, content_type=f"text/plain; charset={name}")
 
 
 @pytest.mark.parametrize(
