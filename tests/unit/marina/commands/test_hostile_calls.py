@@ -84,8 +84,8 @@ def project(archived: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     (folder / "file.json").write_text('{"observation": [0, 0, 0, 0]}')
     (tmp_path / "benchmarks").mkdir()
-    for file in ("serving", "decoding", "detection", "policies", "policy_steps"):
-        (tmp_path / "benchmarks" / f"{file}.py").write_text("")
+    for file in (paths.SOURCE / "benchmarks").glob("*.py"):
+        (tmp_path / "benchmarks" / file.name).write_text("")
     monkeypatch.setattr(ServerProcess, "start", refuse(ServerError("no server in this test")))
     monkeypatch.setattr(supervisor, "detach", refuse(ServerError("no server in this test")))
     monkeypatch.setattr(stock_check, "check", refuse(WorkError("no installation in this test")))

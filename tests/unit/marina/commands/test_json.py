@@ -45,6 +45,8 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench rl": ([], 0),
     "bench steps": ([], 0),
     "bench stop": ([], 0),
+    "bench tables": ([], 0),
+    "bench images": ([], 0),
     "release": (["balance", "--version", "1.0"], 1),
     "rollback": (["balance"], 1),
     "history": (["balance"], 0),
@@ -73,8 +75,8 @@ def test_json_is_one_object_and_the_last_line(
     spec = exported()
     steps.pack(spec, Output(as_json=True))
     (tmp_path / "benchmarks").mkdir()
-    for file in ("serving", "decoding", "detection", "policies", "policy_steps", "shutdown"):
-        (tmp_path / "benchmarks" / f"{file}.py").write_text(BENCHMARK)
+    for file in (paths.SOURCE / "benchmarks").glob("*.py"):
+        (tmp_path / "benchmarks" / file.name).write_text(BENCHMARK)
     trial = Trial({"workers": 2, "threads": 1, "batch_size": 8, "max_batch_delay_ms": 1}, 1, 1, 1, 1, 0)
     if name.startswith("bench"):
         monkeypatch.setattr(paths, "SOURCE", tmp_path)
