@@ -32,7 +32,6 @@ from ..protocol.requests import (
     Row,
     by_rows,
     read_call,
-    read_request,
 )
 from .comparison import AnswerComparison
 from .decode_pool import DecodePool, Read
@@ -186,7 +185,7 @@ class Predictor(StreamingPredictor, AnswerComparison):
         self, row: Mapping[str, Any], call: Call, options: Options, most: int = MAX_INSTANCES
     ) -> Request:
         """The request of a row. Raises a RequestError."""
-        request = read_request(row, call, options, most, takes_text=self.takes_text)
+        request = super()._request(row, call, options, most)
         rows = self.rows_of(request.instances[0].payload, most) if request.protocol == "own" else None
         return request if rows is None else by_rows(request, rows)
 

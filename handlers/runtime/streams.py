@@ -17,7 +17,17 @@ from typing import Any
 from ..protocol.errors import NotSupported
 from ..protocol.events import Item
 from ..protocol.replies import Picture, Reply, reply_of
-from ..protocol.requests import MAX_INSTANCES, Call, Instance, Options, Prepared, Request, Row, read_call
+from ..protocol.requests import (
+    MAX_INSTANCES,
+    Call,
+    Instance,
+    Options,
+    Prepared,
+    Request,
+    Row,
+    read_call,
+    read_request,
+)
 from .startup import PredictorStartup
 
 
@@ -134,8 +144,11 @@ class StreamingPredictor(PredictorStartup):
         """As in Predictor."""
         raise NotImplementedError
 
-    def _request(self, row: Mapping[str, Any], call: Call, options: Options, most: int) -> Request:
-        raise NotImplementedError
+    def _request(
+        self, row: Mapping[str, Any], call: Call, options: Options, most: int = MAX_INSTANCES
+    ) -> Request:
+        """The request of a row. Raises a RequestError."""
+        return read_request(row, call, options, most, takes_text=self.takes_text)
 
     def _tried(self, step: Callable[..., Any], *arguments: Any) -> Any:
         raise NotImplementedError

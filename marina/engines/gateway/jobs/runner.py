@@ -62,6 +62,7 @@ class JobRunner:
 
     async def stop(self) -> None:
         """Queue again what runs, and return."""
+        await asyncio.sleep(0)  # a task that has not begun would not release its job
         tasks = [task for task in (self._main, *self._running.values(), *self._others) if task]
         for task in tasks:
             task.cancel()
@@ -85,7 +86,7 @@ class JobRunner:
             self._cleaned_at = loop.time()
             await self.jobs.do(lambda store: store.clean())
         while targets := self._targets():
-            job = await self.jobs.do(partial(_claim, targets))
+            job = await self._claimed(targets)
             if job is None:
                 break
             task = self._running[job.model] = asyncio.create_task(self._compute(job))
@@ -94,6 +95,16 @@ class JobRunner:
             task = asyncio.create_task(self._call_back(job))
             self._others.add(task)
             task.add_done_callback(self._others.discard)
+
+    async def _claimed(self, targets: Sequence[str]) -> Job | None:
+        """The next job of these models; one that is claimed while the process stops is queued again."""
+        claiming = asyncio.ensure_future(self.jobs.do(partial(_claim, targets)))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            if (job := await claiming) is not None:
+                await self.jobs.do(lambda store: store.release(job))
+            raise
 
     def _targets(self) -> list[str]:
         """What is served here and has no job under way: NAME, and NAME/VERSION."""

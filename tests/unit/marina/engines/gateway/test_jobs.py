@@ -229,11 +229,15 @@ def test_many_processes_share_a_store(tmp_path: Path) -> None:
     predictors = [Stepped(0.005), Stepped(0.005)]
 
     async def both() -> list[Any]:
+        finished = asyncio.Barrier(2)  # a server that stops leaves what it computes to the other
         servers = [JobServer(tmp_path, predictor, LIMITS, Tokens.open()) for predictor in predictors]
 
         async def calls(client: httpx.AsyncClient) -> Any:
             made = [await client.post(PATH, json=number, headers=ASYNC) for number in range(10)]
-            return [await ended(client, answer.headers["location"]) for answer in made]
+            found = [await ended(client, answer.headers["location"]) for answer in made]
+            # no limit: the other has as many, and `ended` has one
+            await finished.wait()
+            return found
 
         return [
             job for jobs in await asyncio.gather(*(server.run(calls) for server in servers)) for job in jobs
