@@ -14,6 +14,7 @@ import numpy as np
 import stable_baselines3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -135,6 +136,7 @@ def theirs(spec: Spec, counterpart: Counterpart, seed: int) -> Run:
     if counterpart.normalised:
         vector = VecNormalize(vector, gamma=options.get("gamma", 0.99))
     model = class_of(counterpart.algorithm)("MlpPolicy", vector, seed=seed, device="cpu", **options)
+    model.set_logger(Logger(None, []))  # its own leaves a folder SB3-… in the one for temporary files
     with progress_bar(f"{settings.environment} (stable-baselines3)", counterpart.steps) as show:
         looking = Looking(watch, settings.eval_freq, show)
         model.learn(counterpart.steps, looking)

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
 
 from benchmarks.policy_plan import CARTPOLE_DQN, CARTPOLE_PPO
 from marina.core.errors import CallError
@@ -130,6 +131,7 @@ def theirs(
     model = getattr(stable_baselines3, algorithm)(
         "MlpPolicy", make_vec_env(environment, num_envs), device="cpu", seed=0, **options
     )
+    model.set_logger(Logger(None, []))  # its own leaves a folder SB3-… in the one for temporary files
     model.learn(2 * steps)  # fills what has to be filled
 
     def sample() -> float:
