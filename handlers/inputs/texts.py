@@ -20,7 +20,7 @@ class TextLimits:
 
 
 def fault_of(text: str, limits: TextLimits) -> str:
-    """What is wrong with a text, the same words for all that have it; empty for nothing."""
+    """What is wrong with a text, without its values, so that findings can count it; empty if nothing is."""
     if len(text) > limits.max_characters:
         return f"more than {limits.max_characters:,} characters"
     if not text or text.isspace():

@@ -34,7 +34,7 @@ LAYOUT = """a table of files and classes looks like this:
     ├── labels.csv             path,label,split
     └── images/                images/a.jpg,cat,train
         ├── a.jpg              images/b.jpg,dog,test
-        └── b.jpg            (split may be left out; or one table per split: train.csv, val.csv, test.csv;
+        └── b.jpg            (split may be left out; or a table per split: train.csv, val.csv, test.csv;
                               or labels.json: {"images/a.jpg": "cat", …})"""
 
 

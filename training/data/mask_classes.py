@@ -44,7 +44,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class MaskClasses:
-    """Class names, and the class of each value or color of a mask; others count for nothing."""
+    """Class names, and the class of each value or color of a mask; other values are ignored."""
 
     names: tuple[str, ...]
     values: Mapping[int, int]

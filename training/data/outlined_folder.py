@@ -19,7 +19,7 @@ from training.data.limits import Limits
 from training.findings import Findings, inside
 
 BACKGROUND = "background"
-IGNORED = MAX_CLASSES  # the value of pixels that count for nothing: crowds
+IGNORED = MAX_CLASSES  # the value of pixels that no metric and no loss counts: crowds
 
 
 def load(

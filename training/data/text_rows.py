@@ -1,7 +1,7 @@
 """Labeled texts as files list them: tables, JSON lines, and folders with a file per text.
 
 mail.csv, .tsv, .parquet     text,label[,split][,group]      each also packed, like mail.jsonl.xz
-mail.jsonl                   {"text": …, "label": …}         one object a line; a list of labels for several
+mail.jsonl                   {"text": …, "label": …}         an object a line; several labels as a list
 FOLDER/train.csv, test.csv   one table per split
 FOLDER/CLASS/*.txt           or FOLDER/train/CLASS/*.txt     one text per file
 """
@@ -151,7 +151,8 @@ def _json_cells(path: Path, encoding: str) -> Cells:
         except (ValueError, RecursionError) as error:
             raise CallError(f"{path}, line {number}: no JSON: {error}") from error
         if not isinstance(row, dict):
-            raise CallError(f'{path}, line {number}: write an object {{"text": …, "label": …}} on each line')
+            form = '{"text": …, "label": …}'
+            raise CallError(f"{path}, line {number}: write an object {form} on each line")
         if columns is None:
             names = list(row)
             columns = [names[k] if k >= 0 else "" for k in _columns(path, names)]

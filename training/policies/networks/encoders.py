@@ -63,7 +63,7 @@ class ObservationEncoder(Stateful):
             self.running.update(obs.reshape(len(obs), -1))
 
     def statistics(self) -> ObservationStatistics | None:
-        """What normalizes now, None for nothing."""
+        """The statistics that observations are normalized by; None where they are not normalized."""
         if self.running is None or not self.running.count:
             return None
         shape = self.spec.shape

@@ -43,8 +43,8 @@ def mix(settings: ClassifierSettings, classes: int) -> Mix | None:
 def _varied(settings: ClassifierSettings, config: ImageInput) -> Augment:
     """The transform without Fourier noise.
 
-    RandAugment: Cubuk et al. 2020, two operations of magnitude 9. TrivialAugment: Müller and Hutter 2021, one
-    operation of random magnitude.
+    RandAugment: Cubuk et al. 2020, two operations of magnitude 9. TrivialAugment: Müller and Hutter 2021,
+    one operation of random magnitude.
     """
     if settings.augmentation == "none":
         return lambda images: images

@@ -108,7 +108,7 @@ def features(
     seed: int,
     findings: Findings | None = None,
 ) -> Rows:
-    """What reaches the head, float32 [N * views, …], with labels: from the cache, or computed and kept there.
+    """What reaches the head, float32 [N * views, …], with labels: cached, or computed and kept.
 
     The first view of a picture is the picture itself, the others are varied by the settings' augmentation,
     drawn from `seed`. The random numbers of the caller are left as they are. Pictures that can't be read go

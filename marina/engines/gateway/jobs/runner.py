@@ -44,6 +44,10 @@ def _claim(models: Sequence[str], store: JobStore) -> Job | None:
     return store.claim(models)
 
 
+def _renew(job: Job, progress: tuple[int | None, int, int, int], store: JobStore) -> bool:
+    return store.renew(job, *progress)
+
+
 class JobRunner:
     """Runs the jobs of the models that this process serves, from `start` until `stop`."""
 
@@ -62,7 +66,7 @@ class JobRunner:
 
     async def stop(self) -> None:
         """Queue again what runs, and return."""
-        await asyncio.sleep(0)  # a task that has not begun would not release its job
+        await asyncio.sleep(0)  # cancelled before its first step, a task would not release its job
         tasks = [task for task in (self._main, *self._running.values(), *self._others) if task]
         for task in tasks:
             task.cancel()
@@ -175,9 +179,8 @@ class JobRunner:
     async def _renew(self, run: "Run") -> None:
         """Keep the lease and show progress; end the run when the job is another's or may not go on."""
         while True:
-            progress = run.progress()
             try:
-                is_ours = await self.jobs.do(lambda store, progress=progress: store.renew(run.job, *progress))  # type: ignore[misc]
+                is_ours = await self.jobs.do(partial(_renew, run.job, run.progress()))
             except Failure as error:
                 run.end(error)
                 return

@@ -92,7 +92,8 @@ def test_an_encoding_is_named_in_the_content_type(predictor: TextClassifierPredi
     for encoding in ("iso-8859-1", "utf-16", "cp1252", "shift_jis"):
         body = "light day".encode(encoding)
         assert first(answer(predictor, body, content_type=f"text/plain; charset={encoding}")) == "light"
-    found = answer(predictor, "light Ã©".encode(), content_type="text/plain; charset=latin-1", explain="true")
+    latin = "text/plain; charset=latin-1"
+    found = answer(predictor, "light Ã©".encode(), content_type=latin, explain="true")
     assert [one["text"] for one in found["tokens"]] == ["light", "Ã\x83Â", "©"]
     with pytest.raises(BadRequest, match=r"not UTF-8: the byte 0xe9 at position 3"):
         raise answer(predictor, "caf\xe9".encode("latin-1"), content_type="text/plain; charset=ascii")

@@ -147,7 +147,7 @@ def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, number: Sign
     ids=["checkpoint", "program", "moved"],
 )
 def test_a_killed_training_is_made_again(at: str, home: Path) -> None:
-    """`kill -9`: whatever was half-done is taken for nothing, and gone after the next training."""
+    """`kill -9`: an unfinished export is never used, and the next training removes it."""
     write_spec(home, "tensor")
     file = home / "models" / "toy.yaml"
     file.write_text(file.read_text().replace("epochs: 100000", "epochs: 60"))

@@ -77,9 +77,9 @@ def test_many_values_at_once_are_observed_as_one_by_one() -> None:
         await model.drain()
 
     asyncio.run(run())
-    begun = [batches[0].requests[0]._replace(since=0.0)]
+    queued_at_zero = [batches[0].requests[0]._replace(since=0.0)]
     pairs = zip(batches, values, strict=True)
-    moved = [batch._replace(requests=begun, started=value) for batch, value in pairs]
+    moved = [batch._replace(requests=queued_at_zero, started=value) for batch, value in pairs]
     metrics.count_batches(model, moved)
 
     def queue(of: Metrics) -> dict[str, float]:
