@@ -23,8 +23,9 @@ app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), a detector (detect), the decoding of "
-    "pictures (decode), models of rows (tables), the training of policies (rl) and its steps (steps), and "
-    "the packages of the images (images). `marina bench serve --help` lists the options of serve.",
+    "pictures (decode), models of rows (tables), forecasts (series), the training of policies (rl) and its "
+    "steps (steps), and the packages of the images (images). "
+    "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)
 
@@ -52,6 +53,7 @@ _add(
 _add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
 _add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
+_add("series", "series.py", "Measure forecasters over seeds, beside naive forecasts and ridge regression.")
 _add(
     "steps",
     "policy_steps.py",

@@ -134,8 +134,8 @@ class Spec(Section):
     )
     kind: str = Field(
         description=(
-            "classifier, detector, segmenter, video_classifier, regressor, tabular_classifier, policy, "
-            "tensor, or one of your own in kinds/"
+            "classifier, detector, segmenter, video_classifier, regressor, tabular_classifier, forecaster, "
+            "policy, tensor, or one of your own in kinds/"
         )
     )
     handler: str | None = Field(
