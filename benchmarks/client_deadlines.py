@@ -35,7 +35,7 @@ from marina.engines import server_process as server
 from marina.pipeline import steps
 
 SECONDS = 0.5  # of the timeout, where the server trickles
-TRICKLE_SECONDS = 0.05  # between two bytes
+TRICKLE_PAUSE = 0.05  # seconds between two bytes
 GIVEN_UP = 4.0  # seconds, for ways without a bound
 Post = Callable[[str, bytes, dict[str, str], float], bytes]
 
@@ -119,7 +119,7 @@ def trickling() -> Iterator[str]:
                     connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
                     while time.monotonic() < end:
                         connection.sendall(b"x")
-                        stop.wait(TRICKLE_SECONDS)
+                        stop.wait(TRICKLE_PAUSE)
                 except OSError:
                     return
 
