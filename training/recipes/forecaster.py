@@ -6,7 +6,6 @@ of the times before the test each.
 """
 
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from marina.core.errors import BelowFloor
 from training.export.trained import HELD_OUT, Sample, Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.series.assessment import Assessment, assess
+from training.series.assessment import FORECAST_METRICS, Assessment, assess
 from training.series.drawing import draw_beside, draw_errors, draw_forecasts
 from training.series.intervals import half_widths
 from training.series.learning import ForecastModule, changes_of, learn, values_of
@@ -26,6 +25,8 @@ from training.series.windows import Windows
 from training.tensors.drawing import draw_losses
 
 __all__ = ["Settings", "train"]
+
+METRICS = FORECAST_METRICS
 
 EXAMPLE_ROWS = 4
 SAMPLES = 64
@@ -37,7 +38,6 @@ def train(settings: Settings, run: Run) -> Trained:
     Raises CallError for data that doesn't fit the columns or is too short, and BelowFloor for forecasts that
     are no better than the naive ones (MASE of 1 or more), whatever the spec's floor.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     with run.findings.reported():
         prepared = prepare(settings, run.findings)
@@ -48,7 +48,7 @@ def train(settings: Settings, run: Run) -> Trained:
     draw_forecasts(test, assessment, settings.unit, run.report / "forecasts.png")
     draw_errors(test, assessment, settings.seasonal_period, run.report / "errors.png")
     draw_beside(assessment, run.report / "comparison.png")
-    facts = learner.training_facts(started, computed)
+    facts = learner.training_facts(run)
     facts["beside"] = {name: {"mae": round(error, 6)} for name, error in assessment.beside.items()}
     return _trained(settings, prepared, model, widths, assessment, facts)
 

@@ -9,6 +9,8 @@ from training.series.learning import values_of
 from training.series.windows import Windows
 from training.tensors.evaluation import regression_metrics
 
+FORECAST_METRICS = ("mae", "rmse", "mase", "skill", "ridge_skill", "coverage", "interval_width")
+
 
 @dataclass(frozen=True)
 class Assessment:

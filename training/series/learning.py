@@ -61,15 +61,9 @@ class ForecastModule(FitModule):
         """Both losses."""
         return f"loss {row['loss']:.4g}, validation {row['validation_loss']:.4g}"
 
-    def best_model(self) -> nn.Module:
-        """The best epoch, on the CPU in eval mode."""
-        model = self.average.cpu().eval().requires_grad_(False)
-        model.load_state_dict(self.best_state)
-        return model
-
     def last_model(self) -> nn.Module:
-        """The last epoch, likewise."""
-        return self.average.cpu().eval().requires_grad_(False)
+        """The average of the last epoch, on the CPU and in eval mode."""
+        return self.average.cpu().eval()
 
 
 def learn(

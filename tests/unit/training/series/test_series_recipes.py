@@ -14,6 +14,7 @@ from handlers.inputs.series import SeriesInput
 from handlers.runtime.export import Export
 from marina.core import spec
 from marina.core.errors import BelowFloor, CallError
+from marina.evaluation.measurement import in_process
 from marina.kinds.forecaster import KIND
 from marina.kinds.kind import MeasurementOptions
 from tests.support.table_models import as_csv
@@ -83,16 +84,7 @@ def test_series_are_learned_exported_and_measured_again(home: Path, table: Path)
     assert set(export.metadata["training"]["beside"]) == {LAST, SEASONAL, CHANGED, RIDGE}
     names = {path.name for path in (folder / "report").iterdir()}
     assert {"curves.png", "forecasts.png", "errors.png", "comparison.png"} <= names
-    predictor = model.predictor()
-    predictor.open_export(folder)
-
-    def answer(rows: Any, headers: Any) -> list[Any]:
-        return [
-            json.loads(json.dumps(one))
-            for body, _ in rows
-            for one in predictor.answer_rows([({"body": body}, {})])
-        ]
-
+    answer = in_process(model)
     for data, is_recorded in ((None, True), (str(table.with_name("other.csv")), False)):
         table.with_name("other.csv").write_text(as_csv(*sales(40)))
         measurement = KIND.measurement(model, MeasurementOptions(data=data))
