@@ -153,6 +153,24 @@ TABLES = {
             "the end of its log is shown",
         ),
         Limit(
+            "a node of `marina cluster up` (three tries)",
+            "marina.engines.ray.limits:NODE_SECONDS",
+            "seconds",
+            "the end of its log is shown",
+        ),
+        Limit(
+            "an archive that a node fetches, a server of archives that says nothing",
+            "marina.engines.ray.limits:FETCH_SECONDS SILENT_SECONDS",
+            "seconds",
+            "the version does not come up, with the reason",
+        ),
+        Limit(
+            "a proxy that is asked for its routes, by the catalog and by a change",
+            "marina.engines.ray.limits:ROUTES_SECONDS",
+            "seconds",
+            "what was known counts",
+        ),
+        Limit(
             "on Ray: the process of a replica, a change of routes, a description",
             "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS ASK_SECONDS",
             "seconds",

@@ -55,6 +55,10 @@ class Engine(ABC):
         has_keys = not access.tokens or (folder / "key_file.json").is_file()
         return has_keys and _accepts(port) and _accepts(port + 1)
 
+    def ports(self, home: Path) -> tuple[str, ...]:
+        """Those of PORTS that a server of the project `home` listens at itself."""
+        return PORTS
+
     def clear(self, folder: Path) -> None:
         """Remove what an earlier server in `folder` has left: its tokens."""
         (folder / "key_file.json").unlink(missing_ok=True)

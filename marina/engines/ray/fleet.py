@@ -7,7 +7,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from marina.engines.gateway.management import ManagementFailure, Registration
+from marina.engines.ray.archives import sha256
 from marina.engines.ray.cluster import Cluster, DeploymentFailed, Scale
+from marina.engines.ray.ledger import Kept, KeptVersion, Ledger
 from marina.engines.ray.limits import PROCESS_SECONDS
 from marina.engines.ray.replica import ReplicaOptions
 from marina.engines.ray.routes import LONGEST_PREFIX, NAME, VERSION, application, idle, model_prefix
@@ -32,21 +35,34 @@ Key = tuple[str, str]  # name, version
 
 
 class Replicas:
-    """The replicas of all versions, which follow what is `registered`; archives lie in `store`."""
+    """The replicas of all versions, which follow what is `registered`; archives lie in `store`, and nodes
+    fetch them from `archives`, where that is an address.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         store: Path,
-        key_file: Path | None,
+        archives: str | None,
+        keys: Mapping[str, Any] | None,
         log_folder: Path,
         registered: Callable[[], Collection[Version]],
     ) -> None:
-        self.cluster, self.store, self.registered = cluster, store, registered
-        self.key_file, self.log_folder = key_file, log_folder
+        self.cluster, self.store, self.archives, self.registered = cluster, store, archives, registered
+        self.keys, self.log_folder = keys, log_folder
         self.workers: list[Any] = []  # no process has all versions
         self.change = asyncio.Lock()
         self._deployed: dict[Key, tuple[str, Scale]] = {}  # with its code version
+
+    def take_over(self, version: Version, code: str) -> None:
+        """A version was deployed by an earlier controller, with this code version."""
+        if version.min_workers:
+            scale = _scale(version, version.min_workers, version.max_workers)
+            self._deployed[version.name, version.version] = code, scale
+
+    def codes(self) -> dict[Key, str]:
+        """The code versions of what is deployed."""
+        return {key: code for key, (code, _) in self._deployed.items()}
 
     async def load(self, version: Version, count: int) -> None:
         """Deploy so many replicas of a version and show it when all have answered their golden samples; after
@@ -115,11 +131,13 @@ class Replicas:
         key = version.name, version.version
         if key not in self._deployed:
             self.cluster.wait_gone(application(*key))  # an earlier one, which still answers
+        archive = self.store / version.archive
         options = ReplicaOptions(
-            archive=str(self.store / version.archive),
+            archive=f"{self.archives}{version.archive}" if self.archives else str(archive),
+            sha256=sha256(archive),
             name=version.name,
             version=version.version,
-            key_file=str(self.key_file) if self.key_file else None,
+            keys=self.keys,
             log_folder=str(self.log_folder),
             startup_seconds=version.startup_seconds,
             settings=version.settings,
@@ -133,12 +151,31 @@ class RayFleet(Fleet):
     """The registered versions of one Serve."""
 
     def __init__(
-        self, folder: Path, store: Path, cluster: Cluster, key_file: Path | None, log_folder: Path
+        self,
+        folder: Path,
+        store: Path,
+        cluster: Cluster,
+        archives: str | None,
+        keys: Mapping[str, Any] | None,
+        ledger: Ledger,
     ) -> None:
-        self.folder, self.store, self.cluster = folder, store, cluster
+        self.folder, self.store, self.cluster, self.ledger = folder, store, cluster, ledger
         self.versions: dict[Key, Version] = {}
-        self.replicas = Replicas(cluster, store, key_file, log_folder, self.versions.values)
+        self.replicas = Replicas(cluster, store, archives, keys, folder / "logs", self.versions.values)
         self.pool = self.replicas  # type: ignore[assignment]
+
+    def take_over(self, kept: Kept | None) -> None:
+        """Go on with the versions that the cluster serves since an earlier controller."""
+        running = self.cluster.applications()
+        for one in kept.versions if kept else ():
+            version = Version(**one.version)
+            if version.min_workers and application(version.name, version.version) not in running:
+                logger.warning("%s %s is not served any more", version.name, version.version)
+                continue
+            self.versions[version.name, version.version] = version
+            self.replicas.take_over(version, one.code)
+        if self.versions:
+            logger.info("took over %s", ", ".join(f"{name} {number}" for name, number in self.versions))
 
     async def register(self, wanted: Registration) -> Version:
         """As in Fleet."""
@@ -150,6 +187,15 @@ class RayFleet(Fleet):
     async def _load(self, version: Version, archive: Path, count: int) -> None:
         """As in Fleet, with as many replicas as this version asks for."""
         await self.replicas.load(version, count)
+
+    def _save(self) -> None:
+        """As in Fleet; in the cluster too, for a controller that takes this one's place."""
+        super()._save()
+        codes = self.replicas.codes()
+        versions = [
+            KeptVersion(asdict(version), codes.get(key, "")) for key, version in self.versions.items()
+        ]
+        self.ledger.write(Kept(self.replicas.keys, versions))
 
     async def describe(self, version: Version, customized: bool) -> dict[str, Any]:
         """As in Fleet. Raises ManagementFailure when none of its replicas says what it is."""

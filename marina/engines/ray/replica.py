@@ -12,7 +12,7 @@ import logging.handlers
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from handlers.protocol.errors import BrokenArchive
 from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Row
 from handlers.runtime.golden import difference
+from marina.core import processes, scratch
 from marina.engines.gateway.app import Gateway
 from marina.engines.gateway.bodies import Limits, Message, Receive, Send
 from marina.engines.gateway.failures import Failure, Refused, reply_to
@@ -29,10 +30,12 @@ from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.models import Models
 from marina.engines.gateway.served_model import ServedModel
 from marina.engines.gateway.tokens import Tokens
+from marina.engines.ray.archives import local_archive
 from marina.engines.ray.routes import version_prefix
 
 logger = logging.getLogger(__name__)
 
+PREFIX = f"{processes.PREFIX}replica-"  # of the folders of unpacked archives
 GOLDEN_SECONDS = 10.0  # between golden samples of the health check
 DEFAULT_RESPONSE_SECONDS = 120.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(message)s"
@@ -42,13 +45,16 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(message)s"
 class ReplicaOptions:
     """What a replica serves: an archive, as `name`, under the settings of its registration. Paths are texts.
 
-    Where `log_folder` is a folder of the replica's node, it logs there; without a key file all may call.
+    `archive` is a path that every node has, or an address that it is fetched from. Where `log_folder` is a
+    folder of the replica's node, it logs there. `keys` is the content of the key file, without which all may
+    call.
     """
 
     archive: str
+    sha256: str
     name: str
     version: str
-    key_file: str | None
+    keys: Mapping[str, Any] | None
     log_folder: str
     startup_seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
@@ -60,15 +66,17 @@ class Replica:
     def __init__(self, options: ReplicaOptions) -> None:
         """Load the archive and answer its golden samples. Raises BrokenArchive or CallError."""
         log_to(Path(options.log_folder))
-        folder = Path(tempfile.mkdtemp(prefix="model-")) / "archive"
-        self.model = _load_in_time(options, folder)
+        scratch.remove_leftovers(PREFIX)
+        own = scratch.new_path(PREFIX, Path(tempfile.gettempdir()))
+        self._lock = scratch.make_locked(own)  # no limit: as long as this process lives
+        self.model = _load_in_time(options, own / "archive")
         if options.name != self.model.name:
             self.model.predictor.rename(options.name)
             self.model.name = options.name
         self.model.predictor.telemetry.log("ready", self.model.ready)
         models, metrics = Models(), Metrics()
         models.add(self.model)
-        tokens = Tokens.from_file(Path(options.key_file)) if options.key_file else Tokens.open()
+        tokens = Tokens.from_content(options.keys)
         self.gateway = Gateway(models, tokens, Limits(), metrics)
         self._golden_at = time.monotonic()
         gc.collect()
@@ -149,7 +157,8 @@ def _load_in_time(options: ReplicaOptions, folder: Path) -> ServedModel:
 
     def load() -> None:
         try:
-            loaded.set_result(ServedModel.load(Path(options.archive), folder, options.settings))
+            archive = local_archive(options.archive, options.sha256)
+            loaded.set_result(ServedModel.load(archive, folder, options.settings))
         except Exception as error:  # raised again where somebody waits
             loaded.set_exception(error)
 
