@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from ray import serve
+from ray.exceptions import RayError
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -134,7 +135,10 @@ def _connect_serve(options: Options) -> Cluster:
     (port,) = (SERVE_PORT,) if is_open else free_ports(1)
     host = "0.0.0.0" if is_open else "127.0.0.1"  # noqa: S104  # replicas ask for keys
     http = {"host": host, "port": port, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
-    serve.start(http_options=http, logging_config={"enable_access_log": False})
+    try:
+        serve.start(http_options=http, logging_config={"enable_access_log": False})
+    except RayError as error:
+        raise ServerError(f"Serve did not start: {' '.join(str(error).split())}") from error
     cpus = options.joined.cpus_per_replica if options.joined else 1.0
     return Cluster(options.port, running_port(), {"num_cpus": cpus})
 

@@ -32,6 +32,7 @@ SETTINGS = {
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(RETRY_BYTES),
     "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "3600",  # the queue has its own limits
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 by default, which a busy machine needs for its imports
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
 }
 # everything on this machine at loopback addresses, as Ray does it elsewhere than on Linux
