@@ -35,6 +35,7 @@ class Engine(ABC):
     name: ClassVar[str]  # as --engine takes it
     title: ClassVar[str]  # in messages
     start_seconds: ClassVar[float] = START_SECONDS
+    has_shadows: ClassVar[bool] = False  # whether a version may answer a share of the requests for comparison
     logs: ClassVar[tuple[str, ...]] = ("server.out", "logs/models.log")  # in the server's folder
 
     @abstractmethod

@@ -119,7 +119,7 @@ class Load:
 
     def __init__(self, cluster: ServedCluster) -> None:
         self.cluster, self.failed, self.answered = cluster, list[str](), 0
-        self._done = threading.Event()
+        self._done, self._started = threading.Event(), time.monotonic()
 
     def __enter__(self) -> "Load":
         self._pool = ThreadPoolExecutor(CALLERS)
@@ -141,7 +141,7 @@ class Load:
                     assert client.predict("balance", GOOD)["action"] in (0, 1)
                     count += 1
                 except RequestError as error:
-                    self.failed.append(str(error))
+                    self.failed.append(f"{time.monotonic() - self._started:.1f} s: {error}")
         return count
 
 

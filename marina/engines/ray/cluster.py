@@ -100,9 +100,17 @@ class Cluster:
         self._run(RunTarget(catalog.bind(options), CATALOG, "/"))
         self._wait_running(CATALOG, Scale(count, count), CATALOG_SECONDS)
 
-    def deploy(self, options: ReplicaOptions, code: str, scale: Scale, queue: int, seconds: float) -> None:
-        """Deploy a version, and wait until it has its replicas; another scale changes one that runs. Raises
-        DeploymentFailed or TimeoutError.
+    def deploy(
+        self,
+        options: ReplicaOptions,
+        code: str,
+        scale: Scale,
+        queue: int,
+        seconds: float,
+        shadow: Mapping[str, Any],
+    ) -> None:
+        """Deploy a version, and wait until it has its replicas; another scale or `shadow` (see
+        `Replica.reconfigure`) changes one that runs. Raises DeploymentFailed or TimeoutError.
         """
         name = application(options.name, options.version)
         replica = REPLICA.options(
@@ -111,6 +119,7 @@ class Cluster:
             max_ongoing_requests=queue,
             max_constructor_retry_count=1,
             ray_actor_options=self.resources,
+            user_config=dict(shadow),
             **scale.options(),
         )
         self._run(RunTarget(replica.bind(options), name, version_prefix(options.name, options.version)))
@@ -154,6 +163,10 @@ class Cluster:
         """What a replica of an application says of its version. Raises RayError or TimeoutError."""
         told: dict[str, Any] = serve.get_app_handle(name).describe.remote().result(timeout_s=ASK_SECONDS)
         return told
+
+    def ask_all(self, name: str, method: str) -> list[Any]:
+        """What all replicas of an application answer. Raises RayError or TimeoutError."""
+        return list(serve.get_app_handle(name).broadcast(method).results(timeout_s=ASK_SECONDS))
 
     def nodes(self) -> list[Node]:
         """The nodes that live."""

@@ -100,6 +100,15 @@ class Replicas:
     def shrink(self, _count: int) -> None:
         """`grow` and `tell_all` have done it."""
 
+    async def set_shadow(self, default: Version) -> None:
+        """Tell the replicas of a default version which shadow is registered. Raises ManagementFailure."""
+        code, scale = self._deployed.get((default.name, default.version), ("", None))
+        if scale:
+            try:
+                await asyncio.to_thread(self._deploy, default, code, scale)
+            except (DeploymentFailed, TimeoutError) as error:
+                raise _failed(default, str(error)) from None
+
     async def show(self, new: Version | None = None) -> None:
         """Route to what is registered, and to `new`; remove what is not."""
         await asyncio.to_thread(self._show, new)
@@ -144,7 +153,15 @@ class Replicas:
         )
         queue = int(version.config.get("jobQueueSize") or 100) + int(version.config.get("batchSize") or 1)
         self._deployed[key] = code, scale
-        self.cluster.deploy(options, code, scale, queue, version.startup_seconds + PROCESS_SECONDS)
+        seconds = version.startup_seconds + PROCESS_SECONDS
+        self.cluster.deploy(options, code, scale, queue, seconds, self._shadow_of(version))
+
+    def _shadow_of(self, version: Version) -> dict[str, Any]:
+        """The version that answers a share of this one's requests too, as its replicas are told."""
+        shadows = [one for one in self.registered() if one.name == version.name and one.shadow_percent]
+        if not (version.is_default and shadows):
+            return {}
+        return {"version": shadows[0].version, "percent": shadows[0].shadow_percent}
 
 
 class RayFleet(Fleet):
@@ -187,6 +204,19 @@ class RayFleet(Fleet):
     async def _load(self, version: Version, archive: Path, count: int) -> None:
         """As in Fleet, with as many replicas as this version asks for."""
         await self.replicas.load(version, count)
+
+    async def _apply_shadow(self, version: Version, percent: float) -> None:
+        """As in Fleet."""
+        await self.replicas.set_shadow(self.find(version.name))
+
+    async def _tallies(self, name: str) -> list[dict[str, int]]:
+        """As in Fleet."""
+        default = application(name, self.find(name).version)
+        try:
+            return await asyncio.to_thread(self.cluster.ask_all, default, "shadow_tally")
+        except (RayError, RayServeException, TimeoutError) as error:
+            words = f"the replicas of {default} don't say what they have compared"
+            raise ManagementFailure(503, "ServiceUnavailableException", words) from error
 
     def _save(self) -> None:
         """As in Fleet; in the cluster too, for a controller that takes this one's place."""
