@@ -26,9 +26,9 @@ from marina.engines.ray.routes import (
     model_prefix,
     version_prefix,
 )
+from marina.engines.ray.scale import Scale
 
 POLL_SECONDS = 0.1
-UPSCALE_SECONDS, DOWNSCALE_SECONDS = 5, 60  # for how long load has to be so
 QUIET = {"enable_access_log": False}  # Marina has its own
 COMMON = {
     "logging_config": QUIET,
@@ -38,25 +38,6 @@ COMMON = {
     "max_surge_percent": 100,  # a new version starts before the old one stops
 }
 ROUTES = "/-/routes"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How many replicas a version has: at least, at most, and how many requests of each are reason for one
-    more.
-    """
-
-    least: int
-    most: int
-    target: int = 1
-
-    def options(self) -> dict[str, Any]:
-        """As a deployment has it."""
-        if self.most == self.least:
-            return {"num_replicas": self.least}
-        bounds = {"min_replicas": self.least, "initial_replicas": self.least, "max_replicas": self.most}
-        pace = {"upscale_delay_s": UPSCALE_SECONDS, "downscale_delay_s": DOWNSCALE_SECONDS}
-        return {"autoscaling_config": {**bounds, **pace, "target_ongoing_requests": self.target}}
 
 
 class DeploymentFailed(Exception):
@@ -101,25 +82,19 @@ class Cluster:
         self._wait_running(CATALOG, Scale(count, count), CATALOG_SECONDS)
 
     def deploy(
-        self,
-        options: ReplicaOptions,
-        code: str,
-        scale: Scale,
-        queue: int,
-        seconds: float,
-        shadow: Mapping[str, Any],
+        self, options: ReplicaOptions, scale: Scale, seconds: float, settings: Mapping[str, Any]
     ) -> None:
-        """Deploy a version, and wait until it has its replicas; another scale or `shadow` (see
-        `Replica.reconfigure`) changes one that runs. Raises DeploymentFailed or TimeoutError.
+        """Deploy a version, and wait until it has its replicas. Raises DeploymentFailed or TimeoutError.
+
+        `settings` are Serve's: its code version, of which another restarts the replicas, queue and placing;
+        another scale or user_config (see `Replica.reconfigure`) changes replicas that run.
         """
         name = application(options.name, options.version)
         replica = REPLICA.options(
             _internal=True,
-            version=code,
-            max_ongoing_requests=queue,
             max_constructor_retry_count=1,
             ray_actor_options=self.resources,
-            user_config=dict(shadow),
+            **settings,
             **scale.options(),
         )
         self._run(RunTarget(replica.bind(options), name, version_prefix(options.name, options.version)))
@@ -180,6 +155,10 @@ class Cluster:
             for node in ray.nodes()
             if node["Alive"]
         ]
+
+    def computing_nodes(self) -> int:
+        """How many nodes have cores for replicas."""
+        return sum(node.cpus > 0 for node in self.nodes())
 
     def _details(self) -> dict[str, Any]:
         applications: dict[str, Any] = _client().get_serve_details().get("applications", {})

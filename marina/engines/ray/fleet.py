@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from ray.serve.exceptions import RayServeException
 
 from marina.engines.gateway.management import ManagementFailure, Registration
 from marina.engines.ray.archives import sha256
-from marina.engines.ray.cluster import Cluster, DeploymentFailed, Scale
+from marina.engines.ray.cluster import Cluster, DeploymentFailed
 from marina.engines.ray.ledger import Kept, KeptVersion, Ledger
 from marina.engines.ray.limits import PROCESS_SECONDS
 from marina.engines.ray.replica import ReplicaOptions
 from marina.engines.ray.routes import LONGEST_PREFIX, NAME, VERSION, application, idle, model_prefix
+from marina.engines.ray.scale import Scale, per_node_of
 from marina.engines.standalone.fleet import Fleet
 from marina.engines.standalone.version import Version
 
@@ -32,6 +33,18 @@ logger = logging.getLogger(__name__)
 STATES = {"RUNNING": "READY", "UPDATING": "READY", "RECOVERING": "READY", "STARTING": "LOADING"}
 
 Key = tuple[str, str]  # name, version
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment: its code version, and how many of its replicas a node may have, None for all.
+
+    Another of these two would restart all replicas, so that both stay for as long as the version is deployed.
+    """
+
+    code: str
+    per_node: int | None
+    scale: Scale
 
 
 class Replicas:
@@ -52,17 +65,18 @@ class Replicas:
         self.keys, self.log_folder = keys, log_folder
         self.workers: list[Any] = []  # no process has all versions
         self.change = asyncio.Lock()
-        self._deployed: dict[Key, tuple[str, Scale]] = {}  # with its code version
+        self._deployed: dict[Key, Deployed] = {}
 
-    def take_over(self, version: Version, code: str) -> None:
-        """A version was deployed by an earlier controller, with this code version."""
+    def take_over(self, version: Version, code: str, per_node: int | None) -> None:
+        """A version was deployed by an earlier controller, in this way."""
         if version.min_workers:
             scale = _scale(version, version.min_workers, version.max_workers)
-            self._deployed[version.name, version.version] = code, scale
+            self._deployed[version.name, version.version] = Deployed(code, per_node, scale)
 
-    def codes(self) -> dict[Key, str]:
-        """The code versions of what is deployed."""
-        return {key: code for key, (code, _) in self._deployed.items()}
+    def kept(self, key: Key) -> tuple[str, int | None]:
+        """How a version is deployed, for another controller's `take_over`."""
+        deployed = self._deployed.get(key)
+        return (deployed.code, deployed.per_node) if deployed else ("", None)
 
     async def load(self, version: Version, count: int) -> None:
         """Deploy so many replicas of a version and show it when all have answered their golden samples; after
@@ -74,7 +88,8 @@ class Replicas:
             raise _bad_request(f"{version.name} has too many versions; unregister some")
         try:
             scale = _scale(version, count, max(count, version.max_workers))
-            await asyncio.to_thread(self._deploy, version, secrets.token_hex(4), scale)
+            per_node = per_node_of(scale, await asyncio.to_thread(self.cluster.computing_nodes))
+            await asyncio.to_thread(self._deploy, version, Deployed(secrets.token_hex(4), per_node, scale))
         except (DeploymentFailed, TimeoutError) as error:
             self._deployed.pop((version.name, version.version), None)
             await asyncio.to_thread(self.cluster.remove, [application(version.name, version.version)])
@@ -88,11 +103,14 @@ class Replicas:
     async def grow(self, _count: int) -> None:
         """Give each version the number of replicas that it is registered with."""
         for version in self.registered():
-            code, scale = self._deployed.get((version.name, version.version), ("", None))
+            deployed = self._deployed.get((version.name, version.version))
             wanted = _scale(version, version.min_workers, version.max_workers)
-            if code and version.min_workers and wanted != scale:
+            if deployed and version.min_workers and wanted != deployed.scale:
+                nodes = await asyncio.to_thread(self.cluster.computing_nodes)
+                if deployed.per_node and wanted.most > deployed.per_node * nodes:
+                    deployed = replace(deployed, per_node=per_node_of(wanted, nodes))
                 try:
-                    await asyncio.to_thread(self._deploy, version, code, wanted)
+                    await asyncio.to_thread(self._deploy, version, replace(deployed, scale=wanted))
                 except (DeploymentFailed, TimeoutError) as error:
                     raise _failed(version, str(error)) from None
         await self.show()
@@ -102,10 +120,9 @@ class Replicas:
 
     async def set_shadow(self, default: Version) -> None:
         """Tell the replicas of a default version which shadow is registered. Raises ManagementFailure."""
-        code, scale = self._deployed.get((default.name, default.version), ("", None))
-        if scale:
+        if deployed := self._deployed.get((default.name, default.version)):
             try:
-                await asyncio.to_thread(self._deploy, default, code, scale)
+                await asyncio.to_thread(self._deploy, default, deployed)
             except (DeploymentFailed, TimeoutError) as error:
                 raise _failed(default, str(error)) from None
 
@@ -136,7 +153,7 @@ class Replicas:
         default = next(version for version, one in versions.items() if one.is_default)
         return shown.pop(default), list(shown.values())
 
-    def _deploy(self, version: Version, code: str, scale: Scale) -> None:
+    def _deploy(self, version: Version, deployed: Deployed) -> None:
         key = version.name, version.version
         if key not in self._deployed:
             self.cluster.wait_gone(application(*key))  # an earlier one, which still answers
@@ -152,9 +169,11 @@ class Replicas:
             settings=version.settings,
         )
         queue = int(version.config.get("jobQueueSize") or 100) + int(version.config.get("batchSize") or 1)
-        self._deployed[key] = code, scale
+        self._deployed[key] = deployed
         seconds = version.startup_seconds + PROCESS_SECONDS
-        self.cluster.deploy(options, code, scale, queue, seconds, self._shadow_of(version))
+        own: dict[str, Any] = {"version": deployed.code, "max_replicas_per_node": deployed.per_node}
+        own |= {"max_ongoing_requests": queue, "user_config": self._shadow_of(version)}
+        self.cluster.deploy(options, deployed.scale, seconds, own)
 
     def _shadow_of(self, version: Version) -> dict[str, Any]:
         """The version that answers a share of this one's requests too, as its replicas are told."""
@@ -190,7 +209,7 @@ class RayFleet(Fleet):
                 logger.warning("%s %s is not served any more", version.name, version.version)
                 continue
             self.versions[version.name, version.version] = version
-            self.replicas.take_over(version, one.code)
+            self.replicas.take_over(version, one.code, one.per_node)
         if self.versions:
             logger.info("took over %s", ", ".join(f"{name} {number}" for name, number in self.versions))
 
@@ -221,9 +240,8 @@ class RayFleet(Fleet):
     def _save(self) -> None:
         """As in Fleet; in the cluster too, for a controller that takes this one's place."""
         super()._save()
-        codes = self.replicas.codes()
         versions = [
-            KeptVersion(asdict(version), codes.get(key, "")) for key, version in self.versions.items()
+            KeptVersion(asdict(version), *self.replicas.kept(key)) for key, version in self.versions.items()
         ]
         self.ledger.write(Kept(self.replicas.keys, versions))
 

@@ -19,10 +19,11 @@ NAMESPACE, KEY = "marina", "registered"
 
 @dataclass(frozen=True)
 class KeptVersion:
-    """A version's fields, and the code version that Serve has of it."""
+    """A version's fields, the code version that Serve has of it, and how many replicas a node may have."""
 
     version: dict[str, Any]
     code: str
+    per_node: int | None = None
 
 
 @dataclass(frozen=True)
