@@ -1,7 +1,12 @@
 """The commands around a Ray cluster on this machine: up, status, down."""
 
+import os
+import re
+import shlex
+import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
@@ -9,9 +14,10 @@ import typer
 
 from marina.commands.session import DEFAULT_PORT, STEPS, PortBase, Result, Session, command
 from marina.core.console import Output, err
-from marina.core.errors import ServerError
+from marina.core.errors import CallError, ServerError
 from marina.engines import supervisor
 from marina.engines.ray import local_cluster
+from marina.engines.ray.environment import check_installed, node_environment
 from marina.engines.ray.local_cluster import ClusterState, LocalCluster, LocalNode
 
 MOST_NODES = 16
@@ -66,6 +72,30 @@ def show_cluster(session: Session) -> Result:
     session.output.table(f"Ray cluster at {state.address}", columns, rows)
     _say_how_to_join(state, session.output)
     return {"ok": True, "address": state.address, "is_up": state.is_up, "nodes": nodes}
+
+
+@command(cluster, "environment")
+def show_environment(
+    session: Session,
+    token: Annotated[Path, typer.Option(metavar="FILE", help="The cluster's token, the same on every node.")],
+    front: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the node answers; PORT is that of marina serve.")
+    ] = "0.0.0.0:8080",  # a node of a cluster is there for others
+) -> Result:
+    """Print what `ray start` needs in its environment on a machine of your own, as lines for eval."""
+    if not token.is_file():
+        raise CallError(f"no file {token}; make one with: openssl rand -hex 32 > {token}")
+    if not re.fullmatch(r"[^/\s]*:\d{1,5}", front):
+        raise CallError(f"--front {front}: write it like 0.0.0.0:8080")
+    folder = Path(tempfile.gettempdir()) / f"marina-front-{os.getuid()}"
+    check_installed(str(folder))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise CallError(f"{folder} is another user's; remove it")
+    environment = node_environment(folder, folder, front, token.resolve())
+    for name, value in environment.items():
+        session.output.show(f"export {name}={shlex.quote(value)}")
+    return {"ok": True, "environment": environment}
 
 
 @command(cluster, "down")

@@ -55,6 +55,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "cluster up": (["--port-base", "80"], 2),
     "cluster status": ([], 1),
     "cluster down": ([], 0),
+    "cluster environment": (["--token", "missing"], 2),
 }
 BENCHMARK = """
 import json, pathlib, sys
