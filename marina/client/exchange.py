@@ -27,18 +27,17 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
 from marina.client import wire
-from marina.client.encoding import Slice
+from marina.client.encoding import Slice, slice_bodies
 from marina.client.hosts import PROBE_SECONDS, Hosts
 from marina.client.keys import Key, Keys
-from marina.client.request_options import RequestOptions
+from marina.client.request_options import RequestOptions, SlicedOptions
 from marina.client.wire import Call, NoResponse, Reply
 from marina.core import paths
 from marina.core.errors import CallError, RequestError, RequestRefused, ServerError, ServerUnavailable
@@ -171,6 +170,17 @@ class Endpoint:
             return key.token if time.time() < key.renew_at else (yield from self._renewed(api, key, deadline))
         finally:
             self._keys.renewal_lock.release()
+
+    def sliced_steps(
+        self, name: str, bodies: Iterable[Any], version: str | None, options: SlicedOptions
+    ) -> tuple[Iterator[Steps[list[Any]]], int]:
+        """The steps of each slice of many bodies, and how many slices are to be sent at a time."""
+        own = options.copy()
+        headers, timeout = own.pop("headers", None), own.pop("timeout", None)
+        in_flight = own.pop("in_flight", 4)
+        deadline = Deadline(timeout) if timeout is not None else None
+        parts = slice_bodies(bodies)
+        return (self.many_steps(name, part, version, headers, own, deadline) for part in parts), in_flight
 
     def many_steps(
         self,
@@ -336,15 +346,5 @@ def _backoff(retries: int, outcome: Reply | NoResponse | None) -> float:
     """Seconds until the next try; without an outcome where another host is tried."""
     pause = random.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**retries))
     if isinstance(outcome, Reply):
-        pause += _retry_after(outcome.headers.get("retry-after", ""))
+        pause += wire.retry_after(outcome)
     return pause
-
-
-def _retry_after(text: str) -> float:
-    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3); 0 for anything else."""
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
