@@ -152,6 +152,19 @@ TABLES = {
             "seconds",
             "the end of its log is shown",
         ),
+        Limit("the nodes of `marina cluster up`", "marina.commands.cluster:MOST_NODES", "nodes", "-"),
+        Limit(
+            "a front that `marina cluster status` asks",
+            "marina.commands.cluster:PROBE_SECONDS",
+            "seconds",
+            "it counts as not answering",
+        ),
+        Limit(
+            "the begin and the end of a shadow",
+            "marina.client.sync_client:SHADOW_SECONDS",
+            "seconds",
+            "ask again for its tally",
+        ),
         Limit(
             "a node of `marina cluster up` (three tries)",
             "marina.engines.ray.limits:NODE_SECONDS",
@@ -274,6 +287,18 @@ TABLES = {
         ),
         Limit(
             "an answer", "handlers.protocol.replies:MAX_ANSWER_BYTES", "bytes", "`serving.max_answer_bytes`"
+        ),
+        Limit(
+            "a client's probe of one of several hosts; the rest of one that failed",
+            "marina.client.hosts:PROBE_SECONDS REST_SECONDS",
+            "seconds",
+            "another host is asked",
+        ),
+        Limit(
+            "requests that wait for a shadow, per process",
+            "marina.engines.gateway.shadow:MOST_WAITING",
+            "requests",
+            "others are skipped, and counted",
         ),
         Limit(
             "an answer, as the Python clients read it",

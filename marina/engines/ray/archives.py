@@ -19,7 +19,7 @@ from handlers.protocol.errors import BrokenArchive
 from marina.core import files
 from marina.engines.ray.limits import FETCH_SECONDS, SILENT_SECONDS
 
-PART_BYTES = 2**20
+READ_BYTES = 2**20
 PLAIN = {"accept-encoding": "identity"}
 FOLDER = f"marina-archives-{os.getuid()}"  # of fetched ones, in the node's folder for temporary files
 
@@ -86,7 +86,7 @@ def _parts(url: str) -> Iterator[Iterator[bytes]]:
     with httpx.stream("GET", url, headers=PLAIN, timeout=SILENT_SECONDS) as response:
         if not response.is_success:
             raise BrokenArchive(f"{url} can't be fetched: {response.status_code} {response.reason_phrase}")
-        yield response.iter_raw(PART_BYTES)
+        yield response.iter_raw(READ_BYTES)
 
 
 def _s3_parts(url: str) -> Iterator[bytes]:
@@ -99,6 +99,6 @@ def _s3_parts(url: str) -> Iterator[bytes]:
         raise BrokenArchive(f"{url}: s3 needs an extra on every node: pip install 'marina[s3]'") from None
     folder, _, name = url.rpartition("/")
     try:
-        yield from map(bytes, get(from_url(folder), name).stream(min_chunk_size=PART_BYTES))
+        yield from map(bytes, get(from_url(folder), name).stream(min_chunk_size=READ_BYTES))
     except BaseError as error:
         raise BrokenArchive(f"{url} can't be fetched: {str(error).strip()}") from error
