@@ -45,6 +45,7 @@ from training.vision.detection.architectures import Detector
 from training.vision.detection.evaluation import (
     BATCH,
     LEAST,
+    PRECISION_METRICS,
     Found,
     best_threshold,
     detect,
@@ -60,6 +61,7 @@ from training.vision.detection.weights import Whole
 NAMELESS = ("__background__", "N/A")  # torchvision's words for what is no class
 OVERRULED = ("score_threshold", "nms_threshold", "candidates", "detections_per_image")
 IS_IMPORT = True
+METRICS = PRECISION_METRICS
 
 
 class Settings(Source):
@@ -226,16 +228,7 @@ def _inputs(model: Whole, settings: Settings) -> ImageInput:
             )
         transform.min_size, transform.max_size = (min(height, width),), max(height, width)
     fit = settings.resize or ("stretch" if transform.fixed_size else "letterbox")
-    limits = settings.limits
-    return ImageInput(
-        height,
-        width,
-        fit=fit,
-        antialias=False,
-        max_bytes=limits.max_bytes,
-        max_pixels=limits.max_pixels,
-        value_range=limits.value_range,
-    )
+    return settings.limit(ImageInput(height, width, fit=fit, antialias=False))
 
 
 def _whole(pixels: float, step: int) -> int:

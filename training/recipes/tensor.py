@@ -5,7 +5,6 @@ the least validation loss is exported. What a head serves are values, or probabi
 cross-entropy.
 """
 
-import time
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,7 +22,14 @@ from training.runs.run import Run
 from training.runs.schedules import FitSettings
 from training.runs.seeds import seed_everything
 from training.tensors.drawing import draw_heads, draw_losses
-from training.tensors.evaluation import as_inputs, by_output, metrics_of, outputs_of, samples_of
+from training.tensors.evaluation import (
+    OUTPUT_METRICS,
+    as_inputs,
+    by_output,
+    metrics_of,
+    outputs_of,
+    samples_of,
+)
 from training.tensors.learning import LossModule, Rows, Split, Tensors
 from training.tensors.networks import MLP, LossName, ServedHeads, Standardized, loss_of, statistics_of
 from training.tensors.signatures import (
@@ -40,6 +46,7 @@ from training.tensors.signatures import (
 
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.15
 LEAST_ROWS = 20
+METRICS = OUTPUT_METRICS
 
 
 class Head(Output):
@@ -78,7 +85,6 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Raises CallError for data and modules that don't fit the declared inputs and outputs.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     fields, sizes = declared_inputs(settings.inputs, settings.dimensions)
     targets = {name: head.target or name for name, head in settings.outputs.items()}
@@ -96,9 +102,7 @@ def train(settings: Settings, run: Run) -> Trained:
     fingerprint = fingerprint_of(arrays)
     fit(learner, batches, run, fingerprint=fingerprint)
 
-    return _exported(
-        settings, run, learner, signature, splits, fingerprint, learner.training_facts(started, computed)
-    )
+    return _exported(settings, run, learner, signature, splits, fingerprint, learner.training_facts(run))
 
 
 def _exported(
@@ -111,8 +115,7 @@ def _exported(
     facts: dict[str, Any],
 ) -> Trained:
     """The best epoch, measured on the test rows, with its pictures in the report."""
-    model = learner.average.cpu().eval()
-    model.load_state_dict(learner.best_state)
+    model = learner.best_model()
     losses = {name: head.loss for name, head in settings.outputs.items()}
     served = ServedHeads(model, losses).eval()
     inputs, targets = splits[2]

@@ -8,7 +8,6 @@ Not covered: encoders that were pretrained elsewhere.
 """
 
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -19,8 +18,15 @@ from training.export.trained import HELD_OUT, Dimension, Sample, Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.text.assessment import Assessment, assess_one, assess_several, operating_class, slug
-from training.text.baseline import measure_baseline
+from training.text.assessment import (
+    TEXT_METRICS,
+    Assessment,
+    assess_one,
+    assess_several,
+    operating_class,
+    slug,
+)
+from training.text.baseline import PREFIX, measure_baseline
 from training.text.batches import TextBatches, TokenizedTexts, logits_of
 from training.text.learner import Learner
 from training.text.networks import TextNetwork, build
@@ -35,6 +41,7 @@ SURE, UNSURE = 0.9, 0.02  # certain enough for a sample that comes first; too ne
 SAMPLE_CHARACTERS = 2000
 SAMPLES = 64
 TOP_K = 5
+METRICS = (*TEXT_METRICS, *(PREFIX + name for name in TEXT_METRICS))
 
 
 def train(settings: Settings, run: Run) -> Trained:
@@ -42,7 +49,6 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Raises CallError for settings or data that can't be used.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     data = load_texts(settings.data, run.seed, run.findings, reading_of(settings))
     if data.has_several and (settings.operating_point or settings.label_smoothing):
@@ -76,7 +82,7 @@ def train(settings: Settings, run: Run) -> Trained:
     baseline = measure_baseline(data, settings.lowercase, ngrams) if settings.baseline else None
     write_report(learner, assessment, data, baseline, run.report)
     metrics = assessment.metrics | (baseline.metrics if baseline else {})
-    facts = learner.training_facts(started, computed)
+    facts = learner.training_facts(run)
     return _trained(settings, data, model, splits, assessment, metrics, content, facts)
 
 
