@@ -229,7 +229,8 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A cell that may be missing."""
-    return {"anyOf": [schema, {"type": "null"}]}
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"], "null"]
+    return {**schema, "type": types, **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}
 
 
 PREDICTOR = ForecasterPredictor

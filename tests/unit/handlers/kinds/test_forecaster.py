@@ -87,7 +87,9 @@ def test_tensors_are_the_columns(tmp_path: Path) -> None:
     predictor.export.__dict__["samples"] = [{"answer": answer(predictor, request)}]
     predictor.computing = {"runtime": "torch"}
     described = model_metadata(predictor, ["1.0"])
-    assert [one["name"] for one in described["inputs"]] == ["day", "shop", "sold", "price"]
+    named = {one["name"]: (one["datatype"], one["shape"]) for one in described["inputs"]}
+    assert list(named) == ["day", "shop", "sold", "price"]
+    assert named["sold"] == named["price"] == ("FP64", [-1, -1])
 
 
 REFUSED = [
