@@ -229,8 +229,10 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A cell that may be missing."""
-    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"], "null"]
-    return {**schema, "type": types, **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}
+    if isinstance(schema["type"], list):  # it may be already
+        return schema
+    names = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [schema["type"], "null"], **names}
 
 
 PREDICTOR = ForecasterPredictor
