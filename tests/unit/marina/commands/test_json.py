@@ -46,6 +46,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench steps": ([], 0),
     "bench stop": ([], 0),
     "bench tables": ([], 0),
+    "bench data": ([], 0),
     "bench images": ([], 0),
     "release": (["balance", "--version", "1.0"], 1),
     "rollback": (["balance"], 1),

@@ -20,15 +20,16 @@ from PIL import Image
 from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
 from training import data
-from training.data import Example, fingerprint, labeled_files, load_images, load_objects
+from training.data import Example, fingerprint, inspection, labeled_files, load_images, load_objects
+from training.data.limits import Limits
 from training.findings import Findings
 from training.runs.run import Run
 from training.vision import record_cache, records
 from training.vision.classification import inputs
-from training.vision.classification.learner import Shuffled
+from training.vision.classification.learner import Shuffled, batches
 from training.vision.detection.pixels import Batches, Prepared
 from training.vision.record_cache import RecordCache
-from training.vision.records import Records, Storage
+from training.vision.records import Records, Storage, part_of
 
 SIDE = 64
 ON_DISK = Storage(memory_bytes=0)
@@ -97,6 +98,7 @@ RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "video classifier": ("video_classifier", "clips", {**FIT, "image_size": 32, "frames": 4}),
     "detector": ("detector", "objects", {**DETECTOR, "augmentation": "ssd"}),
+    "detector, light": ("detector", "objects", DETECTOR),
     "segmenter": ("segmenter", "objects", {**FIT, "height": SIDE, "width": SIDE}),
 }
 
@@ -202,6 +204,23 @@ def test_a_preparation_that_was_stopped_is_resumed(
     assert len(prepared) == len(examples)
 
 
+def test_what_is_measured_on_is_prepared_when_it_is_needed(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    whole = inputs.picture
+    monkeypatch.setattr(inputs, "picture", lambda example, _: prepared.append(example) or whole(example, _))
+    now = inputs.pixels(examples, CONFIG, NOT_KEPT)
+    held = inputs.pixels(examples, CONFIG, Storage(cache_bytes=0), later=True)
+    before = len(prepared)
+    batches_ = list(batches(part_of(held, 0, 1), 3))
+
+    assert before == 0
+    assert len(prepared) == len(examples)
+    assert torch.equal(torch.cat([pixels for pixels, _ in batches_]), now.tensors[0][:])
+    assert torch.cat([labels for _, labels in batches_]).tolist() == list(range(8))
+
+
 def test_a_full_disk_costs_one_warning(
     examples: list[Example], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,6 +313,27 @@ def test_many_files_are_checked_when_they_are_read(
 
     assert [len(part) for part in (found.train, found.validation, found.test)] == [21, 4, 4]
     assert caplog.text.count("broken.png") == 2
+
+
+@pytest.mark.parametrize("damage", ["none", "cut off", "no picture"])
+def test_a_whole_jpeg_to_measure_on_is_not_decoded(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What isn't whole is decoded, which says what is wrong."""
+    decoded: list[Path] = []
+    whole = inspection.inspect_picture
+    monkeypatch.setattr(inspection, "inspect_picture", lambda path, _: decoded.append(path) or whole(path, _))
+    file = tmp_path / "a.jpg"
+    picture(1).save(file)
+    if damage != "none":
+        file.write_bytes(file.read_bytes()[:-200] if damage == "cut off" else b"text")
+    found = inspection.inspect_ends(file, Limits())
+
+    assert bool(found.fault) is (damage != "none")
+    assert len(decoded) == (damage != "none")
+    if damage == "none":
+        assert (found.size, found.digest) == (picture(1).size, whole(file, Limits()).digest)
+    assert inspection.inspect_ends(file, Limits(max_pixels=100)).fault
 
 
 def test_no_more_is_read_ahead_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
