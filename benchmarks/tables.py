@@ -44,7 +44,7 @@ def measured(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
     for prepared, once in folds_of(raw, settings, FOLDS, run):
         test = prepared.splits["test"]
         with contextlib.redirect_stdout(io.StringIO()):
-            model, width = recipe.fitted_model(settings, once, prepared)
+            model, width = recipe.fitted_model(settings, prepared, once)
         answers = {OURS: outputs_of(model, test.features).numpy(), **answers_beside(prepared, seed)}
         for who, found in answers.items():
             best = found.argmax(1) if is_class else found

@@ -5,7 +5,15 @@ rules of deadlines, retries and tokens are the same for all: `marina.client.exch
 """
 
 from marina.client.jobs import AsyncJob, Job
-from marina.client.request_options import CallOptions, ManyOptions, RequestOptions
+from marina.client.request_options import (
+    CallOptions,
+    EndpointOptions,
+    JobOptions,
+    ManyJobOptions,
+    ManyOptions,
+    RequestOptions,
+    SlicedOptions,
+)
 from marina.client.streams import StreamItem
 from marina.client.sync_client import Client
 from marina.core.errors import (
@@ -23,7 +31,10 @@ __all__ = [
     "CallError",
     "CallOptions",
     "Client",
+    "EndpointOptions",
     "Job",
+    "JobOptions",
+    "ManyJobOptions",
     "ManyOptions",
     "MarinaError",
     "RequestError",
@@ -32,5 +43,6 @@ __all__ = [
     "ServerError",
     "ServerFault",
     "ServerUnavailable",
+    "SlicedOptions",
     "StreamItem",
 ]

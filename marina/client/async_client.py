@@ -2,17 +2,17 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource
 
-from marina.client import encoding, wire
+from marina.client import wire
 from marina.client.exchange import Deadline, Endpoint, Send, Steps, Wait
-from marina.client.jobs import AsyncJob, accepted_job, job_call
-from marina.client.request_options import CallOptions, RequestOptions
+from marina.client.jobs import AsyncJob, accepted_job, timed_job_call
+from marina.client.request_options import CallOptions, JobOptions, SlicedOptions
 from marina.client.streams import (
     StreamItem,
     cut_off,
@@ -56,27 +56,15 @@ class AsyncClient(Endpoint):
         return await self.run(self.steps(*wire.timed_call(name, body, version, options)))
 
     async def predict_many(
-        self,
-        name: str,
-        bodies: Iterable[Any],
-        version: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        timeout: float | None = None,
-        in_flight: int = 4,
-        **options: Unpack[RequestOptions],
+        self, name: str, bodies: Iterable[Any], version: str | None = None, **options: Unpack[SlicedOptions]
     ) -> list[Any]:
         """Answer many bodies, in their order; as `Client.predict_many`."""
-        deadline = Deadline(timeout) if timeout is not None else None
+        slices, in_flight = self.sliced_steps(name, bodies, version, options)
         waiting: deque[asyncio.Task[list[Any]]] = deque()
         answers: list[Any] = []
         try:
-            for part in encoding.slice_bodies(bodies):
-                waiting.append(
-                    asyncio.create_task(
-                        self.run(self.many_steps(name, part, version, headers, options, deadline))
-                    )
-                )
+            for steps in slices:
+                waiting.append(asyncio.create_task(self.run(steps)))
                 if len(waiting) >= in_flight:
                     answers += await waiting[0]
                     waiting.popleft()
@@ -103,17 +91,11 @@ class AsyncClient(Endpoint):
         return self._streamed(stream_call(call), timeout)
 
     async def submit(
-        self,
-        name: str,
-        body: Any,
-        version: str | None = None,
-        *,
-        callback: str | None = None,
-        **options: Unpack[CallOptions],
+        self, name: str, body: Any, version: str | None = None, **options: Unpack[JobOptions]
     ) -> AsyncJob:
         """Have one request answered later; as `Client.submit`."""
-        call, timeout = wire.timed_call(name, body, version, options)
-        reply = await self.run(self.steps(job_call(call, callback), timeout))
+        call, timeout, callback = timed_job_call(name, body, version, options)
+        reply = await self.run(self.steps(call, timeout))
         return AsyncJob(self, *accepted_job(reply, callback))
 
     async def ping(self) -> str:

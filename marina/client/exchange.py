@@ -25,16 +25,16 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from marina.client import wire
-from marina.client.encoding import Slice
+from marina.client.encoding import Slice, slice_bodies
 from marina.client.keys import Key, Keys
-from marina.client.request_options import RequestOptions
+from marina.client.request_options import RequestOptions, SlicedOptions
 from marina.client.wire import Call, NoResponse, Reply
 from marina.core import paths
 from marina.core.errors import CallError, RequestError, RequestRefused, ServerError, ServerUnavailable
@@ -162,6 +162,17 @@ class Endpoint:
             return key.token if time.time() < key.renew_at else (yield from self._renewed(api, key, deadline))
         finally:
             self._keys.renewal_lock.release()
+
+    def sliced_steps(
+        self, name: str, bodies: Iterable[Any], version: str | None, options: SlicedOptions
+    ) -> tuple[Iterator[Steps[list[Any]]], int]:
+        """The steps of each slice of many bodies, and how many slices are to be sent at a time."""
+        own = options.copy()
+        headers, timeout = own.pop("headers", None), own.pop("timeout", None)
+        in_flight = own.pop("in_flight", 4)
+        deadline = Deadline(timeout) if timeout is not None else None
+        parts = slice_bodies(bodies)
+        return (self.many_steps(name, part, version, headers, own, deadline) for part in parts), in_flight
 
     def many_steps(
         self,

@@ -6,12 +6,12 @@ streamed predictions.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from marina.client import Client, wire
 from marina.client.encoding import JSON
 from marina.client.exchange import Send
+from marina.client.request_options import EndpointOptions
 from marina.client.wire import Call, NoResponse, Reply
 from marina.core.errors import CallError
 
@@ -40,7 +40,8 @@ class GrpcClient(Client):
     """A `Client` whose predictions go over gRPC.
 
     `target` is the gRPC API's "host:port", by default on this machine. `credentials` are grpc's, for TLS;
-    without them the connection is not encrypted. Raises CallError when grpcio is not installed.
+    without them the connection is not encrypted. The other arguments are those of `Endpoint`. Raises
+    CallError when grpcio is not installed.
     """
 
     def __init__(
@@ -49,26 +50,11 @@ class GrpcClient(Client):
         *,
         target: str | None = None,
         credentials: Any = None,
-        url: str | None = None,
-        management_url: str | None = None,
-        key_file: Path | None = None,
-        token: str | None = None,
-        timeout: float = 30.0,
-        retries: int = 3,
-        home: Path | None = None,
+        **endpoint: Unpack[EndpointOptions],
     ) -> None:
         self.target = target or f"127.0.0.1:{port + 3}"
         self._credentials = credentials
-        super().__init__(
-            port,
-            url=url,
-            management_url=management_url,
-            key_file=key_file,
-            token=token,
-            timeout=timeout,
-            retries=retries,
-            home=home,
-        )
+        super().__init__(port, **endpoint)
 
     def _open(self) -> None:
         super()._open()

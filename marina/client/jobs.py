@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from marina.client.exchange import Deadline, Endpoint, Steps, Wait
-from marina.client.wire import Call
+from marina.client.request_options import JobOptions
+from marina.client.wire import Call, timed_call
 from marina.core.errors import CallError, ServerUnavailable
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ def job_call(call: Call, callback: str | None) -> Call:
         repeatable=False,
         read_reply=lambda status, content: (status, content),
     )
+
+
+def timed_job_call(
+    name: str, body: Any, version: str | None, options: JobOptions
+) -> tuple[Call, float | None, str | None]:
+    """As `wire.timed_call`, for one request that is to be a job; with the `callback` among the options."""
+    own = options.copy()
+    callback = own.pop("callback", None)
+    call, timeout = timed_call(name, body, version, own)
+    return job_call(call, callback), timeout, callback
 
 
 def accepted_job(reply: tuple[int, Any], callback: str | None) -> tuple[Status, Any]:

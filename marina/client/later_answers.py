@@ -4,19 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from marina.client import wire
+from marina.client import streams, wire
 from marina.client.exchange import Endpoint, Send, Steps
-from marina.client.jobs import Job, accepted_job, job_call
-from marina.client.request_options import CallOptions, ManyOptions
-from marina.client.streams import (
-    StreamItem,
-    cut_off,
-    is_stream,
-    no_response,
-    read_event,
-    stream_call,
-    whole_answer,
-)
+from marina.client.jobs import Job, accepted_job, job_call, timed_job_call
+from marina.client.request_options import CallOptions, JobOptions, ManyJobOptions, ManyOptions
+from marina.client.streams import StreamItem
 from marina.client.wire import Call, NoResponse, Reply
 
 if TYPE_CHECKING:
@@ -49,42 +41,31 @@ class StreamsAndJobs(Endpoint):
         instance that is refused has its error in its item. Leaving the loop ends the work.
         """
         call, timeout = wire.timed_call(name, body, version, options)
-        return self._streamed(stream_call(call), timeout)
+        return self._streamed(streams.stream_call(call), timeout)
 
     def stream_many(
         self, name: str, bodies: Iterable[Any], version: str | None = None, **options: Unpack[ManyOptions]
     ) -> Iterator[StreamItem]:
         """As `stream`, for many bodies in one request."""
         call, timeout = wire.timed_many_call(name, bodies, version, options)
-        return self._streamed(stream_call(call), timeout)
+        return self._streamed(streams.stream_call(call), timeout)
 
-    def submit(
-        self,
-        name: str,
-        body: Any,
-        version: str | None = None,
-        *,
-        callback: str | None = None,
-        **options: Unpack[CallOptions],
-    ) -> Job:
+    def submit(self, name: str, body: Any, version: str | None = None, **options: Unpack[JobOptions]) -> Job:
         """Have one request answered later, in the time that others leave; a body as in `predict`, but larger.
 
         `callback` is a URL that is told when it has ended, if the server allows its host. A server without
         jobs (TorchServe) answers at once, and the job is done.
         """
-        return self._submitted(*wire.timed_call(name, body, version, options), callback)
+        return self._submitted(*timed_job_call(name, body, version, options))
 
     def submit_many(
-        self,
-        name: str,
-        bodies: Iterable[Any],
-        version: str | None = None,
-        *,
-        callback: str | None = None,
-        **options: Unpack[ManyOptions],
+        self, name: str, bodies: Iterable[Any], version: str | None = None, **options: Unpack[ManyJobOptions]
     ) -> Job:
         """As `submit`, for many bodies in one job, whose result is {"predictions": [...]}."""
-        return self._submitted(*wire.timed_many_call(name, bodies, version, options), callback)
+        own = options.copy()
+        callback = own.pop("callback", None)
+        call, timeout = wire.timed_many_call(name, bodies, version, own)
+        return self._submitted(job_call(call, callback), timeout, callback)
 
     def job(self, job_id: str) -> Job:
         """A job that was submitted before, by its `id`. Raises RequestRefused for an unknown one."""
@@ -93,7 +74,7 @@ class StreamsAndJobs(Endpoint):
         return job
 
     def _submitted(self, call: Call, timeout: float | None, callback: str | None) -> Job:
-        reply = self.run(self.steps(job_call(call, callback), timeout))
+        reply = self.run(self.steps(call, timeout))
         return Job(self, *accepted_job(reply, callback))
 
     def _streamed(self, call: Call, timeout: float | None) -> Iterator[StreamItem]:
@@ -110,18 +91,18 @@ class StreamsAndJobs(Endpoint):
 
         answer = self.run(self.steps(call, timeout), send)
         if not opened:  # a server without streams has answered as a whole
-            yield from whole_answer(answer)
+            yield from streams.whole_answer(answer)
             return
         url = str(opened[0].url)
         with closing(opened[0]):
             try:
                 for event in EventSource(opened[0]).iter_sse():
-                    if (item := read_event(call, url, event)) is None:
+                    if (item := streams.read_event(call, url, event)) is None:
                         return
                     yield item
             except httpx.HTTPError as error:
-                raise cut_off(call, url, wire.root_cause(error)) from error
-        raise cut_off(call, url)
+                raise streams.cut_off(call, url, wire.root_cause(error)) from error
+        raise streams.cut_off(call, url)
 
     def _open_stream(self, send: Send) -> "tuple[Reply | NoResponse, httpx.Response | None]":
         """Send one request; a reply of events stays open, any other is read."""
@@ -135,10 +116,10 @@ class StreamsAndJobs(Endpoint):
         )
         try:
             response = self._streams.send(request, stream=True)
-            if response.is_success and is_stream(response.headers):
+            if response.is_success and streams.is_stream(response.headers):
                 return Reply(response.status_code, response.headers, b""), response
             content = response.read()
             response.close()
         except httpx.HTTPError as error:
-            return no_response(error), None
+            return streams.no_response(error), None
         return Reply(response.status_code, response.headers, content), None

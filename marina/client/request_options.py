@@ -1,7 +1,20 @@
-"""The options of a request, declared once for all clients and for `marina predict` and `marina explain`."""
+"""The options of clients and of requests, declared once for all clients and commands."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypedDict
+
+
+class EndpointOptions(TypedDict, total=False):
+    """The arguments of `Endpoint` behind `port`."""
+
+    url: str | None
+    management_url: str | None
+    key_file: Path | None
+    token: str | None
+    timeout: float
+    retries: int
+    home: Path | None
 
 
 class RequestOptions(TypedDict, total=False):
@@ -36,6 +49,24 @@ class ManyOptions(RequestOptions, total=False):
 
     headers: Mapping[str, str] | None  # sent as they are
     timeout: float | None  # deadline in seconds
+
+
+class SlicedOptions(ManyOptions, total=False):
+    """The options of many bodies that are sent in slices; `timeout` is for all slices."""
+
+    in_flight: int  # slices at a time; by default 4
+
+
+class JobOptions(CallOptions, total=False):
+    """The options of a job of one request."""
+
+    callback: str | None  # URL that is told when the job has ended, if the server allows its host
+
+
+class ManyJobOptions(ManyOptions, total=False):
+    """The options of a job of many bodies."""
+
+    callback: str | None  # as of `JobOptions`
 
 
 NAMES = tuple(RequestOptions.__annotations__)

@@ -17,12 +17,11 @@ import requests
 from urllib3.exceptions import NewConnectionError
 from urllib3.util import Timeout
 
-from marina.client import encoding, wire
+from marina.client import wire
 from marina.client.deadline_adapter import DeadlineAdapter
-from marina.client.encoding import Slice
 from marina.client.exchange import Deadline, Send, Steps, Wait
 from marina.client.later_answers import StreamsAndJobs
-from marina.client.request_options import CallOptions, RequestOptions
+from marina.client.request_options import CallOptions, SlicedOptions
 from marina.client.wire import NoResponse, Reply
 from marina.core.errors import RequestError
 
@@ -74,31 +73,19 @@ class Client(StreamsAndJobs):
         return self.run(self.steps(*wire.timed_call(name, body, version, options)))
 
     def predict_many(
-        self,
-        name: str,
-        bodies: Iterable[Any],
-        version: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        timeout: float | None = None,
-        in_flight: int = 4,
-        **options: Unpack[RequestOptions],
+        self, name: str, bodies: Iterable[Any], version: str | None = None, **options: Unpack[SlicedOptions]
     ) -> list[Any]:
         """Answer many bodies, in their order.
 
-        They are sent in slices, `in_flight` at a time. The first error ends it.
+        They are sent in slices, `in_flight` (4) at a time. The first error ends it.
 
         `timeout` is for all of them; without it each slice has the client's. With a `seed`, each slice has
         that seed plus the position of its first body.
         """
-        deadline = Deadline(timeout) if timeout is not None else None
-
-        def send(part: Slice) -> list[Any]:
-            return self.run(self.many_steps(name, part, version, headers, options, deadline))
-
+        slices, in_flight = self.sliced_steps(name, bodies, version, options)
         with ThreadPoolExecutor(in_flight) as pool:
-            slices = _map_in_order(pool, send, encoding.slice_bodies(bodies), in_flight)
-            return [answer for answers in slices for answer in answers]
+            answered = _map_in_order(pool, self.run, slices, in_flight)
+            return [answer for answers in answered for answer in answers]
 
     def explain(
         self, name: str, body: Any, version: str | None = None, **options: Unpack[CallOptions]

@@ -56,10 +56,7 @@ class Export(Section):
     """How the trained model is exported."""
 
     max_batch: int = Field(
-        default=64,
-        ge=2,
-        le=1024,
-        description="largest batch of the exported graph; 1024 by default for a policy",
+        default=64, ge=2, le=1024, description="largest batch of the graph; 1024 by default for a policy"
     )
     parity: float = Field(
         default=1e-4, gt=0, description="largest difference allowed between eager and exported outputs"
@@ -72,10 +69,7 @@ class Export(Section):
         default=("fp32", "bf16"), description="precisions that are tried"
     )
     agreement: float = Field(
-        default=0.99,
-        gt=0,
-        le=1,
-        description="least share of held-out answers that a lower precision gives like the trained model",
+        default=0.99, gt=0, le=1, description="share of held-out answers that a lower precision must keep"
     )
 
 

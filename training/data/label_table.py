@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from marina.core.errors import CallError
 from training.data.labeled_files import PICTURES, Files, Listing, Things
+from training.data.parquet import parquet_file
 from training.data.picture_files import SPLITS, PictureFinder, entries, split_of
 from training.findings import Findings
 
@@ -139,18 +140,11 @@ def _columns(table: Path, head: Sequence[str]) -> list[int]:
 
 
 def _parquet_rows(table: Path) -> list[Row]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise CallError(f"{table}: Parquet needs pyarrow: pip install 'marina[parquet]'") from error
-    try:
-        file = parquet.ParquetFile(table)
+    with parquet_file(table) as file:
         names = file.schema_arrow.names
         columns = _columns(table, names)
         chosen = [names[k] for k in columns if k >= 0]
         content = file.read(columns=chosen).to_pydict()
-    except (ArrowException, OSError) as error:
-        raise CallError(f"{table} is no Parquet file, or a damaged one: {error}") from error
     wrong = next((value for value in content[chosen[0]] if isinstance(value, dict | bytes)), None)
     if wrong is not None:
         raise CallError(f"{table} holds pictures, not their paths; write them to files, and their paths here")

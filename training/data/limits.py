@@ -2,11 +2,12 @@
 serving, set in the spec.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field
 
+from handlers.inputs.images import ImageInput
 from marina.core.spec import Section
 
 
@@ -23,23 +24,22 @@ class Limits:
 
 
 ABOUT_VALUES = "what is white in pictures of more than 8 bits, 4095 of a camera of 12; default: as files say"
+MaxFileBytes = Annotated[
+    int,
+    Field(
+        le=20_000_000,
+        description="of one file, learned from or sent; TorchServe takes requests of 20 MB at most",
+    ),
+]
 ValueRange = Annotated[float | None, Field(ge=1, le=1e9, description=ABOUT_VALUES)]
 
 
 class PictureLimits(Section):
     """The settings of a recipe that learns from pictures or measures on them; the endpoint gets the same."""
 
-    max_bytes: int = Field(
-        default=Limits.max_bytes,
-        ge=10_000,
-        le=20_000_000,
-        description="of one picture's file, learned from or sent; TorchServe takes requests of 20 MB at most",
-    )
+    max_bytes: MaxFileBytes = Field(default=Limits.max_bytes, ge=10_000)
     max_pixels: int = Field(
-        default=Limits.max_pixels,
-        ge=10_000,
-        le=250_000_000,
-        description="of one picture, learned from or sent",
+        default=Limits.max_pixels, ge=10_000, le=250_000_000, description="of a picture, learned from or sent"
     )
     value_range: ValueRange = None
 
@@ -47,3 +47,9 @@ class PictureLimits(Section):
     def limits(self) -> Limits:
         """For reading the data, and for the graph's input."""
         return Limits(self.max_bytes, self.max_pixels, value_range=self.value_range)
+
+    def limit(self, config: ImageInput) -> ImageInput:
+        """`config` with these limits of what is sent."""
+        return replace(
+            config, max_bytes=self.max_bytes, max_pixels=self.max_pixels, value_range=self.value_range
+        )

@@ -20,6 +20,7 @@ from handlers.inputs.tables import csv_rows
 from handlers.protocol.errors import RequestError
 from marina.core import paths
 from marina.core.errors import CallError
+from training.data.parquet import parquet_file
 from training.data.picture_files import entries, split_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -143,20 +144,13 @@ def _text(path: Path, digest: str) -> RawTable:
 
 
 def _parquet(path: Path, digest: str) -> RawTable:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise CallError(f"{path}: Parquet needs pyarrow: pip install 'marina[parquet]'") from error
-    try:
-        file = parquet.ParquetFile(path)
+    with parquet_file(path) as file:
         columns = list(file.schema_arrow.names)
         if file.metadata.num_rows > MOST_ROWS:
             raise CallError(f"{path} has more than {MOST_ROWS:,} rows; learn from a part of it")
         batches = (batch.to_pylist() for batch in file.iter_batches())
         every = (row for batch in batches for row in batch)
         rows = [RawRow(f"{path.name} row {number}", _plain(row)) for number, row in enumerate(every, 1)]
-    except (ArrowException, OSError) as error:
-        raise CallError(f"{path} is no Parquet file, or a damaged one: {error}") from error
     return RawTable(str(path), columns, rows, False, digest)
 
 

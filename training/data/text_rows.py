@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from marina.core.errors import CallError
 from training.data.label_table import LABEL_COLUMNS, SPLIT_COLUMNS, cell_text
+from training.data.parquet import parquet_file
 from training.data.picture_files import SPLITS, entries, files_below, folders, split_of
 from training.data.text_files import form_of, read_text
 from training.findings import Findings, inside
@@ -160,17 +161,10 @@ def _json_cells(path: Path, encoding: str) -> Cells:
 
 
 def _parquet_cells(path: Path, _encoding: str) -> Cells:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise CallError(f"{path}: Parquet needs pyarrow: pip install 'marina[parquet]'") from error
-    try:
-        file = parquet.ParquetFile(path)
+    with parquet_file(path) as file:
         names = list(file.schema_arrow.names)
         columns = [names[k] if k >= 0 else "" for k in _columns(path, names)]
         content = file.read(columns=[name for name in columns if name]).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise CallError(f"{path} is no Parquet file, or a damaged one: {error}") from error
     for number, row in enumerate(content, 1):
         yield number, _picked(row, columns)
 

@@ -12,14 +12,12 @@ paper writes it.
 
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from training.export.trained import Trained
 from training.policies.loops import learning
-from training.policies.loops.on_policy import OnPolicySettings, PolicyOptimizer, RolloutCollector, make_agent
-from training.policies.spaces import ActionSpec, ObservationSpec
-from training.policies.state import Stateful
+from training.policies.loops.on_policy import GaeLambda, Gamma, OnPolicyLearner, OnPolicySettings
+from training.policies.loops.settings import EvalFreq, TotalTimesteps
 from training.runs.run import Run
 
 
@@ -28,44 +26,26 @@ class Settings(OnPolicySettings):
 
     renamed: ClassVar[dict[str, str]] = {"value_weight": "vf_coef"}
 
-    total_timesteps: int = Field(
-        default=500_000, ge=1, description="environment steps at most; fewer once the target is confirmed"
-    )
+    total_timesteps: TotalTimesteps = 500_000
     n_steps: int = Field(default=8, ge=1, description="steps of every environment per gradient step")
-    gamma: float = Field(default=0.99, ge=0, le=1, description="discount per step")
-    gae_lambda: float = Field(
-        default=1.0, ge=0, le=1, description="of generalized advantages: 0 is the TD error, 1 the return"
-    )
+    gamma: Gamma = 0.99
+    gae_lambda: GaeLambda = 1.0
     learning_rate: float = Field(default=2e-3, gt=0, description="of Adam")
     vf_coef: float = Field(default=0.5, gt=0, description="weight of the critic's loss")
     normalize_advantage: bool = Field(default=False, description="to mean 0 and std 1 in every rollout")
-    eval_freq: int = Field(default=4096, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 4096
 
 
-class Learner(Stateful):
+class Learner(OnPolicyLearner[Settings]):
     """A2C; an iteration is one rollout and one gradient step."""
 
     loss_name, exploration_name = "critic's error", "entropy"
-    state_parts: ClassVar = ("policy", "rollouts", "optimizer")
-
-    def __init__(
-        self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
-    ) -> None:
-        self.settings, self.policy = settings, make_agent(settings, observations, actions)
-        self.rollouts = RolloutCollector(self.policy, settings, seed)
-        self.optimizer = PolicyOptimizer(self.policy, settings)
-        self.envs = self.rollouts.envs
 
     def iteration(self) -> tuple[float, float]:
         """(the critic's mean squared error, the policy's entropy in nats), as they were before the step."""
         settings, rollout = self.settings, self.rollouts.collect()
         self.optimizer.anneal(self.envs.num_timesteps)
-        advantages = rollout.normalized_advantages() if settings.normalize_advantage else rollout.advantages
-        _, values = self.optimizer.evaluate_actions(rollout)
-        errors = values - rollout.returns
-        # the loss is -mean(log pi A), and vf_coef times half the critic's mean squared error
-        entropy = self.optimizer.step(-advantages / len(advantages), settings.vf_coef * errors / len(errors))
-        return float(np.square(errors).mean()), entropy
+        return self.policy_gradient_step(rollout, settings.normalize_advantage, settings.vf_coef)
 
 
 def train(settings: Settings, run: Run) -> Trained:

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, field_validator
 
 from handlers.inputs.images import ImageInput
@@ -27,7 +26,6 @@ from handlers.kinds.decision import Decision
 from marina.core.errors import CallError
 from training.data import ImageData, load_images
 from training.data.limits import PictureLimits
-from training.data.overview import samples
 from training.export.trained import HELD_OUT, Sample, Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
@@ -42,7 +40,7 @@ from training.vision.classification.assessment import (
 from training.vision.classification.augmentation import mix
 from training.vision.classification.learner import fit, learner_of, torch_threads
 from training.vision.classification.settings import ClassifierSettings
-from training.vision.classification.shown import varied
+from training.vision.classification.shown import augmented_by
 from training.vision.records import Rows
 from training.vision.self_supervision.pretraining import pretrain
 
@@ -61,10 +59,7 @@ class Settings(ClassifierSettings, PictureLimits):
         ),
     )
     image_size: int | None = Field(
-        default=None,
-        ge=8,
-        le=1024,
-        description="side of the graph's input, pixels; default: the architecture's",
+        default=None, ge=8, le=1024, description="side of the input, pixels; default: the architecture's"
     )
     resize: Literal["stretch", "crop", "letterbox", "ink"] | None = Field(
         default=None,
@@ -119,12 +114,6 @@ def load_data(settings: Settings, run: Run) -> ImageData:
     return load_images(settings.data, run.seed, run.findings, settings.limits)
 
 
-def augmented(settings: Settings, data: ImageData, count: int, views: int) -> list[list[Image.Image]]:
-    """For `count` training examples, each as it is and in `views` variations."""
-    config = _network(settings.model_copy(update={"weights": "none"}), data)[1]
-    return varied(samples(data, count), config, settings, views)
-
-
 def train(settings: Settings, run: Run) -> Trained:
     """Learn, keep the epoch of highest validation accuracy (ties: lower loss), calibrate on validation,
     measure on the test split.
@@ -133,12 +122,10 @@ def train(settings: Settings, run: Run) -> Trained:
     the rest) where every class is in the test split; recall_NAME and precision_NAME of both classes where
     there are two, else of the decision's. Raises CallError for settings or data that can't be used.
     """
-    started = time.monotonic()
     seed_everything(run.seed)
     data = load_data(settings, run)
     classes = list(data.classes)
     model, config = _network(settings, data)
-    run.report.mkdir(parents=True, exist_ok=True)
     before: dict[str, Any] = {}
     if settings.pretraining:
         with torch_threads(1 if settings.architecture == networks.SMALL_CNN else 0):
@@ -156,7 +143,7 @@ def train(settings: Settings, run: Run) -> Trained:
     assessment = assess(material.model, material.validation, material.test, classes, choose)
     model.temperature = assessment.temperature
     write_report(assessment, learner, classes, lambda row: inputs.picture(data.test[row], config), run.report)
-    facts = training_facts(assessment, learner, started, prepared)
+    facts = training_facts(assessment, learner, run, prepared)
     return make_trained(
         "classifier",
         model,
@@ -202,11 +189,11 @@ def _network(settings: Settings, data: ImageData) -> tuple[networks.Classifier, 
         resize=resize,
         interpolation=preset.interpolation,
         decode=settings.decode,
-        max_bytes=settings.max_bytes,
-        max_pixels=settings.max_pixels,
-        value_range=settings.value_range,
     )
-    return model, config
+    return model, settings.limit(config)
+
+
+augmented = augmented_by(_network)
 
 
 def _material(

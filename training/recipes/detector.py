@@ -5,7 +5,6 @@ A detector begins anew or with what other pictures taught it (`detection.weights
 on the validation pictures is handed over; with `ema_decay`, of the moving average of the weights.
 """
 
-import time
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -176,14 +175,7 @@ class Settings(FitSettings, StorageSettings, PictureLimits):
 
     def image_input(self) -> ImageInput:
         """How pictures are brought to the graph, in training and in serving."""
-        return ImageInput(
-            *self.size,
-            fit=self.resize,
-            decode=self.decode,
-            max_bytes=self.limits.max_bytes,
-            max_pixels=self.limits.max_pixels,
-            value_range=self.value_range,
-        )
+        return self.limit(ImageInput(*self.size, fit=self.resize, decode=self.decode))
 
 
 def load_data(settings: Settings, run: Run) -> ImageData:
@@ -208,19 +200,16 @@ def augmented(settings: Settings, data: ImageData, count: int, views: int) -> li
 
 def train(settings: Settings, run: Run) -> Trained:
     """Learn, choose the best epoch and the threshold on validation, measure on test, draw the report."""
-    started, computed = time.monotonic(), time.process_time()
     data = load_data(settings, run)
     seed_everything(run.seed)
-    inputs = settings.image_input()
-    learner = Learner(settings, data, inputs)
-    masks = learner.model.has_masks
+    learner = Learner(settings, data)
+    inputs, masks = learner.inputs, learner.model.has_masks
     if masks:
         inputs = replace(inputs, max_pixels=min(inputs.max_pixels, MAX_PIXELS))
     pictures = batches(settings, data, inputs, run.seed, masks)
     about = data.about(settings.full_fingerprint)
     fit(learner, pictures, run, fingerprint=about["fingerprint"], gradient_clip_val=5.0)
-    detector = learner.average.cpu().eval()
-    detector.load_state_dict(learner.best_state)
+    detector: Detector = learner.best_model()
 
     threshold = learner.threshold_of(detector)
     test = Prepared.of(data.test, inputs, "test pictures", storage=settings.storage())
@@ -247,7 +236,7 @@ def train(settings: Settings, run: Run) -> Trained:
         data=about,
         classes=list(data.classes),
         training={
-            **learner.training_facts(started, computed),
+            **learner.training_facts(run),
             "by_class": {data.classes[label]: value for label, value in measured.by_class.items()},
         },
     )
@@ -277,7 +266,7 @@ class Learner(FitModule):
     model: Detector
     average: Detector
 
-    def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
+    def __init__(self, settings: Settings, data: ImageData) -> None:
         detector = build(
             settings.architecture,
             len(data.classes),
@@ -291,9 +280,9 @@ class Learner(FitModule):
             freeze(detector, stages)
         self.postprocess = detector.limit(settings.nms_threshold, settings.detections_per_image)
         super().__init__(detector, settings)
-        self.inputs, self.truth = inputs, data.validation
+        self.inputs, self.truth = settings.image_input(), data.validation
         self.validation = Prepared.of(
-            data.validation, inputs, "validation pictures", storage=settings.storage()
+            data.validation, self.inputs, "validation pictures", storage=settings.storage()
         )
         self.score_threshold = settings.score_threshold
         self.in_bfloat16 = uses_bfloat16(settings.precision)

@@ -29,7 +29,7 @@ from training.export.trained import Trained
 from training.policies.buffers.sequences import ReplayBatch, SequenceReplayBuffer
 from training.policies.envs.training_envs import TrainingEnvs
 from training.policies.loops import learning
-from training.policies.loops.settings import PolicySettings
+from training.policies.loops.settings import NumEnvs, PolicySettings
 from training.policies.networks.distributions import apply_mask
 from training.policies.networks.encoders import ObservationEncoder
 from training.policies.networks.mlp import backward, forward, forward_all
@@ -89,11 +89,11 @@ class Settings(PolicySettings):
         default=1,
         ge=1,
         le=1001,
-        description="above 1, as 51: learn the return's distribution over so many values (C51)",
+        description="above 1, as 51: learn a distribution over so many returns (C51)",
     )
     v_min: float = Field(default=0.0, description="smallest return of that distribution")
     v_max: float = Field(default=100.0, description="largest return of that distribution")
-    num_envs: int = Field(default=16, ge=1, le=1024, description="environments that step together")
+    num_envs: NumEnvs = 16
     train_freq: int = Field(default=16, ge=1, description="steps of every environment per iteration")
     gradient_steps: int = Field(default=64, ge=1, description="gradient steps per iteration")
     target_update_interval: int = Field(

@@ -51,16 +51,10 @@ class Settings(Source):
     """What a spec may say under `training`."""
 
     image_size: int | None = Field(
-        default=None,
-        ge=8,
-        le=2048,
-        description="side of the graph's input, pixels; default: the source's, or 224",
+        default=None, ge=8, le=2048, description="side of the input, pixels; default: the source's, or 224"
     )
     resize_size: int | None = Field(
-        default=None,
-        ge=8,
-        le=4096,
-        description="shorter side before the middle is cut out; default: the source's",
+        default=None, ge=8, le=4096, description="shorter side before the center crop; default: the source's"
     )
     resize: Literal["stretch", "crop", "letterbox", "ink"] | None = Field(
         default=None, description="how a picture gets there; default: crop"
@@ -218,16 +212,7 @@ def _inputs(
 ) -> ImageInput:
     fit = settings.resize or "crop"
     resize = max(preset.resize, *size) if fit == "crop" else 0
-    return ImageInput(
-        *size,
-        mode=mode,
-        fit=fit,
-        resize=resize,
-        interpolation=preset.interpolation,
-        max_bytes=settings.max_bytes,
-        max_pixels=settings.max_pixels,
-        value_range=settings.value_range,
-    )
+    return settings.limit(ImageInput(*size, mode, fit, resize, preset.interpolation))
 
 
 def _from_program(path: Path, settings: Settings, findings: Findings) -> tuple[nn.Module, ImageInput]:

@@ -226,16 +226,7 @@ def _inputs(model: Whole, settings: Settings) -> ImageInput:
             )
         transform.min_size, transform.max_size = (min(height, width),), max(height, width)
     fit = settings.resize or ("stretch" if transform.fixed_size else "letterbox")
-    limits = settings.limits
-    return ImageInput(
-        height,
-        width,
-        fit=fit,
-        antialias=False,
-        max_bytes=limits.max_bytes,
-        max_pixels=limits.max_pixels,
-        value_range=limits.value_range,
-    )
+    return settings.limit(ImageInput(height, width, fit=fit, antialias=False))
 
 
 def _whole(pixels: float, step: int) -> int:

@@ -29,7 +29,7 @@ from training.policies.envs.training_envs import TrainingEnvs
 from training.policies.graphs.features import ObservationFeatures
 from training.policies.graphs.policies import PlanningPolicy, Policy
 from training.policies.loops import learning
-from training.policies.loops.settings import PolicySettings
+from training.policies.loops.settings import Environment, EvalFreq, NumEnvs, PolicySettings, TotalTimesteps
 from training.policies.networks.dynamics import Ensemble, EnsembleTrainer, ModelData
 from training.policies.networks.encoders import ObservationEncoder
 from training.policies.networks.planning import CategoricalPlans, NormalPlans, Planner, base_samples
@@ -52,10 +52,8 @@ class Settings(PolicySettings):
         "replay": "buffer_size",
     }
 
-    environment: str = Field(default="Pendulum-v1", description="a gymnasium environment's id")
-    total_timesteps: int = Field(
-        default=10_000, ge=1, description="environment steps at most; fewer once the target is confirmed"
-    )
+    environment: Environment = "Pendulum-v1"
+    total_timesteps: TotalTimesteps = 10_000
     planner: Literal["cem", "random_shooting"] = Field(
         default="cem", description="random_shooting evaluates as many plans, all at once, and takes the best"
     )
@@ -93,7 +91,7 @@ class Settings(PolicySettings):
     validation_ratio: float = Field(
         default=0.1, gt=0, lt=0.9, description="share of the transitions that are held out for validation"
     )
-    num_envs: int = Field(default=4, ge=1, le=1024, description="environments that step together")
+    num_envs: NumEnvs = 4
     train_freq: int = Field(
         default=50, ge=1, description="steps of every environment between two fits of the model"
     )
@@ -101,7 +99,7 @@ class Settings(PolicySettings):
         default=400, ge=20, description="environment steps with random actions before the first fit"
     )
     buffer_size: int = Field(default=100_000, ge=100, description="transitions in the replay buffer")
-    eval_freq: int = Field(default=400, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 400
 
     @model_validator(mode="after")
     def _check_elites(self) -> "Settings":

@@ -21,10 +21,10 @@ from pydantic import Field
 from training.export.trained import Trained
 from training.policies.buffers.rollout import RolloutBatch
 from training.policies.loops import learning
-from training.policies.loops.on_policy import OnPolicySettings, PolicyOptimizer, RolloutCollector, make_agent
+from training.policies.loops.on_policy import GaeLambda, OnPolicyLearner, OnPolicySettings
+from training.policies.loops.settings import EvalFreq, NumEnvs
 from training.policies.networks.curiosity import Curiosity, IntrinsicSettings
 from training.policies.spaces import ActionSpec, ObservationSpec
-from training.policies.state import Stateful
 from training.runs.run import Run
 
 
@@ -38,10 +38,8 @@ class Settings(OnPolicySettings):
         "value_weight": "vf_coef",
     }
 
-    num_envs: int = Field(default=8, ge=1, le=1024, description="environments that step together")
-    gae_lambda: float = Field(
-        default=0.9, ge=0, le=1, description="of generalized advantages: 0 is the TD error, 1 the return"
-    )
+    num_envs: NumEnvs = 8
+    gae_lambda: GaeLambda = 0.9
     n_epochs: int = Field(default=10, ge=1, description="passes over every rollout")
     batch_size: int = Field(default=256, ge=2, description="transitions per gradient step, about")
     clip_range: float = Field(
@@ -58,7 +56,7 @@ class Settings(OnPolicySettings):
     intrinsic: IntrinsicSettings | None = Field(
         default=None, description="curiosity, by random network distillation; {} for its defaults"
     )
-    eval_freq: int = Field(default=2048, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 2048
 
 
 def clipped_objective_grad(log_ratios: np.ndarray, advantages: np.ndarray, clip_range: float) -> np.ndarray:
@@ -100,7 +98,7 @@ def approximate_kl(log_ratios: np.ndarray) -> float:
     return float((np.exp(log_ratios) - 1 - log_ratios).mean())
 
 
-class Learner(Stateful):
+class Learner(OnPolicyLearner[Settings]):
     """PPO; an iteration is one rollout and the gradient steps on it."""
 
     loss_name, exploration_name = "critic's error", "entropy"
@@ -109,14 +107,12 @@ class Learner(Stateful):
     def __init__(
         self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
     ) -> None:
-        self.settings, self.policy = settings, make_agent(settings, observations, actions)
+        super().__init__(settings, observations, actions, seed)
         self.curiosity = None
         if settings.intrinsic:
             num_envs, gae_lambda = settings.num_envs, settings.gae_lambda
             self.curiosity = Curiosity(settings.intrinsic, observations, num_envs, gae_lambda)
-        self.rollouts = RolloutCollector(self.policy, settings, seed, curiosity=self.curiosity)
-        self.optimizer = PolicyOptimizer(self.policy, settings)
-        self.envs = self.rollouts.envs
+        self.rollouts.curiosity = self.curiosity
 
     def iteration(self) -> tuple[float, float]:
         """(the critic's mean squared error on the last batch, the policy's entropy in nats)."""

@@ -4,7 +4,7 @@ The columns are fitted on the training rows, the epoch is chosen on the validati
 calibrated on rows that nothing was learned from, and all metrics are measured on the test rows.
 """
 
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,12 @@ import torch
 from pydantic import Field
 
 from marina.core.errors import CallError
-from training.data.tables import RawTable
 from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.tables.conformal import half_width
-from training.tables.cross_validation import Pooled, folds_of
+from training.tables.cross_validation import Pooled, cross_validate
 from training.tables.drawing import draw_residuals
 from training.tables.exporting import samples_of, trained_from
 from training.tables.learning import TARGET, ValueLoss, ValueModule
@@ -56,52 +55,45 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Raises CallError for data that doesn't fit the columns, and for too few rows for the coverage.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     with run.findings.reported():
         prepared = prepare(settings, run.findings, run.seed)
     learner = learn(settings, run, prepared)
-    model = best_of(learner)
+    model = learner.best_model()
     width = interval_of(settings, model, prepared)
     test = prepared.splits["test"]
     found, truth = outputs_of(model, test.features).numpy(), test.targets.numpy()
     draw_losses(learner.history, run.report / "curves.png")
     draw_residuals(found, truth, width, settings.unit, run.report / "residuals.png")
     facts = write_report(model, prepared, settings.network, settings.compare, run.seed, run.report)
+    in_folds = cross_validate(prepared.raw, settings, run, partial(fitted_model, settings), pooled_metrics)
     values = [{"value": value} for value in found.tolist()]
     return trained_from(
         "regressor",
         model,
         prepared,
         run.seed,
-        metrics={**metrics_of(found, truth, width), **cross_validate(settings, run, prepared.raw)},
+        metrics={**metrics_of(found, truth, width), **in_folds},
         postprocess=_postprocess(settings, width),
         samples=samples_of(prepared.table, test, values),
-        training={**learner.training_facts(started, computed), **facts},
+        training={**learner.training_facts(run), **facts},
     )
 
 
 def fitted_model(
-    settings: Settings, run: Run, prepared: PreparedTable
+    settings: Settings, prepared: PreparedTable, run: Run
 ) -> tuple[torch.nn.Module, float | None]:
     """The best epoch, and the half width of its interval."""
-    model = best_of(learn(settings, run, prepared))
+    model = learn(settings, run, prepared).best_model()
     return model, interval_of(settings, model, prepared)
 
 
-def cross_validate(settings: Settings, run: Run, raw: RawTable) -> dict[str, float]:
-    """cv_mae, cv_rmse, cv_r2 and cv_coverage of all folds' test rows together; {} without folds."""
-    if not settings.folds:
-        return {}
-    pooled = Pooled()
-    for prepared, once in folds_of(raw, settings, settings.folds, run):
-        model, width = fitted_model(settings, once, prepared)
-        test = prepared.splits["test"]
-        pooled.add(outputs_of(model, test.features).numpy(), test.targets.numpy(), width)
+def pooled_metrics(pooled: Pooled) -> dict[str, float]:
+    """mae, rmse and r2; with intervals their coverage."""
     metrics = regression_metrics(*pooled.answers)
     if pooled.widths:
         metrics["coverage"] = pooled.coverage
-    return {f"cv_{name}": value for name, value in metrics.items()}
+    return metrics
 
 
 def learn(settings: Settings, run: Run, prepared: PreparedTable) -> ValueModule:
@@ -115,13 +107,6 @@ def learn(settings: Settings, run: Run, prepared: PreparedTable) -> ValueModule:
     rows = ((training.features,), {TARGET: training.targets})
     fit(learner, Rows(rows, settings.batch_size, run.seed), run, fingerprint=prepared.raw.fingerprint)
     return learner
-
-
-def best_of(learner: ValueModule) -> torch.nn.Module:
-    """The best epoch, on the CPU in eval mode."""
-    model = learner.average.cpu().eval()
-    model.load_state_dict(learner.best_state)
-    return model
 
 
 def interval_of(settings: Settings, model: torch.nn.Module, prepared: PreparedTable) -> float | None:

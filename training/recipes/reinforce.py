@@ -13,61 +13,50 @@ policies/networks/reference_losses.py has the loss as the book writes it.
 
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from training.export.trained import Trained
 from training.policies.loops import learning
-from training.policies.loops.on_policy import OnPolicySettings, PolicyOptimizer, RolloutCollector, make_agent
+from training.policies.loops.on_policy import Gamma, OnPolicyLearner, OnPolicySettings
+from training.policies.loops.settings import EvalFreq, TotalTimesteps
 from training.policies.spaces import ActionSpec, ObservationSpec
-from training.policies.state import Stateful
 from training.runs.run import Run
 
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""
 
-    total_timesteps: int = Field(
-        default=500_000, ge=1, description="environment steps at most; fewer once the target is confirmed"
-    )
+    total_timesteps: TotalTimesteps = 500_000
     baseline: bool = Field(default=True, description="subtract a learned value from the returns")
     num_envs: int = Field(default=16, ge=1, le=1024, description="episodes per gradient step")
     n_steps: int = Field(default=500, ge=1, description="steps after which an episode is truncated")
-    gamma: float = Field(default=0.99, ge=0, le=1, description="discount per step")
+    gamma: Gamma = 0.99
     gae_lambda: float = Field(default=1.0, ge=1, le=1, description="1: returns as they were")
     learning_rate: float = Field(default=5e-3, gt=0, description="of Adam")
     normalize_advantage: bool = Field(
         default=True, description="to mean 0 and std 1 over all episodes of a step"
     )
-    eval_freq: int = Field(default=4096, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 4096
 
 
-class Learner(Stateful):
+class Learner(OnPolicyLearner[Settings]):
     """REINFORCE; an iteration is one episode of every environment and one gradient step."""
 
     loss_name, exploration_name = "baseline's error", "entropy"
-    state_parts: ClassVar = ("policy", "rollouts", "optimizer")
+    whole_episodes: ClassVar = True
 
     def __init__(
         self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
     ) -> None:
-        self.settings, self.policy = settings, make_agent(settings, observations, actions)
+        super().__init__(settings, observations, actions, seed)
         if not settings.baseline:
             self.policy.zero_value_head()
-        self.rollouts = RolloutCollector(self.policy, settings, seed, whole_episodes=True)
-        self.optimizer = PolicyOptimizer(self.policy, settings)
-        self.envs = self.rollouts.envs
 
     def iteration(self) -> tuple[float, float]:
         """(the baseline's mean squared error, the policy's entropy in nats), as they were before the step."""
         settings, rollout = self.settings, self.rollouts.collect()
         self.optimizer.anneal(self.envs.num_timesteps)
-        advantages = rollout.normalized_advantages() if settings.normalize_advantage else rollout.advantages
-        _, values = self.optimizer.evaluate_actions(rollout)
-        errors = values - rollout.returns
-        # the loss is -mean(log pi A), and half the baseline's mean squared error
-        entropy = self.optimizer.step(-advantages / len(advantages), errors / len(errors) * settings.baseline)
-        return float(np.square(errors).mean()), entropy
+        return self.policy_gradient_step(rollout, settings.normalize_advantage, float(settings.baseline))
 
 
 def train(settings: Settings, run: Run) -> Trained:

@@ -6,7 +6,6 @@ does best on the validation pictures is handed over; with `ema_decay`, of the mo
 """
 
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -92,10 +91,7 @@ class Settings(FitSettings, StorageSettings, PictureLimits):
         default=False, description="turn half of the pictures upside down, in a mirror; for views from above"
     )
     dice: float = Field(
-        default=1.0,
-        ge=0,
-        le=100,
-        description="weight of Dice's loss beside cross-entropy, for classes of small areas",
+        default=1.0, ge=0, le=100, description="weight of Dice's loss beside cross-entropy, for small classes"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of the convolutions while training"
@@ -115,15 +111,7 @@ class Settings(FitSettings, StorageSettings, PictureLimits):
 
     def image_input(self) -> ImageInput:
         """How pictures are brought to the graph, in training and in serving."""
-        return ImageInput(
-            self.height,
-            self.width,
-            fit=self.resize,
-            decode=self.decode,
-            max_bytes=self.limits.max_bytes,
-            max_pixels=self.limits.max_pixels,
-            value_range=self.value_range,
-        )
+        return self.limit(ImageInput(self.height, self.width, fit=self.resize, decode=self.decode))
 
 
 def load_data(settings: Settings, run: Run) -> ImageData:
@@ -147,17 +135,15 @@ def augmented(settings: Settings, data: ImageData, count: int, views: int) -> li
 
 def train(settings: Settings, run: Run) -> Trained:
     """Learn, choose the best epoch on validation, measure on test, draw the report."""
-    started, computed = time.monotonic(), time.process_time()
     data = load_data(settings, run)
     seed_everything(run.seed)
-    inputs = settings.image_input()
-    learner = Learner(settings, data, inputs)
+    learner = Learner(settings, data)
+    inputs = learner.inputs
     pictures = Prepared.of(data.train, inputs, "training pictures", settings.storage())
     batches = batches_of(settings, pictures, run.seed)
     about = data.about(settings.full_fingerprint)
     fit(learner, batches, run, fingerprint=about["fingerprint"], gradient_clip_val=5.0)
-    segmenter = learner.average.cpu().eval()
-    segmenter.load_state_dict(learner.best_state)
+    segmenter = learner.best_model()
 
     test = Prepared.of(data.test, inputs, "test pictures", settings.storage())
     found = list(segment(segmenter, test.pixels, test.truth, inputs))
@@ -178,7 +164,7 @@ def train(settings: Settings, run: Run) -> Trained:
         data=about,
         classes=list(data.classes),
         training={
-            **learner.training_facts(started, computed),
+            **learner.training_facts(run),
             "by_class": by_class(np.sum(counts, axis=0), data.classes),
         },
     )
@@ -199,10 +185,10 @@ class Learner(FitModule):
 
     settings: Settings
 
-    def __init__(self, settings: Settings, data: ImageData, inputs: ImageInput) -> None:
+    def __init__(self, settings: Settings, data: ImageData) -> None:
         super().__init__(build(settings.architecture, len(data.classes), settings.weights), settings)
-        self.inputs, self.classes = inputs, len(data.classes)
-        self.validation = Prepared.of(data.validation, inputs, "validation pictures", settings.storage())
+        self.inputs, self.classes = settings.image_input(), len(data.classes)
+        self.validation = Prepared.of(data.validation, self.inputs, "validation pictures", settings.storage())
         self.in_bfloat16 = uses_bfloat16(settings.precision)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -4,20 +4,19 @@ The columns are fitted on the training rows, the epoch and the temperature of th
 validation rows, and all metrics are measured on the test rows.
 """
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from marina.core.errors import CallError
-from training.data.tables import RawTable
 from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.tables.cross_validation import Pooled, folds_of
+from training.tables.cross_validation import Pooled, cross_validate
 from training.tables.exporting import samples_of, trained_from
 from training.tables.learning import TARGET, ClassLoss, ClassModule
 from training.tables.networks import Logits, body, outputs_of
@@ -49,7 +48,6 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Raises CallError for data that doesn't fit the columns.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     with run.findings.reported():
         prepared = prepare(settings, run.findings, run.seed)
@@ -68,31 +66,24 @@ def train(settings: Settings, run: Run) -> Trained:
         run.seed,
         metrics={
             **metrics_of(probabilities, test.targets, probabilities.argmax(1), prepared.classes, listed),
-            **cross_validate(settings, run, prepared.raw),
+            **cross_validate(prepared.raw, settings, run, partial(fitted_model, settings), pooled_accuracy),
         },
         postprocess={"type": "classification", "top_k": settings.top_k},
         samples=samples_of(prepared.table, test, expectations(probabilities, test.targets, prepared.classes)),
         classes=list(prepared.classes),
-        training={**learner.training_facts(started, computed), **facts},
+        training={**learner.training_facts(run), **facts},
     )
 
 
-def fitted_model(settings: Settings, run: Run, prepared: PreparedTable) -> tuple[torch.nn.Module, None]:
+def fitted_model(settings: Settings, prepared: PreparedTable, run: Run) -> tuple[torch.nn.Module, None]:
     """The best epoch, calibrated; it has no interval."""
     return best_of(learn(settings, run, prepared), prepared), None
 
 
-def cross_validate(settings: Settings, run: Run, raw: RawTable) -> dict[str, float]:
-    """cv_accuracy of all folds' test rows together; {} without folds."""
-    if not settings.folds:
-        return {}
-    pooled = Pooled()
-    for prepared, once in folds_of(raw, settings, settings.folds, run):
-        model, _ = fitted_model(settings, once, prepared)
-        test = prepared.splits["test"]
-        pooled.add(outputs_of(model, test.features).argmax(1).numpy(), test.targets.numpy())
-    found, truth = pooled.answers
-    return {"cv_accuracy": float((found == truth).mean())}
+def pooled_accuracy(pooled: Pooled) -> dict[str, float]:
+    """The share of right answers."""
+    outputs, truth = pooled.answers
+    return {"accuracy": float((outputs.argmax(1) == truth).mean())}
 
 
 def learn(settings: Settings, run: Run, prepared: PreparedTable) -> ClassModule:
@@ -113,9 +104,7 @@ def learn(settings: Settings, run: Run, prepared: PreparedTable) -> ClassModule:
 
 def best_of(learner: ClassModule, prepared: PreparedTable) -> torch.nn.Module:
     """The best epoch, on the CPU in eval mode, with its temperature."""
-    model = learner.average.cpu().eval()
-    model.load_state_dict(learner.best_state)
-    assert isinstance(model, Logits)
+    model: Logits = learner.best_model()
     validation = prepared.splits["validation"]
     model.temperature = fit_temperature(outputs_of(model, validation.features).clone(), validation.targets)
     return model

@@ -30,6 +30,7 @@ from training.policies.envs.evaluate import EVALUATION_SEED, episode_returns, re
 from training.policies.envs.make import make
 from training.policies.graphs.export import golden_samples
 from training.policies.loops.learning import returns_summary
+from training.policies.loops.settings import Environment
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.policies.tabular import control, exploration, monte_carlo, planning, replay, traces, worlds
 from training.policies.tabular.mdp import FiniteMDP, from_environment
@@ -68,7 +69,7 @@ class Settings(Section):
         "planning": "planning_steps",
     }
 
-    environment: str = Field(default="FrozenLake-v1", description="a gymnasium environment's id")
+    environment: Environment = "FrozenLake-v1"
     environment_options: dict[str, Any] = Field(
         default={}, description="arguments of the environment, like {map_name: 8x8, is_slippery: true}"
     )
@@ -83,16 +84,10 @@ class Settings(Section):
     )
     gamma: float = Field(default=0.99, gt=0, le=1, description="discount per step")
     alpha: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="step size of an update, divided by visits^power; monte_carlo uses means instead",
+        default=1.0, gt=0, le=1, description="step size, divided by visits^power; monte_carlo uses means"
     )
     power: float = Field(
-        default=0.6,
-        ge=0,
-        le=1,
-        description="0 keeps the step size: best if deterministic; above 0.5 it converges otherwise",
+        default=0.6, ge=0, le=1, description="0: constant, best if deterministic; else above 0.5 converges"
     )
     exploration: Literal["epsilon_greedy", "glie", "boltzmann"] = Field(
         default="epsilon_greedy", description="how actions are explored"

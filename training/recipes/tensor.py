@@ -5,7 +5,6 @@ the least validation loss is exported. What a head serves are values, or probabi
 cross-entropy.
 """
 
-import time
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -78,7 +77,6 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Raises CallError for data and modules that don't fit the declared inputs and outputs.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     fields, sizes = declared_inputs(settings.inputs, settings.dimensions)
     targets = {name: head.target or name for name, head in settings.outputs.items()}
@@ -96,9 +94,7 @@ def train(settings: Settings, run: Run) -> Trained:
     fingerprint = fingerprint_of(arrays)
     fit(learner, batches, run, fingerprint=fingerprint)
 
-    return _exported(
-        settings, run, learner, signature, splits, fingerprint, learner.training_facts(started, computed)
-    )
+    return _exported(settings, run, learner, signature, splits, fingerprint, learner.training_facts(run))
 
 
 def _exported(
@@ -111,8 +107,7 @@ def _exported(
     facts: dict[str, Any],
 ) -> Trained:
     """The best epoch, measured on the test rows, with its pictures in the report."""
-    model = learner.average.cpu().eval()
-    model.load_state_dict(learner.best_state)
+    model = learner.best_model()
     losses = {name: head.loss for name, head in settings.outputs.items()}
     served = ServedHeads(model, losses).eval()
     inputs, targets = splits[2]

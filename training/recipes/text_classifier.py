@@ -8,7 +8,6 @@ Not covered: encoders that were pretrained elsewhere.
 """
 
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -42,7 +41,6 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Raises CallError for settings or data that can't be used.
     """
-    started, computed = time.monotonic(), time.process_time()
     seed_everything(run.seed)
     data = load_texts(settings.data, run.seed, run.findings, reading_of(settings))
     if data.has_several and (settings.operating_point or settings.label_smoothing):
@@ -74,7 +72,7 @@ def train(settings: Settings, run: Run) -> Trained:
     baseline = measure_baseline(data, settings.lowercase) if settings.baseline else None
     write_report(learner, assessment, data, baseline, run.report)
     metrics = assessment.metrics | (baseline.metrics if baseline else {})
-    facts = learner.training_facts(started, computed)
+    facts = learner.training_facts(run)
     return _trained(settings, data, model, splits, assessment, metrics, content, facts)
 
 

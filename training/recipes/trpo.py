@@ -24,10 +24,10 @@ from pydantic import Field
 from training.export.trained import Trained
 from training.policies.buffers.rollout import RolloutBatch
 from training.policies.loops import learning
-from training.policies.loops.on_policy import OnPolicySettings, PolicyOptimizer, RolloutCollector, make_agent
+from training.policies.loops.on_policy import GaeLambda, OnPolicyLearner, OnPolicySettings
+from training.policies.loops.settings import EvalFreq
 from training.policies.networks.natural_gradient import TrustRegionActor, conjugate_gradient
 from training.policies.spaces import ActionSpec, ObservationSpec
-from training.policies.state import Stateful
 from training.runs.run import Run
 
 
@@ -44,9 +44,7 @@ class Settings(OnPolicySettings):
         "critic_batch_size": "batch_size",
     }
 
-    gae_lambda: float = Field(
-        default=0.95, ge=0, le=1, description="of generalized advantages: 0 is the TD error, 1 the return"
-    )
+    gae_lambda: GaeLambda = 0.95
     learning_rate: float = Field(default=3e-3, gt=0, description="of Adam, for the critic alone")
     anneal_lr: bool = Field(
         default=False,
@@ -70,29 +68,25 @@ class Settings(OnPolicySettings):
     batch_size: int = Field(
         default=256, ge=2, description="transitions per gradient step of the critic, about"
     )
-    eval_freq: int = Field(default=4096, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 4096
 
 
-class Learner(Stateful):
+class Learner(OnPolicyLearner[Settings]):
     """TRPO; an iteration is one rollout, one step of the actor and several of the critic."""
 
     loss_name, exploration_name = "critic's error", "entropy"
-    state_parts: ClassVar = ("policy", "rollouts", "critic")
 
     def __init__(
         self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
     ) -> None:
-        self.settings, self.policy = settings, make_agent(settings, observations, actions)
-        self.rollouts = RolloutCollector(self.policy, settings, seed)
-        self.critic = PolicyOptimizer(self.policy, settings)
+        super().__init__(settings, observations, actions, seed)  # `optimizer` steps the critic alone
         self.actor = TrustRegionActor(self.policy)  # after PolicyOptimizer, which moves the parameters
-        self.envs = self.rollouts.envs
 
     def iteration(self) -> tuple[float, float]:
         """(the critic's mean squared error on the last batch, the policy's entropy before the step)."""
         settings, rollout = self.settings, self.rollouts.collect()
         self.update_actor(rollout)
-        self.critic.anneal(self.envs.num_timesteps)
+        self.optimizer.anneal(self.envs.num_timesteps)
         num_batches = max(1, round(len(rollout) / settings.batch_size))
         for _ in range(settings.n_critic_updates):
             for index in np.array_split(self.envs.rng.permutation(len(rollout)), num_batches):
@@ -130,9 +124,9 @@ class Learner(Stateful):
 
     def update_critic(self, batch: RolloutBatch) -> float:
         """One gradient step of the critic alone; returns its mean squared error before."""
-        _, values = self.critic.evaluate_actions(batch)
+        _, values = self.optimizer.evaluate_actions(batch)
         errors = values - batch.returns
-        self.critic.step(np.zeros_like(errors), errors / len(errors))
+        self.optimizer.step(np.zeros_like(errors), errors / len(errors))
         return float(np.square(errors).mean())
 
 

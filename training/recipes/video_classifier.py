@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
 from torchvision import tv_tensors
 
@@ -22,8 +21,7 @@ from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
 from training.data import ImageData, load_clips
 from training.data.clip_folder import CLIP_LIMITS, limited
-from training.data.limits import Limits, ValueRange
-from training.data.overview import samples
+from training.data.limits import Limits, MaxFileBytes, ValueRange
 from training.export.trained import Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
@@ -33,7 +31,7 @@ from training.vision.classification.augmentation import Mix, mix
 from training.vision.classification.evaluation import right_answers
 from training.vision.classification.learner import fit, learner_of
 from training.vision.classification.settings import ClassifierSettings
-from training.vision.classification.shown import varied
+from training.vision.classification.shown import augmented_by
 from training.vision.records import Rows
 
 SHOWN = 4  # frames of a clip in the report
@@ -77,12 +75,7 @@ class Settings(ClassifierSettings):
         le=5_000_000_000,
         description="of all frames of a clip, learned from or sent, together",
     )
-    max_bytes: int = Field(
-        default=CLIP_LIMITS.max_bytes,
-        ge=100_000,
-        le=20_000_000,
-        description="of one clip's file, learned from or sent; TorchServe takes requests of 20 MB at most",
-    )
+    max_bytes: MaxFileBytes = Field(default=CLIP_LIMITS.max_bytes, ge=100_000)
     max_frames: int = Field(
         default=CLIP_LIMITS.max_frames, ge=2, le=100_000, description="of one clip, learned from or sent"
     )
@@ -112,26 +105,14 @@ def load_data(settings: Settings, run: Run) -> ImageData:
     return load_clips(settings.data, run.seed, run.findings, settings.limits)
 
 
-def augmented(settings: Settings, data: ImageData, count: int, views: int) -> list[list[Image.Image]]:
-    """For `count` training examples, each as it is and in `views` variations."""
-    config = _network(settings.model_copy(update={"weights": "none"}), data)[1]
-    return varied(samples(data, count), config, settings, views)
-
-
 def train(settings: Settings, run: Run) -> Trained:
-    """Learn, keep the epoch of highest validation accuracy (ties: lower loss), calibrate on validation,
-    measure on the test split.
-
-    Metrics: accuracy, macro_f1, ece and ece_uncalibrated, auroc (macro, one class against the rest) where
-    every class is in the test split; recall_NAME and precision_NAME of both classes where there are two.
-    Raises CallError for settings or data that can't be used.
+    """Learn, calibrate and measure as the recipe `classifier` does, with the metrics that it has without a
+    decision. Raises CallError for settings or data that can't be used.
     """
-    started = time.monotonic()
     seed_everything(run.seed)
     data = load_data(settings, run)
     classes = list(data.classes)
     model, config = _network(settings, data)
-    run.report.mkdir(parents=True, exist_ok=True)
     (train_set, validation, test), material = _material(settings, model, config, data, run)
     prepared = time.monotonic()
     count, labels = len(classes), train_set.tensors[1]
@@ -151,7 +132,7 @@ def train(settings: Settings, run: Run) -> Trained:
         wide=SHOWN,
     )
     calibrated = assessment.logits / assessment.temperature
-    facts = training_facts(assessment, learner, started, prepared)
+    facts = training_facts(assessment, learner, run, prepared)
     return make_trained(
         "video_classifier",
         model,
@@ -187,6 +168,9 @@ def _network(settings: Settings, data: ImageData) -> tuple[video_networks.VideoC
     frames = settings.frames or (8 if settings.architecture == video_networks.SMALL_3D else 16)
     config = ClipInput(frames, image, settings.sampling, settings.stride)
     return model, limited(config, settings.limits)
+
+
+augmented = augmented_by(_network)
 
 
 def _material(

@@ -79,17 +79,21 @@ class FitModule(StatefulModule):
         """A row of the history in a few words, for the progress bar."""
         raise NotImplementedError
 
-    def training_facts(self, started: float, computed: float) -> dict[str, Any]:
-        """What the export's metadata says of a training that began at `started` on the monotonic clock and
-        at `computed` on the process's.
-        """
+    def training_facts(self, run: Run) -> dict[str, Any]:
+        """What the export's metadata says of this training."""
         return {
             "epochs": self.settings.epochs,
             "best_epoch": self.best_epoch,
-            "seconds": round(time.monotonic() - started, 1),
-            "cpu_seconds": round(time.process_time() - computed, 1),
+            "seconds": round(time.monotonic() - run.started, 1),
+            "cpu_seconds": round(time.process_time() - run.computed, 1),
             "validation": self.history[self.best_epoch - 1],
         }
+
+    def best_model(self) -> Any:
+        """The average of the best epoch, on the CPU and in eval mode."""
+        model = self.average.cpu().eval()
+        model.load_state_dict(self.best_state)
+        return model
 
     def parameter_groups(self) -> dict[float, list[nn.Parameter]]:
         """Learning rate -> what learns at it."""

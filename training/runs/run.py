@@ -48,6 +48,8 @@ class Run:
     nodes: int = 1
     checkpoint_seconds: float = 20.0  # at least, between two checkpoints
     findings: Findings = field(default_factory=Findings)
+    started: float = field(default_factory=time.monotonic)  # on that clock
+    computed: float = field(default_factory=time.process_time)  # CPU seconds before it
 
     @property
     def processes(self) -> int:

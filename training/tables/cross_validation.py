@@ -2,18 +2,20 @@
 little.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
+from torch import nn
 
 from marina.core.errors import CallError
 from training.data.tables import RawRow, RawTable
 from training.findings import Findings
 from training.runs.run import Run
+from training.tables.networks import outputs_of
 from training.tables.preparation import PreparedTable, prepare_rows
 from training.tables.settings import TableSettings
 
@@ -44,6 +46,27 @@ class Pooled:
         errors = [np.abs(found - truth) for found, truth in zip(self.found, self.truth, strict=True)]
         inside = [one <= width for one, width in zip(errors, self.widths, strict=True)]
         return float(np.concatenate(inside).mean())
+
+
+def cross_validate(
+    raw: RawTable,
+    settings: TableSettings,
+    run: Run,
+    fitted_model: Callable[[PreparedTable, Run], tuple[nn.Module, float | None]],
+    metrics: Callable[[Pooled], dict[str, float]],
+) -> dict[str, float]:
+    """The `metrics` of all folds' test rows together, their names with cv_; {} without folds.
+
+    `fitted_model` learns without a fold's test rows; with the model it gives the half width of its interval.
+    """
+    if not settings.folds:
+        return {}
+    pooled = Pooled()
+    for prepared, once in folds_of(raw, settings, settings.folds, run):
+        model, width = fitted_model(prepared, once)
+        test = prepared.splits["test"]
+        pooled.add(outputs_of(model, test.features).numpy(), test.targets.numpy(), width)
+    return {f"cv_{name}": value for name, value in metrics(pooled).items()}
 
 
 def folds_of(

@@ -145,10 +145,7 @@ class TableSettings(FitSettings):
         default=0.0, ge=0, description="weight of the sum of their squares; with l1 an elastic net"
     )
     folds: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="of a cross-validation beside the split, whose metrics begin with cv_; 0: none",
+        default=0, ge=0, le=100, description="of a cross-validation, whose metrics begin with cv_; 0: none"
     )
     compare: bool = Field(
         default=True, description="show gradient-boosted trees and a linear model beside it in the report"

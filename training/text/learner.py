@@ -82,10 +82,8 @@ class Learner(FitModule):
 
     def best_model(self) -> TextNetwork:
         """The average of the best epoch, on the CPU, to be served."""
-        model = self.average.cpu().eval().requires_grad_(False)
-        model.load_state_dict(self.best_state)
-        assert isinstance(model, TextNetwork)
-        return model
+        model: TextNetwork = super().best_model()
+        return model.requires_grad_(False)
 
     def _class_weights(self, labels: torch.Tensor) -> torch.Tensor | None:
         if self.settings.class_balance == "none":

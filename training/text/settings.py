@@ -32,10 +32,7 @@ class Settings(FitSettings):
         description="of one text, learned from or sent; longer ones are refused",
     )
     max_tokens: int = Field(
-        default=256,
-        ge=4,
-        le=8192,
-        description="of one text; what is behind doesn't count, and an answer says that it was truncated",
+        default=256, ge=4, le=8192, description="of one text; the rest doesn't count, and the answer says so"
     )
 
     tokenizer: Literal["words", "bpe", "wordpiece", "unigram"] = Field(
@@ -74,10 +71,7 @@ class Settings(FitSettings):
         default="none", description="weights: rare classes count more in the loss"
     )
     label_smoothing: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of the target spread over all classes; of one label per text",
+        default=0.0, ge=0, lt=1, description="share of the target spread over all classes; one label per text"
     )
     operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
         default=None,

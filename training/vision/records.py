@@ -57,14 +57,10 @@ class StorageSettings(Section):
     """How much of the prepared pictures lies in memory and on disk."""
 
     memory_gb: float = Field(
-        default=0.5,
-        ge=0,
-        description="a split whose prepared pictures take more is read from disk, batch by batch",
+        default=0.5, ge=0, description="a split whose pictures take more is read from disk, batch by batch"
     )
     cache_gb: float = Field(
-        default=32.0,
-        ge=0,
-        description="most that prepared pictures, and features, may take on disk; 0: none are kept",
+        default=32.0, ge=0, description="most that prepared pictures and features may take on disk; 0: none"
     )
     full_fingerprint: bool = Field(
         default=False,

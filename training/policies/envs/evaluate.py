@@ -32,31 +32,25 @@ class EpisodeStep(NamedTuple):
 
 Act = Callable[..., Any]
 ActInEpisodes = Callable[[Sequence[EpisodeStep]], Any]
-OnEpisodeEnd = Callable[[int, float], None]
+EnvKwargs = Mapping[str, Any] | None
 
 
 def episode_returns(
-    act: Act,
-    environment: str,
-    episodes: int,
-    seed: int,
-    num_envs: int = 64,
-    on_episode_end: OnEpisodeEnd | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
+    act: Act, environment: str, episodes: int, seed: int, num_envs: int = 64, env_kwargs: EnvKwargs = None
 ) -> np.ndarray:
     """Undiscounted returns, float64 [episodes], of episodes 0 to `episodes` - 1.
 
     Episode i starts from `reset(seed=seed + i)` of a plain `gymnasium.make(environment, **env_kwargs)`,
     whatever `num_envs` is, and every episode runs to its end and counts: an environment that has ended takes
     the next number, so that short episodes can't crowd out long ones. `act` gets at most `num_envs`
-    observations at a time, only of running episodes. `on_episode_end(i, return)` is called at each end.
+    observations at a time, only of running episodes.
     """
 
     def act_on_batch(steps: Sequence[EpisodeStep]) -> Any:
         masks = [step.action_mask for step in steps if step.action_mask is not None]
         return act(np.stack([step.observation for step in steps]), *([np.stack(masks)] if masks else []))
 
-    return play_episodes(act_on_batch, environment, episodes, seed, num_envs, on_episode_end, env_kwargs)
+    return play_episodes(act_on_batch, environment, episodes, seed, num_envs, env_kwargs)
 
 
 def play_episodes(
@@ -65,8 +59,7 @@ def play_episodes(
     episodes: int,
     seed: int,
     num_envs: int = 64,
-    on_episode_end: OnEpisodeEnd | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
+    env_kwargs: EnvKwargs = None,
 ) -> np.ndarray:
     """As `episode_returns`, with an `act` that gets the episode and step of every observation."""
     returns, has_masks = np.zeros(episodes), uses_action_masks(env_kwargs)
@@ -88,8 +81,6 @@ def play_episodes(
             returns[current.episode] += float(reward)
             following = episode_step(current.episode, current.step + 1, observation, info)
             if terminated or truncated:
-                if on_episode_end:
-                    on_episode_end(current.episode, float(returns[current.episode]))
                 number = next(numbers, -1)
                 if number < 0:
                     env.close()
@@ -108,7 +99,7 @@ def to_env_action(env: gymnasium.Env[Any, Any], action: Any) -> Any:
 
 
 def vector_returns(
-    act: Act, environment: str, episodes: int, seed: int, env_kwargs: Mapping[str, Any] | None = None
+    act: Act, environment: str, episodes: int, seed: int, env_kwargs: EnvKwargs = None
 ) -> np.ndarray:
     """Returns, float64 [episodes], of the first episode in each of `episodes` environments of a vector.
 
@@ -128,9 +119,7 @@ def vector_returns(
     return returns
 
 
-def random_returns(
-    environment: str, episodes: int, seed: int, env_kwargs: Mapping[str, Any] | None = None
-) -> np.ndarray:
+def random_returns(environment: str, episodes: int, seed: int, env_kwargs: EnvKwargs = None) -> np.ndarray:
     """Returns, float64 [episodes], of actions drawn from the environment's action space."""
     env = make(environment, **(env_kwargs or {}))
     env.close()
@@ -143,7 +132,7 @@ def random_returns(
 
 
 def record_episode(
-    act: Act, environment: str, seed: int, env_kwargs: Mapping[str, Any] | None = None
+    act: Act, environment: str, seed: int, env_kwargs: EnvKwargs = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(observations [T, ...], masks bool [T, n] or None) before each action of the episode of that seed."""
     recorded: list[tuple[np.ndarray, ...]] = []

@@ -15,7 +15,7 @@ from marina.core.errors import CallError
 from training.policies.buffers.replay import ReplayBuffer, Transitions
 from training.policies.envs.training_envs import TrainingEnvs
 from training.policies.graphs.features import ActionBounds
-from training.policies.loops.settings import PolicySettings
+from training.policies.loops.settings import Environment, EvalFreq, NumEnvs, PolicySettings, TotalTimesteps
 from training.policies.networks.encoders import ObservationEncoder
 from training.policies.networks.mlp import BatchedMLP
 from training.policies.spaces import ActionSpec, ObservationSpec
@@ -33,15 +33,13 @@ class OffPolicySettings(PolicySettings):
         "hold": "random_action_repeat",
     }
 
-    environment: str = Field(default="Pendulum-v1", description="a gymnasium environment's id")
-    total_timesteps: int = Field(
-        default=20_000, ge=1, description="environment steps at most; fewer once the target is confirmed"
-    )
+    environment: Environment = "Pendulum-v1"
+    total_timesteps: TotalTimesteps = 20_000
     hidden: tuple[int, ...] = Field(
         default=(64, 64), description="units of the hidden layers, of actor and critics each"
     )
     activation: Literal["tanh", "relu"] = Field(default="relu", description="of the hidden layers")
-    num_envs: int = Field(default=4, ge=1, le=1024, description="environments that step together")
+    num_envs: NumEnvs = 4
     gradient_steps: float = Field(default=1.0, gt=0, description="per environment step")
     train_freq: int = Field(
         default=4, ge=1, description="steps of every environment between two rounds of gradient steps"
@@ -59,7 +57,7 @@ class OffPolicySettings(PolicySettings):
     random_action_repeat: int = Field(
         default=1, ge=1, description="steps that each of those random actions is repeated, to get further"
     )
-    eval_freq: int = Field(default=500, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 500
 
 
 class BoundedActor(torch.nn.Module):

@@ -6,14 +6,14 @@ and log probabilities of the whole rollout are then one pass. Environments reset
 observation, from which a truncated episode bootstraps and a terminated one doesn't.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
 
 from training.policies.buffers.rollout import RolloutBatch, compute_gae
 from training.policies.envs.training_envs import TrainingEnvs
-from training.policies.loops.settings import PolicySettings
+from training.policies.loops.settings import NumEnvs, PolicySettings
 from training.policies.networks.actor_critic import ActorCritic
 from training.policies.networks.curiosity import Curiosity
 from training.policies.networks.distributions import apply_mask
@@ -21,6 +21,11 @@ from training.policies.networks.mlp import backward, forward, forward_all
 from training.policies.networks.optim import Adam, clip_grad_norm, flatten
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.policies.state import Stateful
+
+Gamma = Annotated[float, Field(ge=0, le=1, description="discount per step")]
+GaeLambda = Annotated[
+    float, Field(ge=0, le=1, description="of generalized advantages: 0 is the TD error, 1 the return")
+]
 
 
 class OnPolicySettings(PolicySettings):
@@ -41,12 +46,10 @@ class OnPolicySettings(PolicySettings):
         default=(64, 64), description="units of the hidden layers, of actor and critic each"
     )
     activation: Literal["tanh", "relu"] = Field(default="tanh", description="of the hidden layers")
-    num_envs: int = Field(default=32, ge=1, le=1024, description="environments that step together")
+    num_envs: NumEnvs = 32
     n_steps: int = Field(default=32, ge=1, description="steps of every environment per rollout")
-    gamma: float = Field(default=0.98, ge=0, le=1, description="discount per step")
-    gae_lambda: float = Field(
-        default=0.8, ge=0, le=1, description="of generalized advantages: 0 is the TD error, 1 the return"
-    )
+    gamma: Gamma = 0.98
+    gae_lambda: GaeLambda = 0.8
     learning_rate: float = Field(default=1e-3, gt=0, description="of Adam")
     anneal_lr: bool = Field(
         default=True, description="the learning rate falls linearly to 0 at the last of `total_timesteps`"
@@ -66,6 +69,9 @@ class OnPolicySettings(PolicySettings):
     normalize_rewards: bool = Field(
         default=False, description="by the running std of the discounted return, in training only"
     )
+
+
+SettingsT = TypeVar("SettingsT", bound=OnPolicySettings)
 
 
 def make_agent(settings: OnPolicySettings, observations: ObservationSpec, actions: ActionSpec) -> ActorCritic:
@@ -128,6 +134,34 @@ class PolicyOptimizer(Stateful):
         return self.distribution.entropy
 
 
+class OnPolicyLearner(Stateful, Generic[SettingsT]):
+    """The base of the recipes' learners: an agent, its rollouts and its gradient steps."""
+
+    state_parts: ClassVar[tuple[str, ...]] = ("policy", "rollouts", "optimizer")
+    whole_episodes: ClassVar[bool] = False
+
+    def __init__(
+        self, settings: SettingsT, observations: ObservationSpec, actions: ActionSpec, seed: int
+    ) -> None:
+        self.settings, self.policy = settings, make_agent(settings, observations, actions)
+        self.rollouts = RolloutCollector(self.policy, settings, seed, self.whole_episodes)
+        self.optimizer = PolicyOptimizer(self.policy, settings)
+        self.envs = self.rollouts.envs
+
+    def policy_gradient_step(
+        self, rollout: RolloutBatch, normalize_advantage: bool, vf_coef: float
+    ) -> tuple[float, float]:
+        """One step on -mean(log pi A), and `vf_coef` times half the critic's mean squared error.
+
+        Returns that error and the policy's entropy in nats, as they were before the step.
+        """
+        advantages = rollout.normalized_advantages() if normalize_advantage else rollout.advantages
+        _, values = self.optimizer.evaluate_actions(rollout)
+        errors = values - rollout.returns
+        entropy = self.optimizer.step(-advantages / len(advantages), vf_coef * errors / len(errors))
+        return float(np.square(errors).mean()), entropy
+
+
 class RewardNormalizer(Stateful):
     """Scales rewards by the running standard deviation of the discounted return.
 
@@ -157,15 +191,10 @@ class RolloutCollector(Stateful):
     state_parts = ("envs", "reward_normalizer")
 
     def __init__(
-        self,
-        agent: ActorCritic,
-        settings: OnPolicySettings,
-        seed: int,
-        whole_episodes: bool = False,
-        curiosity: Curiosity | None = None,
+        self, agent: ActorCritic, settings: OnPolicySettings, seed: int, whole_episodes: bool = False
     ) -> None:
-        self.agent, self.settings = agent, settings
-        self.whole_episodes, self.curiosity = whole_episodes, curiosity
+        self.agent, self.settings, self.whole_episodes = agent, settings, whole_episodes
+        self.curiosity: Curiosity | None = None  # what adds intrinsic advantages, if anything does
         self.envs = TrainingEnvs(
             settings.environment, settings.num_envs, seed, settings.env_kwargs, settings.envpool
         )

@@ -1,6 +1,6 @@
 """The settings that every recipe has that learns a policy in an environment."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -8,11 +8,18 @@ from marina.core.spec import Section
 
 RESERVED_OPTIONS = {"render_mode", "wrappers"}
 
+Environment = Annotated[str, Field(description="a gymnasium id; your own: module:Id-v0 or file.py:Id-v0")]
+TotalTimesteps = Annotated[
+    int, Field(ge=1, description="environment steps at most; fewer once the target is confirmed")
+]
+NumEnvs = Annotated[int, Field(ge=1, le=1024, description="environments that step together")]
+EvalFreq = Annotated[int, Field(ge=1, description="environment steps between two evaluations")]
+
 
 class EnvironmentSettings(Section):
     """Which environment, and what it is made with."""
 
-    environment: str = Field(description="a gymnasium id; your own: module:Id-v0 or file.py:Id-v0")
+    environment: Environment
     environment_options: dict[str, Any] = Field(
         default={},
         description="arguments of the environment, like {sutton_barto_reward: true}, max_episode_steps, and "
@@ -40,10 +47,7 @@ class PolicySettings(EnvironmentSettings):
         "screening_episodes": "n_eval_episodes",
     }
 
-    environment: str = Field(
-        default="CartPole-v1",
-        description="a gymnasium id; your own: module:Id-v0 or file.py:Id-v0",
-    )
+    environment: Environment = "CartPole-v1"
     atari: bool = Field(
         default=False,
         description="84 x 84 in gray, 4 frames per step: for games of the Arcade Learning Environment",
@@ -57,13 +61,11 @@ class PolicySettings(EnvironmentSettings):
     envpool: bool = Field(
         default=False, description="train in EnvPool's environments, which step faster; needs envpool"
     )
-    total_timesteps: int = Field(
-        default=100_000, ge=1, description="environment steps at most; fewer once the target is confirmed"
-    )
+    total_timesteps: TotalTimesteps = 100_000
     target_return: float | None = Field(
         default=None, description="stop once confirmed; default: the environment's own threshold"
     )
-    eval_freq: int = Field(default=256, ge=1, description="environment steps between two evaluations")
+    eval_freq: EvalFreq = 256
     n_eval_episodes: int = Field(default=20, ge=2, description="episodes of such an evaluation")
     evaluation_episodes: int = Field(
         default=100, ge=2, description="episodes that confirm the target, and of the reported return"

@@ -49,7 +49,7 @@ class IntrinsicSettings(Section):
         default=0.25,
         gt=0,
         le=1,
-        description="share of the transitions that train the predictor; less keeps rewards high for longer",
+        description="share of transitions for the predictor; less keeps rewards up longer",
     )
 
 

@@ -15,6 +15,7 @@ from handlers.inputs.images import ImageInput
 from handlers.kinds.decision import Decision, ranked
 from training.data import ImageData
 from training.export.trained import Trained, spread
+from training.runs.run import Run
 from training.vision.classification import calibration, drawing, inputs
 from training.vision.classification.learner import Learner, logits_of
 from training.vision.classification.networks import Classifier
@@ -95,19 +96,15 @@ def write_report(
     (report / "classes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def training_facts(
-    assessment: Assessment, learner: Learner, started: float, prepared: float
-) -> dict[str, Any]:
-    """What the export's metadata says of a training that began at `started` and learned from `prepared` on,
-    both of the monotonic clock.
-    """
+def training_facts(assessment: Assessment, learner: Learner, run: Run, prepared: float) -> dict[str, Any]:
+    """What the export's metadata says of a training; it learned from `prepared` on, a monotonic time."""
     return {
         "epochs": learner.settings.epochs,
         "best_epoch": learner.best_epoch,
         "validation_accuracy": learner.history[learner.best_epoch - 1]["validation_accuracy"],
         "temperature": assessment.temperature,
-        "seconds": round(time.monotonic() - started, 1),
-        "seconds_of_preparation": round(prepared - started, 1),
+        "seconds": round(time.monotonic() - run.started, 1),
+        "seconds_of_preparation": round(prepared - run.started, 1),
     }
 
 

@@ -130,10 +130,10 @@ def features(
     """
     labels = torch.tensor([example.label for example in examples]).repeat(views)
     shape = _feature_shape(model, config)
-    key = [_relevant(model, examples, config, settings, views, seed)]
+    key = _read_by(model, examples, config) | _varied_by(settings, views, seed)
     size = 4 * math.prod(shape)
     storage = settings.storage(findings)
-    cache = RecordCache("features", key, len(labels), size, storage.cache_bytes)
+    cache = RecordCache("features", [key], len(labels), size, storage.cache_bytes)
 
     def lost(row: int) -> Record:
         raise CallError(f"{cache.path} has lost feature {row}; train again")
@@ -184,35 +184,33 @@ def _read_features(records: Records, labels: torch.Tensor, table: torch.Tensor |
     return not missing
 
 
-def _relevant(
-    model: Classifier,
-    examples: Sequence[Example],
-    config: ImageInput | ClipInput,
-    settings: ClassifierSettings,
-    views: int,
-    seed: int,
+def _read_by(
+    model: Classifier, examples: Sequence[Example], config: ImageInput | ClipInput
 ) -> dict[str, Any]:
-    """All that the features depend on."""
-    varied = (
-        {"seed": seed, **settings.model_dump(include={"augmentation", "horizontal_flip", "fourier_noise"})}
-        if views > 1
-        else {}
-    )
+    """What the features of the pictures themselves depend on, beside the architecture."""
+    return {
+        "weights": _body_digest(model),
+        "pictures": fingerprint(examples),
+        "input": config.as_config(),
+        "both_ways": model.both_ways,
+        "versions": [torch.__version__, torchvision.__version__],
+    }
+
+
+def _varied_by(settings: ClassifierSettings, views: int, seed: int) -> dict[str, Any]:
+    """The architecture, and what the views beside the picture itself depend on."""
+    by = {"seed": seed, **settings.model_dump(include={"augmentation", "horizontal_flip", "fourier_noise"})}
+    return {"architecture": settings.architecture, "views": views, "varied": by if views > 1 else {}}
+
+
+def _body_digest(model: Classifier) -> str:
+    """Of all weights but the head's."""
     digest = hashlib.sha256()
     head = {id(parameter) for parameter in model.heads[0].parameters()}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if id(value) not in head:
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return {
-        "architecture": settings.architecture,
-        "weights": digest.hexdigest(),
-        "pictures": fingerprint(examples),
-        "input": config.as_config(),
-        "views": views,
-        "both_ways": model.both_ways,
-        "varied": varied,
-        "versions": [torch.__version__, torchvision.__version__],
-    }
+    return digest.hexdigest()
 
 
 def _computed(

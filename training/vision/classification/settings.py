@@ -29,16 +29,10 @@ class ClassifierSettings(FitSettings, StorageSettings):
     )
     freeze: bool = Field(default=False, description="freeze the body and train a new head; needs weights")
     unfrozen_stages: int = Field(
-        default=0,
-        ge=0,
-        le=1000,
-        description="with freeze: number of the body's last stages that are trained too",
+        default=0, ge=0, le=1000, description="with freeze: the body's last stages that are trained too"
     )
     unfreeze_every: int = Field(
-        default=0,
-        ge=0,
-        le=1000,
-        description="with freeze: unfreeze one more stage every this many epochs; 0: never",
+        default=0, ge=0, le=1000, description="with freeze: one more stage every so many epochs; 0: never"
     )
     cached_views: int = Field(
         default=4,
@@ -49,10 +43,7 @@ class ClassifierSettings(FitSettings, StorageSettings):
         ),
     )
     layer_decay: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="learning rate of a stage, as a share of that of the stage above it",
+        default=1.0, gt=0, le=1, description="learning rate of a stage, as a share of that of the stage above"
     )
 
     epochs: Epochs = 20

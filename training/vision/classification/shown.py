@@ -1,18 +1,35 @@
 """Pictures and clips as the augmentation of a classifier varies them, to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
-from training.data import Example
+from training.data import Example, ImageData
+from training.data.overview import samples
 from training.vision.classification.augmentation import augmentation
 from training.vision.classification.inputs import picture
 from training.vision.classification.settings import ClassifierSettings
 
 CLIP_DIMENSIONS = 4
+Augmented = Callable[[Any, ImageData, int, int], list[list[Image.Image]]]
+
+
+def augmented_by(network_of: Callable[[Any, ImageData], tuple[Any, ImageInput | ClipInput]]) -> Augmented:
+    """A recipe's function `augmented(settings, data, count, views)`: for `count` training examples, each as
+    it is and in `views` variations. `network_of(settings, data)` gives the network and what its graph takes.
+    """
+
+    def augmented(
+        settings: ClassifierSettings, data: ImageData, count: int, views: int
+    ) -> list[list[Image.Image]]:
+        config = network_of(settings.model_copy(update={"weights": "none"}), data)[1]
+        return varied(samples(data, count), config, settings, views)
+
+    return augmented
 
 
 def varied(

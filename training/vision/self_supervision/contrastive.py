@@ -36,10 +36,7 @@ class Pretraining(Section):
         default=100, ge=1, le=10_000, description="times that all pictures are seen, in two views each"
     )
     batch_size: int = Field(
-        default=256,
-        ge=8,
-        le=8192,
-        description="pictures per step; simclr compares each with all others of its batch",
+        default=256, ge=8, le=8192, description="pictures per step; simclr compares each with the others"
     )
     learning_rate: float = Field(
         default=2e-3, gt=0, le=1, description="highest of a cosine with warm-up, AdamW's"

@@ -78,6 +78,7 @@ def pretrain(
     learner = Contrastive(body, width, views, settings)
     _fit(learner.train(), dataset, settings, run)  # Lightning leaves the mode as it is
     model.cpu().train()  # as one that was just built
+    run.report.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.contiguous() for name, value in model.network.state_dict().items()}, run.report / BODY
     )
