@@ -28,7 +28,7 @@ from training.runs.logs import HistoryLogger
 from training.runs.optimizers import make_optimizer
 from training.runs.processes import learning_processes
 from training.runs.recomputation import recomputed_activations
-from training.runs.run import Run
+from training.runs.run import FitEnded, Run
 from training.runs.schedules import FitSettings, plateau, step_schedule
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -85,6 +85,10 @@ class FitModule(StatefulModule):
     def merit(self, row: dict[str, float]) -> tuple[float, ...]:
         """What the best epoch has most of."""
         raise NotImplementedError
+
+    def objective(self, row: dict[str, float]) -> float:
+        """The one number that a search of settings makes as large as it can: what `merit` begins with."""
+        return next((value for value in self.merit(row) if value), 0.0)
 
     def plateau_loss(self, row: dict[str, float]) -> float:
         """What the schedule plateau watches: less is better."""
@@ -181,9 +185,9 @@ class FitModule(StatefulModule):
 class EpochCallback(Callback):
     """Ends each epoch of a `FitModule`, and shows it: the epoch, its loss, its measurements."""
 
-    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
-        self.progress, self.epochs = progress, epochs
-        self.steps = steps
+    def __init__(self, progress: Progress, epochs: int, steps: int, run: Run) -> None:
+        self.progress, self.epochs, self.steps = progress, epochs, steps
+        self.after_epoch = run.after_epoch
         self.task = progress.add_task("epoch 1", total=epochs * steps)
 
     def on_train_batch_end(
@@ -203,6 +207,8 @@ class EpochCallback(Callback):
         number, last = len(pl_module.history), pl_module.history[-1]
         text = f"epoch {number} of {self.epochs}: {pl_module.summary(last)}"
         self.progress.update(self.task, description=text)
+        if self.after_epoch:
+            self.after_epoch(pl_module)
 
 
 def fit(
@@ -229,7 +235,7 @@ def fit(
     checkpoint = CheckpointCallback(run, fingerprint, batches) if run.checkpoints and fingerprint else None
     progress = run.progress(*COLUMNS)
     callbacks: list[Callback] = [
-        EpochCallback(progress, settings.epochs, len(batches)),
+        EpochCallback(progress, settings.epochs, len(batches), run),
         HistoryLogger(run),
         *([checkpoint] if checkpoint else []),
     ]
@@ -254,6 +260,8 @@ def fit(
         if settings.find_learning_rate and not resumed:
             _find_learning_rate(learner, batches, run)
         fit_until_stopped(trainer, learner, batches, validation, ckpt_path=resumed, weights_only=True)
+    if run.after_epoch:
+        raise FitEnded
     if run.is_helper:
         sys.exit(0)
 
