@@ -97,9 +97,11 @@ def recipes_page() -> str:
     for module_info in pkgutil.iter_modules(recipes.__path__):
         module = importlib.import_module(f"training.recipes.{module_info.name}")
         if hasattr(module, "Settings"):
-            summary = _paragraph(inspect.getdoc(module) or "")
+            summary = f"{_paragraph(inspect.getdoc(module) or '')}\n\n"
+            metrics = ", ".join(f"`{name}`" for name in getattr(module, "METRICS", ()))
+            summary += f"Metrics for the floor: {metrics}.\n\n" if metrics else ""
             parts.append(
-                _sections(module.Settings, f"`{module_info.name}`", f"{summary}\n\n", prefix=module_info.name)
+                _sections(module.Settings, f"`{module_info.name}`", summary, prefix=module_info.name)
             )
     return intro + "".join(parts).rstrip() + "\n" + NOTE
 

@@ -9,6 +9,8 @@ import matplotlib as mpl
 import numpy as np
 import optuna
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 LEAST_FOR_IMPORTANCE = 4  # trials
@@ -49,9 +51,9 @@ def draw_history(study: optuna.Study, file: Path) -> None:
     if pruned:
         axes.plot(*zip(*pruned, strict=True), "x", color="gray", label="pruned")
     axes.set(xlabel="trial", ylabel="value on validation")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right" if not is_less else "upper right")
+    figure.legend(loc="outside upper right", ncols=3)
     figure.savefig(file, dpi=110)
 
 
@@ -86,7 +88,14 @@ def draw_parallel(study: optuna.Study, file: Path) -> None:
     for place, column in enumerate(columns):
         axes.axvline(place, color="gray", lw=0.8)
         for height, text in column.ticks:
-            axes.annotate(text, (place, height), xytext=(4, 0), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                text,
+                (place, height),
+                xytext=(4, 0),
+                textcoords="offset points",
+                fontsize=8,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
     axes.set_xticks(range(len(columns)), [column.name for column in columns])
     axes.set_yticks([])
     axes.set_xlim(-0.15, len(columns) - 0.6)

@@ -1,8 +1,8 @@
 """Searches for training settings with Optuna: a trial is a training without its export.
 
 A trial learns like `marina train` and ends with its last epoch, before anything is measured on the test
-split, which stays unseen. After each epoch Optuna may prune it. Trials are kept in SQLite in cache/search/, so
-that a search can be interrupted, resumed, and shared by several processes.
+split, which stays unseen. After each epoch Optuna may prune it. Trials are kept in SQLite in cache/search/,
+so that a search can be interrupted, resumed, and shared by several processes.
 
 Not covered: recipes that have no epochs on labeled examples, like policies.
 """
@@ -63,7 +63,8 @@ def open_study(spec: Spec) -> optuna.Study:
             engine_kwargs={"connect_args": {"timeout": WAIT_SECONDS}},
             heartbeat_interval=HEARTBEAT_SECONDS,
         )
-    direction = "minimize" if is_loss(spec.search.metric) else "maximize"
+    directions = optuna.study.StudyDirection
+    direction = directions.MINIMIZE if is_loss(spec.search.metric) else directions.MAXIMIZE
     return optuna.create_study(
         storage=storage, study_name=f"{spec.name} {key}", direction=direction, load_if_exists=True
     )
@@ -84,8 +85,11 @@ def run_trials(spec: Spec, study: optuna.Study, count: int, say: Say, process: i
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(2, count // 3)))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
     while _begun(study) < count:
-        study.optimize(lambda trial: _value(spec, trial), n_trials=1)
-        say(_in_words(study.trials[-1], spec.search.space))
+        study.optimize(
+            lambda trial: _value(spec, trial),
+            n_trials=1,
+            callbacks=[lambda _, trial: say(_in_words(trial, spec.search.space))],
+        )
 
 
 def _begun(study: optuna.Study) -> int:

@@ -108,14 +108,17 @@ def test_every_package_of_the_lock_has_hashes_so_that_all_can_be_demanded() -> N
         assert STAGES[stage].count("--require-hashes") == 1
 
 
+def filtered_lock(command: str, stage: str, folder: Path) -> str:
+    """What the command of a stage that matches `command` makes of the lock."""
+    (line,) = re.findall(command, STAGES[stage])
+    (folder / "requirements.lock").write_text(LOCK)
+    done = subprocess.run(["bash", "-c", line], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
 def test_other_torch_builds_drop_only_their_own_hashes(tmp_path: Path) -> None:
     """Another build of torch drops the hashes of torch and torchvision, and no others."""
-    (line,) = re.findall(r"sed -E '.*?' requirements.lock", STAGES["environment"])
-    (tmp_path / "requirements.lock").write_text(LOCK)
-
-    changed = subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True
-    ).stdout
+    changed = filtered_lock(r"sed -E '.*?' requirements.lock", "environment", tmp_path)
 
     bare = re.findall(r"^(\S+)==\S+(?: ; [^\\\n]*)?$", changed, re.MULTILINE)
     assert bare == ["torch", "torchvision"]
@@ -127,12 +130,7 @@ def test_other_torch_builds_drop_only_their_own_hashes(tmp_path: Path) -> None:
 
 
 def test_uv_is_taken_out_of_the_lock_with_its_hashes(tmp_path: Path) -> None:
-    (line,) = re.findall(r"awk '.*?' requirements.lock", STAGES["installer"])
-    (tmp_path / "requirements.lock").write_text(LOCK)
-
-    taken = subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True
-    ).stdout
+    taken = filtered_lock(r"awk '.*?' requirements.lock", "installer", tmp_path)
 
     assert taken.startswith("uv==")
     assert len(re.findall(r"^\S", taken, re.MULTILINE)) == 1

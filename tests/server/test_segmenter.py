@@ -21,14 +21,13 @@ from marina.core import spec
 from marina.core.console import Output
 from marina.core.errors import RequestRefused
 from marina.engines import server_process as server
-from marina.evaluation import measurement as evaluate
 from marina.load import load_test as loadtest
 from marina.packaging import archive, openapi
 from marina.pipeline import readiness as ready
 from marina.pipeline import steps as up
 from tests.support.bad_inputs import bad, good
 from tests.support.live_requests import port_of, wrong_among
-from tests.support.measuring import measure
+from tests.support.measuring import measure_both
 from training.data import ImageData, load_outlines, outlined_folder
 from training.export.trained import Trained
 from training.export.writer import export
@@ -164,10 +163,7 @@ def test_measured_through_the_endpoint_it_is_as_good_as_in_process(
     served: tuple[Client, spec.Spec, Any],
 ) -> None:
     client, one, data = served
-    through, local = (
-        measure(one, answer, data)
-        for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
-    )
+    through, local = measure_both(client, one, data)
 
     assert through == pytest.approx(local, abs=1e-6)
     assert through["mean_iou"] == pytest.approx(up.export_metrics(one)["mean_iou"], abs=1e-6)

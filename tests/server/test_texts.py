@@ -14,11 +14,10 @@ from marina.core import spec
 from marina.core.console import Output
 from marina.core.errors import RequestRefused
 from marina.engines import server_process as server
-from marina.evaluation import measurement as evaluate
 from marina.pipeline import readiness as ready
 from marina.pipeline import steps as up
 from tests.support.live_requests import send, wrong_among
-from tests.support.measuring import measure
+from tests.support.measuring import measure_both
 from tests.support.sent_requests import JSON, Bad, Part, Sent
 from tests.support.text_data import write_csv
 
@@ -115,9 +114,7 @@ def test_every_bad_text_among_good_ones_fails_alone(served: tuple[Client, spec.S
 def test_the_endpoint_is_as_good_as_training_measured(served: tuple[Client, spec.Spec]) -> None:
     """On the same texts."""
     client, one = served
-    through, local = (
-        measure(one, answer) for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
-    )
+    through, local = measure_both(client, one)
 
     assert through == local
     assert through["accuracy"] == pytest.approx(up.export_metrics(one)["accuracy"], abs=1e-6)

@@ -17,13 +17,12 @@ from marina.core import spec
 from marina.core.console import Output
 from marina.core.errors import RequestRefused
 from marina.engines import server_process as server
-from marina.evaluation import measurement as evaluate
 from marina.packaging import archive, openapi
 from marina.pipeline import readiness as ready
 from marina.pipeline import steps as up
 from tests.support.bad_inputs import bad, good
 from tests.support.live_requests import wrong_among
-from tests.support.measuring import measure
+from tests.support.measuring import measure_both
 from tests.support.two_stage_models import OWN, blotches, filled, people, png
 from training.data import load_objects
 
@@ -98,10 +97,7 @@ def test_measured_through_the_endpoint_it_is_as_good_as_in_process(
 ) -> None:
     client, one, data = served
     images = load_objects(str(data), one.training.seed)
-    through, local = (
-        measure(one, answer, images)
-        for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
-    )
+    through, local = measure_both(client, one, images)
 
     assert through == pytest.approx(local, abs=1e-3)
     for name in ("map", "ap50", "mask_map", "mask_ap50"):

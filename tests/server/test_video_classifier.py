@@ -16,7 +16,6 @@ from marina.core import paths, spec
 from marina.core.console import Output
 from marina.core.errors import RequestRefused
 from marina.engines import server_process as server
-from marina.evaluation import measurement as evaluate
 from marina.load import load_test as loadtest
 from marina.packaging import archive
 from marina.pipeline import readiness as ready
@@ -24,7 +23,7 @@ from marina.pipeline import steps as up
 from tests.support.bad_clips import of_pixels, video_of
 from tests.support.bad_inputs import bad, good
 from tests.support.live_requests import port_of, wrong_among
-from tests.support.measuring import measure
+from tests.support.measuring import measure_both
 from training.data import ImageData, load_clips
 
 pytestmark = pytest.mark.slow
@@ -79,10 +78,7 @@ def test_a_gif_a_video_and_a_list_of_frames_show_the_same_motion(served: Served)
 def test_endpoint_metrics_equal_in_process_and_training_metrics(served: Served) -> None:
     """Measured through the endpoint it is as good as in process and in training."""
     client, one, data = served
-    through, local = (
-        measure(one, answer, data)
-        for answer in (evaluate.through_endpoint(client, one), evaluate.in_process(one))
-    )
+    through, local = measure_both(client, one, data)
 
     assert through == pytest.approx(local, abs=1e-6)
     assert through["accuracy"] == pytest.approx(up.export_metrics(one)["accuracy"], abs=1e-6)

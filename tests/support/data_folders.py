@@ -1,15 +1,16 @@
 """Small data folders of every layout, and what is said of them."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from training.data import (
-    ImageData,
-)
+from marina.core.errors import CallError
+from training.data import ImageData
 from training.findings import Findings
 
 
@@ -62,6 +63,28 @@ def write(path: Path, content: Any) -> None:
 
 def every(data: ImageData) -> list[Any]:
     return [*data.train, *data.validation, *data.test]
+
+
+def read_with_findings(load: Callable[..., ImageData], folder: Path) -> tuple[ImageData, str]:
+    """The data, and what is said of it; strictly read, it is refused."""
+    findings = Findings()
+    data = load(str(folder), findings=findings)
+    with pytest.raises(CallError, match="strict: "):
+        load(str(folder), findings=Findings(strict=True))
+    return data, said(findings)
+
+
+def read_apart(load: Callable[..., ImageData], folder: Path) -> Iterator[tuple[ImageData, str]]:
+    """The data by several seeds, and what is said of it; no picture is in two splits, whatever the seed."""
+    for seed in range(5):
+        findings = Findings()
+        data = load(str(folder), seed, findings)
+        contents = [
+            {example.content() for example in part} for part in (data.train, data.validation, data.test)
+        ]
+        assert not contents[0] & contents[1] | contents[0] & contents[2] | contents[1] & contents[2]
+        assert all(contents)
+        yield data, said(findings)
 
 
 def said(findings: Findings) -> str:

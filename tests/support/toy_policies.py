@@ -1,12 +1,19 @@
 """Policies that need no training: the smallest models that can be exported and served."""
 
 import json
+from typing import Any
 
 import torch
 
 from training.export.trained import Sample, Trained
 
 ODDS = (0.5, 0.3, 0.2)
+
+
+def observed(*shape: int, environment: str = "none", **more: Any) -> dict[str, Any]:
+    """What the export of a policy says of its observations."""
+    config = {"input": "observation", "shape": list(shape), "dtype": "float32", "environment": environment}
+    return {**config, **more}
 
 
 class Balance(torch.nn.Module):
@@ -35,7 +42,7 @@ def balance(mean_return: float = 100.0) -> Trained:
         module=Balance().eval(),
         example=(torch.tensor(observations),),
         metrics={"mean_return": mean_return},
-        preprocess={"input": "observation", "shape": [4], "dtype": "float32", "environment": "CartPole-v1"},
+        preprocess=observed(4, environment="CartPole-v1"),
         postprocess={"type": "policy", "action_space": {"type": "discrete", "n": 2}, "outputs": ["q_values"]},
         samples=samples,
         data={"name": "none"},
@@ -74,13 +81,7 @@ def dice() -> Trained:
         module=Dice().eval(),
         example=(torch.zeros(2, 2), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3)),
         metrics={"mean_return": 100.0},
-        preprocess={
-            "input": "observation",
-            "inputs": ["observation", "action_mask", "noise"],
-            "shape": [2],
-            "dtype": "float32",
-            "environment": "none",
-        },
+        preprocess=observed(2, inputs=["observation", "action_mask", "noise"]),
         postprocess={
             "type": "policy",
             "action_space": {"type": "discrete", "n": 3},
@@ -100,13 +101,7 @@ def throttle() -> Trained:
         module=Throttle().eval(),
         example=(torch.zeros(2, 1), torch.zeros(2, 1)),
         metrics={"mean_return": 100.0},
-        preprocess={
-            "input": "observation",
-            "inputs": ["observation", "noise"],
-            "shape": [1],
-            "dtype": "float32",
-            "environment": "none",
-        },
+        preprocess=observed(1, inputs=["observation", "noise"]),
         postprocess={
             "type": "policy",
             "action_space": {"type": "box", "shape": [1], "low": [-1.0], "high": [1.0]},
@@ -156,13 +151,7 @@ def swing() -> Trained:
         module=Swing().eval(),
         example=(torch.zeros(2, 3, 4),),
         metrics={"mean_return": 100.0},
-        preprocess={
-            "input": "observation",
-            "shape": [3, 4],
-            "dtype": "float32",
-            "environment": "CartPole-v1",
-            "wrappers": {"frame_stack": 3},
-        },
+        preprocess=observed(3, 4, environment="CartPole-v1", wrappers={"frame_stack": 3}),
         postprocess={"type": "policy", "action_space": {"type": "discrete", "n": 2}, "outputs": ["q_values"]},
         samples=[
             Sample("falls", json.dumps({"observation": stack}).encode(), "application/json", {"action": 1})
@@ -179,14 +168,9 @@ def memory() -> Trained:
         module=Memory().eval(),
         example=(torch.zeros(2, 4), torch.zeros(2, 2), torch.zeros(2, 2)),
         metrics={"mean_return": 100.0},
-        preprocess={
-            "input": "observation",
-            "inputs": ["observation", "noise", "state"],
-            "state": {"shape": [2]},
-            "shape": [4],
-            "dtype": "float32",
-            "environment": "CartPole-v1",
-        },
+        preprocess=observed(
+            4, environment="CartPole-v1", inputs=["observation", "noise", "state"], state={"shape": [2]}
+        ),
         postprocess={
             "type": "policy",
             "action_space": {"type": "discrete", "n": 2},

@@ -1,9 +1,11 @@
 """Ways of learning, one module each: what a spec names under `training.recipe`.
 
 A recipe is a module with a pydantic model `Settings` and a function `train(settings, run) -> Trained`. It may
-also say `MULTI_DEVICE = True` (it learns on several devices) and `IS_IMPORT = True` (it exports a model that
-learned elsewhere, so that there may be nothing to measure it by), and have the functions
-`load_data(settings, run) -> ImageData` and `augmented(settings, data, count, views)`, for `marina data`.
+also say `MULTI_DEVICE = True` (it learns on several devices), `IS_IMPORT = True` (it exports a model that
+learned elsewhere, so that there may be nothing to measure it by) and `METRICS`, the names that a floor may
+have, with * for a part that depends on the data; a floor of another name is then refused before training. And
+it may have the functions `load_data(settings, run) -> ImageData` and `augmented(settings, data, count,
+views)`, for `marina data`.
 Besides those in this folder there are the user's own: `package.module` or `file.py` in the home folder.
 """
 
@@ -11,6 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,12 +45,25 @@ class Recipe:
         """Whether it exports a model that learned elsewhere."""
         return bool(getattr(self.module, "IS_IMPORT", False))
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Patterns of the metrics that it may measure; none where it doesn't say."""
+        return tuple(getattr(self.module, "METRICS", ()))
+
     def settings(self, spec: Spec) -> Any:
-        """Its settings for `spec`, defaults filled in; CallError for wrong ones and for a missing floor."""
+        """Its settings for `spec`, defaults filled in. Raises CallError for wrong ones, for a missing floor,
+        and for one of a metric that it can't measure.
+        """
         if not spec.floor and not self.is_import:
             raise CallError(
                 f"models/{spec.name}.yaml: floor: write at least one metric with the least that is exported, "
                 "like {accuracy: 0.9}"
+            )
+        unknown = [name for name in spec.floor if not any(fnmatchcase(name, each) for each in self.metrics)]
+        if self.metrics and unknown:
+            raise CallError(
+                f"models/{spec.name}.yaml: floor: no metric {unknown[0]!r}; the recipe {self.name} measures "
+                f"{', '.join(self.metrics)}"
             )
         model: type[Section] = self.module.Settings
         return validate(model, spec.training.settings, f"models/{spec.name}.yaml: training")

@@ -20,6 +20,8 @@ from training.policies.loops.on_policy import GaeLambda, Gamma, OnPolicyLearner,
 from training.policies.loops.settings import EvalFreq, TotalTimesteps
 from training.runs.run import Run
 
+METRICS = (*learning.RETURN_METRICS, "steps")
+
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""

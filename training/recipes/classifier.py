@@ -31,6 +31,7 @@ from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.vision.classification import calibration, inputs, networks
 from training.vision.classification.assessment import (
+    CLASSIFIER_METRICS,
     Assessment,
     assess,
     make_trained,
@@ -46,6 +47,7 @@ from training.vision.self_supervision.pretraining import pretrain
 
 UNSURE = 0.02  # a probability that is nearer to the decision's threshold proves nothing as a sample
 MULTI_DEVICE = True
+METRICS = CLASSIFIER_METRICS
 
 
 class Settings(ClassifierSettings, PictureLimits):

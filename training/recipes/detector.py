@@ -28,6 +28,7 @@ from training.vision.detection import drawing
 from training.vision.detection.architectures import Detector, Targets
 from training.vision.detection.evaluation import (
     LEAST,
+    PRECISION_METRICS,
     Found,
     at_threshold,
     average_precision,
@@ -45,6 +46,7 @@ from training.vision.transforms import Transforms
 from training.vision.transforms import build as build_transforms
 
 MULTI_DEVICE = True
+METRICS = (*PRECISION_METRICS, "precision", "recall")
 Architecture = Literal[
     "fcos_small",
     "ssdlite320_mobilenet_v3_large",

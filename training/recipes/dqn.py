@@ -47,6 +47,7 @@ from training.policies.state import Stateful
 from training.runs.run import Run
 
 ROWS_AT_ONCE = 512
+METRICS = (*learning.RETURN_METRICS, "steps")
 
 
 class Settings(PolicySettings):
@@ -86,10 +87,7 @@ class Settings(PolicySettings):
     )
     noisy: bool = Field(default=False, description="explore by noisy networks instead of epsilon-greedily")
     num_atoms: int = Field(
-        default=1,
-        ge=1,
-        le=1001,
-        description="above 1, as 51: learn a distribution over so many returns (C51)",
+        default=1, ge=1, le=1001, description="above 1, like 51: learn a distribution of so many atoms (C51)"
     )
     v_min: float = Field(default=0.0, description="smallest return of that distribution")
     v_max: float = Field(default=100.0, description="largest return of that distribution")

@@ -31,6 +31,7 @@ from training.vision.classification.evaluation import (
 )
 
 SAME = ("preprocess_config.json", "class_mapping.json")
+METRICS = ("accuracy", "accuracy_*")
 
 
 class Member(Section):

@@ -45,6 +45,7 @@ from training.vision.classification.networks import Classifier, Preset, preset_o
 PLAIN_SIZE = 224
 PLAIN_RANGE = "are not given: pixels go into the network as 0 to 1"
 IS_IMPORT = True
+METRICS = ("accuracy",)
 
 
 class Settings(Source):

@@ -45,6 +45,7 @@ from training.vision.detection.architectures import Detector
 from training.vision.detection.evaluation import (
     BATCH,
     LEAST,
+    PRECISION_METRICS,
     Found,
     best_threshold,
     detect,
@@ -60,6 +61,7 @@ from training.vision.detection.weights import Whole
 NAMELESS = ("__background__", "N/A")  # torchvision's words for what is no class
 OVERRULED = ("score_threshold", "nms_threshold", "candidates", "detections_per_image")
 IS_IMPORT = True
+METRICS = PRECISION_METRICS
 
 
 class Settings(Source):

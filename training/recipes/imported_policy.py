@@ -45,13 +45,14 @@ from training.policies.envs.evaluate import (
 from training.policies.envs.observe import action_space, action_spec, observation_space, observation_spec
 from training.policies.graphs.export import describe_policy, example_inputs, golden_episode, make_act
 from training.policies.graphs.features import ObservationStatistics
-from training.policies.loops.learning import returns_summary
+from training.policies.loops.learning import RETURN_METRICS, returns_summary
 from training.policies.loops.settings import EnvironmentSettings
 from training.policies.plots import plot_episode
 from training.policies.spaces import ObservationSpec
 from training.runs.run import Run
 
 IS_IMPORT = True
+METRICS = (*RETURN_METRICS, "random_return", "training_return")
 
 
 class Settings(EnvironmentSettings):

@@ -18,7 +18,14 @@ from training.export.trained import Trained
 from training.imports.files import existing, read_program
 from training.imports.sources import ModuleSource, build, fingerprints, origin
 from training.runs.run import Run
-from training.tensors.evaluation import as_inputs, by_output, metrics_of, outputs_of, samples_of
+from training.tensors.evaluation import (
+    OUTPUT_METRICS,
+    as_inputs,
+    by_output,
+    metrics_of,
+    outputs_of,
+    samples_of,
+)
 from training.tensors.programs import inputs_of_program, positional
 from training.tensors.signatures import (
     Bounds,
@@ -32,6 +39,7 @@ from training.tensors.signatures import (
 )
 
 IS_IMPORT = True
+METRICS = OUTPUT_METRICS
 DECLARE = "inputs: {x: {shape: [3]}, scale: {}}"
 
 

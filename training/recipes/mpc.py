@@ -37,6 +37,8 @@ from training.policies.spaces import ActionSpec, ObservationSpec
 from training.policies.state import Stateful
 from training.runs.run import Run
 
+METRICS = (*learning.RETURN_METRICS, "steps")
+
 
 class Settings(PolicySettings):
     """Defaults are tuned for Pendulum-v1."""

@@ -27,6 +27,8 @@ from training.policies.networks.curiosity import Curiosity, IntrinsicSettings
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.runs.run import Run
 
+METRICS = (*learning.RETURN_METRICS, "steps")
+
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""

@@ -26,8 +26,11 @@ from training.tables.preparation import PreparedTable, prepare
 from training.tables.reporting import write_report
 from training.tables.settings import TableSettings
 from training.tensors.drawing import draw_losses
-from training.tensors.evaluation import regression_metrics
+from training.tensors.evaluation import ERROR_METRICS, regression_metrics
 from training.tensors.learning import Rows
+
+POOLED_METRICS = (*ERROR_METRICS, "coverage")  # of `pooled_metrics`
+METRICS = (*POOLED_METRICS, "interval_width", *(f"cv_{name}" for name in POOLED_METRICS))
 
 
 class Settings(TableSettings):

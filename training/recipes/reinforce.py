@@ -22,6 +22,8 @@ from training.policies.loops.settings import EvalFreq, TotalTimesteps
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.runs.run import Run
 
+METRICS = (*learning.RETURN_METRICS, "steps")
+
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""

@@ -32,6 +32,8 @@ from training.runs.run import Run
 
 LOG_SQRT_TAU, LOG_2 = float(0.5 * np.log(2 * np.pi)), float(np.log(2))
 
+METRICS = (*learning.RETURN_METRICS, "steps")
+
 
 class Settings(OffPolicySettings):
     """Defaults are tuned for Pendulum-v1."""

@@ -31,7 +31,7 @@ from training.vision.detection.pixels import Flip, flips, two_pictures
 from training.vision.records import StorageSettings
 from training.vision.segmentation import drawing
 from training.vision.segmentation.architectures import build
-from training.vision.segmentation.evaluation import by_class, overlap, pairs, segment
+from training.vision.segmentation.evaluation import OVERLAP_METRICS, by_class, overlap, pairs, segment
 from training.vision.segmentation.pixels import Batches, Prepared
 from training.vision.transforms import Transforms
 from training.vision.transforms import build as build_transforms
@@ -49,6 +49,7 @@ Architecture = Literal[
     "fcn_resnet50",
 ]
 MULTI_DEVICE = True
+METRICS = OVERLAP_METRICS
 
 
 class Settings(FitSettings, StorageSettings, PictureLimits):

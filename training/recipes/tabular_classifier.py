@@ -25,10 +25,11 @@ from training.tables.reporting import write_report
 from training.tables.settings import TableSettings
 from training.tensors.drawing import draw_losses
 from training.tensors.learning import Rows
-from training.vision.classification.calibration import fit_temperature, metrics_of
+from training.vision.classification.calibration import CLASS_METRICS, fit_temperature, metrics_of
 from training.vision.classification.drawing import draw_confusion
 
 SURE = 0.2  # lead in probability of a golden sample's class
+METRICS = (*CLASS_METRICS, "cv_accuracy")
 
 
 class Settings(TableSettings):

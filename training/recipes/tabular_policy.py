@@ -29,7 +29,7 @@ from training.policies.envs.checked import STEP_LIMIT
 from training.policies.envs.evaluate import EVALUATION_SEED, episode_returns, record_episode
 from training.policies.envs.make import make
 from training.policies.graphs.export import golden_samples
-from training.policies.loops.learning import returns_summary
+from training.policies.loops.learning import RETURN_METRICS, returns_summary
 from training.policies.loops.settings import Environment
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.policies.tabular import control, exploration, monte_carlo, planning, replay, traces, worlds
@@ -37,6 +37,8 @@ from training.policies.tabular.mdp import FiniteMDP, from_environment
 from training.policies.tabular.plots import plot_table
 from training.policies.tabular.vector_mdp import ControlConfig, ControlResult, EpisodeLog
 from training.runs.run import Run
+
+METRICS = RETURN_METRICS
 
 
 def value_iteration(world: FiniteMDP, config: ControlConfig) -> ControlResult:

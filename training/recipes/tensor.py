@@ -22,7 +22,14 @@ from training.runs.run import Run
 from training.runs.schedules import FitSettings
 from training.runs.seeds import seed_everything
 from training.tensors.drawing import draw_heads, draw_losses
-from training.tensors.evaluation import as_inputs, by_output, metrics_of, outputs_of, samples_of
+from training.tensors.evaluation import (
+    OUTPUT_METRICS,
+    as_inputs,
+    by_output,
+    metrics_of,
+    outputs_of,
+    samples_of,
+)
 from training.tensors.learning import LossModule, Rows, Split, Tensors
 from training.tensors.networks import MLP, LossName, ServedHeads, Standardized, loss_of, statistics_of
 from training.tensors.signatures import (
@@ -39,6 +46,7 @@ from training.tensors.signatures import (
 
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.15
 LEAST_ROWS = 20
+METRICS = OUTPUT_METRICS
 
 
 class Head(Output):

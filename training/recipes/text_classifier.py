@@ -18,8 +18,15 @@ from training.export.trained import HELD_OUT, Dimension, Sample, Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.text.assessment import Assessment, assess_one, assess_several, operating_class, slug
-from training.text.baseline import measure_baseline
+from training.text.assessment import (
+    TEXT_METRICS,
+    Assessment,
+    assess_one,
+    assess_several,
+    operating_class,
+    slug,
+)
+from training.text.baseline import PREFIX, measure_baseline
 from training.text.batches import TextBatches, TokenizedTexts, logits_of
 from training.text.learner import Learner
 from training.text.networks import TextNetwork, build
@@ -34,6 +41,7 @@ SURE, UNSURE = 0.9, 0.02  # certain enough for a sample that comes first; too ne
 SAMPLE_CHARACTERS = 2000
 SAMPLES = 64
 TOP_K = 5
+METRICS = (*TEXT_METRICS, *(PREFIX + name for name in TEXT_METRICS))
 
 
 def train(settings: Settings, run: Run) -> Trained:

@@ -30,6 +30,8 @@ from training.policies.networks.natural_gradient import TrustRegionActor, conjug
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.runs.run import Run
 
+METRICS = (*learning.RETURN_METRICS, "steps")
+
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""

@@ -26,7 +26,13 @@ from training.export.trained import Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.vision.classification import inputs, networks, video_networks
-from training.vision.classification.assessment import assess, make_trained, training_facts, write_report
+from training.vision.classification.assessment import (
+    CLASSIFIER_METRICS,
+    assess,
+    make_trained,
+    training_facts,
+    write_report,
+)
 from training.vision.classification.augmentation import Mix, mix
 from training.vision.classification.evaluation import right_answers
 from training.vision.classification.learner import fit, learner_of
@@ -35,6 +41,7 @@ from training.vision.classification.shown import augmented_by
 from training.vision.records import Rows
 
 SHOWN = 4  # frames of a clip in the report
+METRICS = CLASSIFIER_METRICS
 
 
 class Settings(ClassifierSettings):

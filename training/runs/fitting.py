@@ -10,7 +10,8 @@ import logging
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import lightning
@@ -234,29 +235,23 @@ def fit(
     _check_batch_size(settings.batch_size, run.processes)
     checkpoint = CheckpointCallback(run, fingerprint, batches) if run.checkpoints and fingerprint else None
     progress = run.progress(*COLUMNS)
-    callbacks: list[Callback] = [
-        EpochCallback(progress, settings.epochs, len(batches), run),
-        HistoryLogger(run),
-        *([checkpoint] if checkpoint else []),
-    ]
-    with ExitStack() as stack, warnings.catch_warnings():
-        stack.enter_context(learning_processes(run))
-        stack.enter_context(progress)
-        for message in UNFOUNDED:
-            warnings.filterwarnings("ignore", message=message)
+    shown = EpochCallback(progress, settings.epochs, len(batches), run)
+    with ExitStack() as stack:
+        for context in (learning_processes(run), progress, _without_unfounded_warnings()):
+            stack.enter_context(context)
         trainer = _make_trainer(
             run,
             max_epochs=settings.epochs,
             strategy=DDPStrategy(find_unused_parameters=frozen) if run.processes > 1 else "auto",
-            callbacks=callbacks,
+            callbacks=[shown, HistoryLogger(run), *([checkpoint] if checkpoint else [])],
             enable_checkpointing=checkpoint is not None,
             gradient_clip_val=settings.max_grad_norm or None,
             accumulate_grad_batches=settings.accumulated_batches,
             **options,
         )
-        resumed = checkpoint.found() if checkpoint else None
         if settings.activation_checkpointing:
             stack.enter_context(recomputed_activations(learner.model))
+        resumed = checkpoint.found() if checkpoint else None
         if settings.find_learning_rate and not resumed:
             _find_learning_rate(learner, batches, run)
         fit_until_stopped(trainer, learner, batches, validation, ckpt_path=resumed, weights_only=True)
@@ -264,6 +259,14 @@ def fit(
         raise FitEnded
     if run.is_helper:
         sys.exit(0)
+
+
+@contextmanager
+def _without_unfounded_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in UNFOUNDED:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def _find_learning_rate(learner: FitModule, batches: Batches[Any], run: Run) -> None:

@@ -33,6 +33,11 @@ def outputs_of(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Outputs:
     return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 
+ERROR_METRICS = ("mae", "rmse", "r2")  # of `regression_metrics`
+# of `by_output`
+OUTPUT_METRICS = ("accuracy", *ERROR_METRICS, "*_accuracy", *(f"*_{name}" for name in ERROR_METRICS))
+
+
 def regression_metrics(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Mean absolute error, root of the mean squared error, and R2 of all values together.
 

@@ -67,6 +67,17 @@ def assess_one(
     return Assessment(probabilities, labels, answers, metrics, temperature, logits.softmax(1), decision)
 
 
+# of one label per text and of several
+TEXT_METRICS = (
+    *calibration.CLASS_METRICS,
+    "ece_uncalibrated",
+    "f1_*",
+    "micro_f1",
+    "exact_match",
+    "mean_average_precision",
+)
+
+
 def metrics_of_one(
     probabilities: torch.Tensor,
     labels: torch.Tensor,

@@ -143,6 +143,9 @@ def measure_policy(
     }
 
 
+RETURN_METRICS = ("mean_return", "std_return", "episodes")  # of `returns_summary`
+
+
 def returns_summary(returns: np.ndarray) -> dict[str, float]:
     """The metrics of evaluation episodes."""
     return {

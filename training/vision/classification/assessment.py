@@ -96,6 +96,9 @@ def write_report(
     (report / "classes.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
+CLASSIFIER_METRICS = (*calibration.CLASS_METRICS, "ece_uncalibrated")  # of `assess`
+
+
 def training_facts(assessment: Assessment, learner: Learner, run: Run, prepared: float) -> dict[str, Any]:
     """What the export's metadata says of a training; it learned from `prepared` on, a monotonic time."""
     return {

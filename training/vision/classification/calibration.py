@@ -57,6 +57,9 @@ def fit_decision(
     return Decision(class_index, (last + below) / 2)
 
 
+CLASS_METRICS = ("accuracy", "macro_f1", "ece", "auroc", "recall_*", "precision_*")  # of `metrics_of`
+
+
 def metrics_of(
     probabilities: torch.Tensor,
     labels: torch.Tensor,

@@ -166,6 +166,10 @@ def precision_of_answers(
     return average_precision(found, truth).summary["map"]
 
 
+# of `average_precision` and `mask_precision`
+PRECISION_METRICS = ("map", "ap50", "map_small", "map_medium", "map_large", "mask_map", "mask_ap50")
+
+
 def precision_recall(
     found: Sequence[Found], examples: Sequence[Example]
 ) -> tuple[dict[str, float], np.ndarray]:

@@ -53,6 +53,9 @@ def pairs(found: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     return counts.numpy()  # type: ignore[no-any-return]
 
 
+OVERLAP_METRICS = ("mean_iou", "dice", "pixel_accuracy")  # of `overlap`
+
+
 def overlap(counts: np.ndarray) -> dict[str, float]:
     """{"mean_iou", "dice", "pixel_accuracy"} of `pairs` in 0..1: means over the classes that occur, the
     background included.

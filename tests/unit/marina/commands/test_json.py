@@ -25,6 +25,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "import": (["new", "--from", "torchvision:resnet18"], 0),
     "report": (["balance", "--out", "page.html"], 0),
     "archive": (["balance"], 0),
+    "search": (["balance"], 2),
     "serve": (["nothing"], 2),
     "stop": ([], 0),
     "register": (["balance"], 1),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
-from tests.support.data_folders import every, picture, said
+from tests.support.data_folders import every, picture, read_with_findings, said
 from training.data import ImageData, load_outlines
 from training.data.outlined_folder import IGNORED, label_map
 from training.findings import Findings
@@ -155,18 +155,14 @@ def test_faults_of_masks_are_findings_that_name_the_file(tmp_path: Path) -> None
     odd = values(3)
     odd[5, 5] = 77
     Image.fromarray(odd).save(masks / "3_mask.png")
-    findings = Findings()
-    data = load_outlines(str(tmp_path), findings=findings)
+    data, lines = read_with_findings(load_outlines, tmp_path)
 
     assert len(data.train) == 9
-    lines = said(findings)
     assert "1 of 20 pictures left out: they have no mask" in lines
     assert "left out with their pictures: no mask that can be read" in lines
     assert "left out with their pictures: of another size than the picture" in lines
     assert "1 of 17 masks have values that are no class; those pixels don't count" in lines
     assert "3_mask.png: 77" in lines
-    with pytest.raises(CallError, match="strict"):
-        load_outlines(str(tmp_path), findings=Findings(strict=True))
 
 
 def test_colors_without_a_list_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from marina.core.errors import CallError
-from tests.support.data_folders import classes_folder, coco_folder, picture, said, voc_folder
+from tests.support.data_folders import classes_folder, coco_folder, picture, read_apart, said, voc_folder
 from training.data import (
     load_images,
     load_objects,
@@ -22,19 +22,12 @@ def test_copies_stay_in_one_split_and_are_counted(tmp_path: Path) -> None:
         for original in range(8):
             for copy in range(10):
                 picture(tmp_path / name / f"{original}_{copy}.png", 100 * (name == "dog") + original)
-    for seed in range(5):
-        findings = Findings()
-        data = load_images(str(tmp_path), seed, findings)
-        contents = [
-            {example.content() for example in part} for part in (data.train, data.validation, data.test)
-        ]
-
-        assert not contents[0] & contents[1] | contents[0] & contents[2] | contents[1] & contents[2]
+    for data, lines in read_apart(load_images, tmp_path):
         assert all(
             {example.label for example in part} == {0, 1} for part in (data.train, data.validation, data.test)
         )
-        assert "144 of 160 pictures are byte-equal copies of another one" in said(findings)
-        assert "too" not in said(findings)
+        assert "144 of 160 pictures are byte-equal copies of another one" in lines
+        assert "too" not in lines
 
 
 @pytest.mark.parametrize("reader", ["coco", "voc"])
@@ -43,16 +36,8 @@ def test_copies_of_pictures_with_boxes_stay_in_one_split(tmp_path: Path, reader:
     folder, stem = (tmp_path / "images", "") if reader == "coco" else (tmp_path / "JPEGImages", "p")
     for k in range(0, 40, 2):
         picture(folder / f"{stem}{k}.png", k + 1)
-    for seed in range(5):
-        findings = Findings()
-        data = load_objects(str(tmp_path), seed, findings)
-        contents = [
-            {example.content() for example in part} for part in (data.train, data.validation, data.test)
-        ]
-
-        assert not contents[0] & contents[1] | contents[0] & contents[2] | contents[1] & contents[2]
-        assert all(contents)
-        assert "20 of 40 pictures are byte-equal copies" in said(findings)
+    for _, lines in read_apart(load_objects, tmp_path):
+        assert "20 of 40 pictures are byte-equal copies" in lines
 
 
 def test_copies_across_given_splits_are_named(tmp_path: Path) -> None:

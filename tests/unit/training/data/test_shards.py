@@ -11,7 +11,7 @@ from PIL import Image
 
 from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
-from tests.support.data_folders import every, said
+from tests.support.data_folders import every, read_with_findings
 from training.data import held_out_images, labeled_files, load_images
 from training.data.packed_files import PackedFile
 from training.findings import Findings
@@ -102,11 +102,9 @@ def test_faults_of_members_are_findings(folder: Path) -> None:
         "odd.cls": b"7",
     }
     shard(folder / "train-000002.tar", members)
-    findings = Findings()
-    data = load_images(str(folder), findings=findings)
+    data, lines = read_with_findings(load_images, folder)
 
     assert len(data.train) == 24
-    lines = said(findings)
     assert "data/train-000002.tar/cut.png" in lines
     assert "1 of 39 pictures left out: no .cls or .json or .txt says their class" in lines
     assert "1 of 39 pictures left out: classes.txt has no such class" in lines

@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from marina.core.errors import CallError
-from tests.support.data_folders import every, picture, said, voc_folder
+from tests.support.data_folders import every, picture, read_with_findings, voc_folder
 from training.data import held_out_objects, load_images, load_objects, load_outlines
-from training.findings import Findings
 
 LINE = "1 0.5 0.5 0.25 0.5"  # in 16 x 12: 6, 3, 10, 9
 
@@ -108,18 +107,14 @@ def test_bad_lines_are_findings_that_name_file_and_line(tmp_path: Path) -> None:
     bad = ["1 0.5 0.5", "7 0.5 0.5 0.1 0.1", "cat 0.5 0.5 0.1 0.1", "0 80 60 20 20", "0 nan 0.5 0.1 0.1"]
     (tmp_path / "labels" / "3.txt").write_text("\n".join([LINE, *bad]))
     (tmp_path / "labels" / "4.txt").unlink()
-    findings = Findings()
-    data = load_objects(str(tmp_path), findings=findings)
+    data, lines = read_with_findings(load_objects, tmp_path)
     (three,) = [example for example in every(data) if example.image.name == "3.png"]
 
     assert three.boxes.tolist() == [[6, 3, 10, 9]]
-    lines = said(findings)
     place = f"{tmp_path.name}/labels/3.txt, line 3"
     assert f"left out: no class has their number; there are 2, from 0 on: {place}" in lines
     assert "left out: their numbers are no shares of the picture's width and height" in lines
     assert "1 of 20 pictures have no box and are kept" in lines
-    with pytest.raises(CallError, match="strict"):
-        load_objects(str(tmp_path), findings=Findings(strict=True))
 
 
 def test_lines_with_keypoints_give_their_box(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -42,13 +42,19 @@ def picture(seed: int, place: int = 0) -> Image.Image:
     return Image.fromarray(values)
 
 
+def places(folder: Path, classes: tuple[str, ...], count: int) -> Iterator[tuple[int, Path]]:
+    """Numbers, with the folders of the classes in turn."""
+    for number in range(count):
+        place = folder / classes[number % len(classes)]
+        place.mkdir(exist_ok=True)
+        yield number, place
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of 14 pictures."""
     folder = tmp_path_factory.mktemp("pictures")
-    for number in range(28):
-        place = folder / ("left", "right")[number % 2]
-        place.mkdir(exist_ok=True)
+    for number, place in places(folder, ("left", "right"), 28):
         picture(number, number % 2).save(place / f"{number}.png")
     return folder
 
@@ -77,9 +83,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of eight animations of four frames."""
     folder = tmp_path_factory.mktemp("clips")
-    for number in range(16):
-        place = folder / ("up", "down")[number % 2]
-        place.mkdir(exist_ok=True)
+    for number, place in places(folder, ("up", "down"), 16):
         first, *others = [picture(10 * number + frame, number % 2) for frame in range(4)]
         first.save(place / f"{number}.gif", save_all=True, append_images=others)
     return folder
