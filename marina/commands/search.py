@@ -14,6 +14,7 @@ from marina.core.child_process import run_child
 from marina.core.errors import CallError, WorkError
 from marina.core.spec import load
 
+STDERR = 2  # its file descriptor: what these processes print is no result
 GRACE_SECONDS = 10.0  # for a process to end its trial after a signal
 PROCESS = "MARINA_SEARCH_PROCESS"  # numbers a process that helps with a search
 
@@ -73,7 +74,7 @@ def _start(name: str, trials: int, processes: int) -> None:
 
     def run(number: int) -> int:
         environment = {**os.environ, PROCESS: str(number), "OMP_NUM_THREADS": str(threads)}
-        return run_child(command, GRACE_SECONDS, env=environment, stdout=sys.stderr.fileno()).returncode
+        return run_child(command, GRACE_SECONDS, env=environment, stdout=STDERR).returncode
 
     with ThreadPoolExecutor(processes) as pool:
         codes = list(pool.map(run, range(1, processes + 1)))

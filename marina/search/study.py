@@ -29,8 +29,10 @@ from training.findings import Findings, reporting_to
 from training.imports.user_code import importable
 from training.runs.fitting import FitModule
 from training.runs.run import FitEnded, Run
+from training.runs.schedules import FitSettings
 
 KEPT = (TrialState.COMPLETE, TrialState.PRUNED)
+NO_EPOCHS = "recipe {} has no epochs on labeled examples, which a search compares"
 WAIT_SECONDS = 60.0  # for the database, while another process writes
 HEARTBEAT_SECONDS = 60  # a trial whose process has been silent for twice as long has failed
 Say = Callable[[str], None]
@@ -40,7 +42,8 @@ Space = dict[str, Range | list[Any]]
 def open_study(spec: Spec) -> optuna.Study:
     """The study of `spec`: the same for the same space, settings, seed and metric.
 
-    Raises CallError where there is no space, or one of other settings than the recipe's.
+    Raises CallError where there is no space, or one of other settings than the recipe's, and for wrong
+    settings in the spec itself.
     """
     if not spec.search.space:
         raise CallError(
@@ -48,10 +51,13 @@ def open_study(spec: Spec) -> optuna.Study:
             "search:\n  space:\n    learning_rate: {low: 1e-4, high: 1e-1, log: true}\n"
             "    optimizer: [adamw, sgd]"
         )
-    known = recipes.recipe_of(spec).module.Settings.model_fields
+    settings = recipes.recipe_of(spec).settings(spec)
+    known = type(settings).model_fields
     if unknown := [name for name in spec.search.space if name not in known]:
         where = f"models/{spec.name}.yaml: search.space"
         raise CallError(f"{where}: no setting {unknown[0]!r} of the recipe; known: {', '.join(known)}")
+    if not isinstance(settings, FitSettings):
+        raise CallError(NO_EPOCHS.format(spec.training.recipe))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     said = [spec.training.model_dump(mode="json"), spec.search.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
@@ -175,7 +181,7 @@ def _value(spec: Spec, trial: optuna.Trial) -> float:
                 recipe.train(settings, run)
         except FitEnded:
             return min(values) if is_loss(spec.search.metric) else max(values)
-    raise CallError(f"recipe {recipe.name} has no epochs on labeled examples, which a search compares")
+    raise CallError(NO_EPOCHS.format(recipe.name))
 
 
 def value_of(learner: FitModule, metric: str | None) -> float:

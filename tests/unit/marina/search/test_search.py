@@ -140,6 +140,7 @@ def test_settings_that_are_refused_together_are_pruned(project: Path) -> None:
         (("    hidden:", "    hiden:"), "no setting 'hiden'"),
         (("[[8], [16, 8]]", "[[8]]"), "at least two"),
         (("{low: 0, high: 0.5}", "{low: 1, high: 0.5}"), "low must be below high"),
+        (("epochs: 3", "epochs: -3"), "training: epochs: "),
         (("search:\n", "search:\n  metric: accuracy\n"), "no 'accuracy' in an epoch's row"),
         ((ROWS[ROWS.index("search:") : ROWS.index("floor:")], ""), "no search.space"),
     ],
@@ -165,9 +166,9 @@ def test_a_spec_of_ones_own_is_not_overwritten(project: Path) -> None:
 def test_a_recipe_without_epochs_on_examples_is_refused(project: Path) -> None:
     text = """# A grid.
 kind: policy
-training: {recipe: tabular_policy, env: FrozenLake-v1, method: value_iteration}
+training: {recipe: tabular_policy, environment: FrozenLake-v1, method: value_iteration}
 search: {space: {gamma: {low: 0.5, high: 0.99}}}
-floor: {return_mean: 0.0}
+floor: {mean_return: 0.0}
 """
     (project / "models" / "grid.yaml").write_text(text)
 
