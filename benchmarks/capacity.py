@@ -21,7 +21,7 @@ from rich.table import Table
 from marina.core import paths, spec
 from marina.core.console import Output
 from marina.engines import server_process as server
-from marina.load.load_generator import closed, request
+from marina.load.load_generator import closed_loop, request
 from marina.pipeline import readiness, steps
 
 COLUMNS = "model workers clients requests/s p50 p95 p99 worker_ms server_ms per_core resident private"
@@ -57,11 +57,11 @@ def measure(model: spec.Spec, arguments: argparse.Namespace) -> list[dict[str, A
             "Authorization": f"Bearer {client.token('inference')}",
         }
         content = request(port, f"/predictions/{model.name}", sample["body"], headers)
-        closed(port, content, 8, arguments.warm_up)
+        closed_loop(port, content, 8, arguments.warm_up)
         java, workers = processes_of(port)
         for clients in arguments.clients or (1, 8, 32):
             before = processor_seconds(java), sum(map(processor_seconds, workers))
-            load = closed(port, content, clients, arguments.seconds)
+            load = closed_loop(port, content, clients, arguments.seconds)
             after = processor_seconds(java), sum(map(processor_seconds, workers))
             answers = max(1, len(load.milliseconds))
             java_ms, worker_ms = (

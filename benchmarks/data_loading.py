@@ -36,7 +36,7 @@ from PIL import Image
 
 WIDTH, HEIGHT, CLASSES, MEASURED, BASES = 500, 375, 100, 500, 4  # BASES: pictures of each class
 SIZE, BATCH, READ_AHEAD = 224, 64, 20  # batches
-SECONDS = 7200.0  # at most for a turn
+LOADER_SECONDS = 7200.0  # at most, for `marina train` to take its first step
 SPEC = """\
 # Tells generated pictures apart.
 kind: classifier
@@ -239,7 +239,7 @@ def time_command(folder: Path, home: Path) -> dict[str, float]:
     (home / "models").mkdir(exist_ok=True)
     (home / "models" / "pictures.yaml").write_text(SPEC.replace("FOLDER", json.dumps(str(folder))))
     command = [sys.executable, __file__, "--only", "command", "--started", str(time.time())]
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=SECONDS)
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=LOADER_SECONDS)
     row: dict[str, float] = json.loads(found.stdout.strip().splitlines()[-1])
     return row
 

@@ -39,7 +39,7 @@ from marina.core.scratch import scratch_folder
 from marina.core.spec import Spec
 from marina.engines import server_process as server
 from marina.engines.torchserve.java import MAIN_CLASS, find_java
-from marina.load.load_generator import Measured, closed, request
+from marina.load.load_generator import LoadResult, closed_loop, request
 from marina.pipeline import importing
 from marina.pipeline import steps as up
 from training.data import held_out_objects
@@ -47,7 +47,7 @@ from training.data import held_out_objects
 NAME, SIZE = "detector", (640, 480)
 STOCK, OWN = "TorchServe's handler", "Marina"
 SERVING = {"workers": 2, "batch_size": 8, "max_batch_delay_ms": 1}
-Load = tuple[Measured, float]  # what the client measured, ms of processor time per request
+Load = tuple[LoadResult, float]  # what the client measured, ms of processor time per request
 MODEL_FILE = """import sys
 sys.path.insert(0, {source!r})
 import torch
@@ -178,9 +178,9 @@ def serve_stock(spec: Spec, folder: Path, body: bytes) -> Iterator[tuple[int, in
 
 def measure(root: int, port: int, content: bytes, arguments: argparse.Namespace) -> Load:
     """A closed loop, and milliseconds of processor time per request of the server `root`."""
-    closed(port, content, arguments.clients, arguments.warm_up)
+    closed_loop(port, content, arguments.clients, arguments.warm_up)
     before = processor_seconds(root)
-    measured = closed(port, content, arguments.clients, arguments.seconds)
+    measured = closed_loop(port, content, arguments.clients, arguments.seconds)
     answered = len(measured.milliseconds)
     if measured.failed or not answered:
         raise SystemExit(f"{measured.failed} of {measured.failed + answered} requests failed")

@@ -29,7 +29,7 @@ from marina.core import spec
 from marina.core.console import Output
 from marina.core.scratch import scratch_folder
 from marina.engines import server_process as server
-from marina.load.load_generator import closed, request
+from marina.load.load_generator import closed_loop, request
 from marina.packaging import archive
 from marina.pipeline import steps as up
 
@@ -56,7 +56,7 @@ class Variant:
     def load(self, clients: int, seconds: float) -> dict[str, float]:
         """Milliseconds of processor time per request by part, latencies and rate, under this many clients."""
         before = self._spent()
-        measured = closed(self.port, self.content, clients, seconds)
+        measured = closed_loop(self.port, self.content, clients, seconds)
         spent, answered = self._spent(), max(1, len(measured.milliseconds))
         parts = {part: 1000 * (spent[part] - before[part]) / answered for part in COLUMNS}
         return {

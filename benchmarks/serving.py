@@ -33,7 +33,7 @@ from marina.core import paths, spec
 from marina.core.console import Output
 from marina.core.scratch import scratch_folder
 from marina.engines import server_process as server
-from marina.load.load_generator import Measured, closed, opened, request
+from marina.load.load_generator import LoadResult, closed_loop, open_loop, request
 from marina.pipeline import steps as up
 
 STAGES = ("decode", "preprocess", "inference", "postprocess")
@@ -115,13 +115,13 @@ def measure_engine(
         authorization, process = f"Bearer {client.token('inference')}", main_process(port, home)
         headers = {"Content-Type": content_type, "Authorization": authorization}
         content = request(port, f"/predictions/{name}", body, headers)
-        closed(port, content, 8, arguments.warm_up)
+        closed_loop(port, content, 8, arguments.warm_up)
         log = paths.run(port, home) / "logs" / "models.log"
         for clients in (1, 8, 32):
-            load = functools.partial(closed, port, content, clients, arguments.seconds)
+            load = functools.partial(closed_loop, port, content, clients, arguments.seconds)
             rows.append({"load": f"closed, {clients} clients", **measure_load(load, process, log)})
         rate = 0.6 * rows[1]["measured"].rate
-        load = functools.partial(opened, port, content, rate, arguments.seconds)
+        load = functools.partial(open_loop, port, content, rate, arguments.seconds)
         rows.append({"load": "open, 60 % of the rate at 8", **measure_load(load, process, log)})
         rows[-1]["memory"] = resident(process)
         if arguments.kit and name in WORKLOADS:
@@ -130,7 +130,7 @@ def measure_engine(
     return rows
 
 
-def measure_load(load: Callable[[], Measured], process: int, log: Path) -> dict[str, Any]:
+def measure_load(load: Callable[[], LoadResult], process: int, log: Path) -> dict[str, Any]:
     """What the client measured under a load, and the server's processor time and stages per request."""
     begin, before = log.stat().st_size, processor_seconds(process)
     measured = load()
@@ -168,7 +168,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             heading, justify="left" if heading in ("model", "runtime", "engine", "load") else "right"
         )
     for row in rows:
-        measured: Measured | None = row.get("measured")
+        measured: LoadResult | None = row.get("measured")
         figures = (
             [
                 f"{measured.rate:.0f}",
@@ -261,7 +261,7 @@ def _kit(arguments: argparse.Namespace, home: Path, parser: argparse.ArgumentPar
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """A row as JSON."""
     plain = {key: value for key, value in row.items() if key != "measured"}
-    measured: Measured | None = row.get("measured")
+    measured: LoadResult | None = row.get("measured")
     if measured:
         plain |= {"rate": measured.rate, "p50": measured.percentile(0.5), "p99": measured.percentile(0.99)}
         plain["failed"] = measured.failed

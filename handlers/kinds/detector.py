@@ -15,7 +15,7 @@ from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
 from .detections import GUESS, Detections, box_iou, detections_of, further_inputs, partners
 from .image import ImagePredictor
-from .instance_masks import ABOUT, FORMATS, laid
+from .instance_masks import ABOUT, FORMATS, place_mask
 
 
 class DetectorPredictor(ImagePredictor):
@@ -103,7 +103,7 @@ class DetectorPredictor(ImagePredictor):
         if found.masks is not None and form != "none":
             whole = boxes_to_image(found.boxes, one.size, self.input, clip=False)
             for item, mask, box in zip(named, found.masks, whole, strict=True):
-                item["mask"] = laid(mask, box, one.size).sent(form)
+                item["mask"] = place_mask(mask, box, one.size).sent(form)
         return named
 
 

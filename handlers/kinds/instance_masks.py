@@ -63,7 +63,7 @@ class Instance:
         return {"size": size, "counts": compressed(counts) if form == "compressed_rle" else counts}
 
 
-def laid(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> Instance:
+def place_mask(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> Instance:
     """A graph's `mask` (probabilities float32 [s, s]) of a `box` (x1, y1, x2, y2) in pixels of a picture of
     `size` (width, height).
 

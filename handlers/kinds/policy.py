@@ -25,7 +25,7 @@ from ..inputs.payloads import numbers_of, only_key
 from ..protocol.errors import BadRequest, NotSupported
 from ..protocol.options import Flag, Mask, Number, keyed_schema
 from ..protocol.requests import Instance, Prepared
-from ..protocol.states import MOST_STEPS, PreparedStep, State, States, asked
+from ..protocol.states import MOST_STEPS, PreparedStep, State, States, requested_state
 from ..runtime.export import Export
 from ..runtime.predictor import Predictor
 
@@ -93,7 +93,7 @@ class PolicyPredictor(Predictor):
         """The graph's inputs in their order. Raises NotSupported when a policy without a distribution is
         to sample.
         """
-        state = asked(instance.options, self.states) if self.states else None
+        state = requested_state(instance.options, self.states) if self.states else None
         stack = self._stack(item, state, instance) if self.stacked else item
         parts: dict[str, Callable[[], np.ndarray]] = {
             "observation": lambda: stack,

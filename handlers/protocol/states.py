@@ -104,7 +104,7 @@ class States:
         return State(known_step, values)
 
 
-def asked(options: dict[str, Any], states: States) -> State | None:
+def requested_state(options: dict[str, Any], states: States) -> State | None:
     """The state that a request's options have; None for the first step of an episode.
 
     Raises BadRequest for a state without a step, StateConflict for a later step than 0 without a state.

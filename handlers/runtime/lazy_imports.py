@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 
-class Later(ModuleType):
+class LazyModule(ModuleType):
     """Stands for a module, and imports it when something of it is asked for; its version alone is "0"."""
 
     __version__ = "0"
@@ -27,7 +27,7 @@ def without(*names: str, later: tuple[str, ...] = ()) -> Iterator[None]:
     unless they are there.
     """
     before = {name: sys.modules[name] for name in names if name in sys.modules}
-    stand_ins = {name: Later(name) for name in later if name not in sys.modules}
+    stand_ins = {name: LazyModule(name) for name in later if name not in sys.modules}
     # None stands for what there isn't
     sys.modules |= {**dict.fromkeys(names), **stand_ins}  # type: ignore[dict-item]
     try:

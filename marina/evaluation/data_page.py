@@ -23,7 +23,7 @@ TerminalTable = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
 
 
 @dataclass(frozen=True)
-class Shown:
+class DataPage:
     """A page, tables for the terminal (title, columns, rows), and figures for programs."""
 
     name: str
@@ -32,7 +32,7 @@ class Shown:
     figures: dict[str, Any]
 
 
-def show(source: str, strict: bool = False) -> Shown:
+def show(source: str, strict: bool = False) -> DataPage:
     """The page on the data of the model `source`, or on data of that name or place. Raises CallError."""
     from training.data import overview
     from training.findings import Findings
@@ -71,10 +71,10 @@ def show(source: str, strict: bool = False) -> Shown:
         "findings": findings.as_json(),
         "near_copies": [[seen.name(one), seen.name(other)] for one, other in seen.near],
     }
-    return Shown(name, render(TEMPLATE, content), tables, figures)
+    return DataPage(name, render(TEMPLATE, content), tables, figures)
 
 
-def augmentation(source: str) -> Shown:
+def augmentation(source: str) -> DataPage:
     """The page on what the augmentation of the model `source` does to training pictures. Raises CallError."""
     from training import recipes
     from training.findings import Findings
@@ -101,7 +101,7 @@ def augmentation(source: str) -> Shown:
     }
     columns, values = ["setting", "value"], [[key, str(value)] for key, value in said.items()]
     tables: list[TerminalTable] = [(f"{source}: augmentation", columns, values)]
-    return Shown(source, render(TEMPLATE, content), tables, {"augmentation": said, "pictures": len(rows)})
+    return DataPage(source, render(TEMPLATE, content), tables, {"augmentation": said, "pictures": len(rows)})
 
 
 AUGMENTING = (

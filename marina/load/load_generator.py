@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Measured:
+class LoadResult:
     """Latencies of answers with status 200 in milliseconds, the number of others, and the duration."""
 
     milliseconds: list[float] = field(default_factory=list)
@@ -36,18 +36,18 @@ def request(port: int, path: str, body: bytes, headers: dict[str, str]) -> bytes
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def closed(port: int, content: bytes, clients: int, seconds: float) -> Measured:
+def closed_loop(port: int, content: bytes, clients: int, seconds: float) -> LoadResult:
     """Load by `clients` that each wait for an answer before the next request."""
-    return asyncio.run(_closed(port, content, clients, seconds))
+    return asyncio.run(_closed_loop(port, content, clients, seconds))
 
 
-def opened(port: int, content: bytes, rate: float, seconds: float, clients: int = 256) -> Measured:
+def open_loop(port: int, content: bytes, rate: float, seconds: float, clients: int = 256) -> LoadResult:
     """Load of `rate` requests per second, independent of the answers, over at most `clients` connections."""
-    return asyncio.run(_opened(port, content, rate, seconds, clients))
+    return asyncio.run(_open_loop(port, content, rate, seconds, clients))
 
 
-async def _closed(port: int, content: bytes, clients: int, seconds: float) -> Measured:
-    measured = Measured()
+async def _closed_loop(port: int, content: bytes, clients: int, seconds: float) -> LoadResult:
+    measured = LoadResult()
     started = time.perf_counter()
 
     async def client() -> None:
@@ -62,8 +62,8 @@ async def _closed(port: int, content: bytes, clients: int, seconds: float) -> Me
     return measured
 
 
-async def _opened(port: int, content: bytes, rate: float, seconds: float, clients: int) -> Measured:
-    measured, due = Measured(), iter(range(int(rate * seconds)))
+async def _open_loop(port: int, content: bytes, rate: float, seconds: float, clients: int) -> LoadResult:
+    measured, due = LoadResult(), iter(range(int(rate * seconds)))
     started = time.perf_counter()
 
     async def client() -> None:
@@ -84,7 +84,7 @@ async def _send(
     writer: asyncio.StreamWriter,
     content: bytes,
     since: float,
-    measured: Measured,
+    measured: LoadResult,
 ) -> None:
     writer.write(content)
     head = await reader.readuntil(b"\r\n\r\n")

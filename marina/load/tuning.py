@@ -28,7 +28,7 @@ from marina.core.scratch import scratch_folder
 from marina.core.spec import Spec, parse
 from marina.engines import server_process
 from marina.engines.engine import Engine
-from marina.load.load_generator import closed, request
+from marina.load.load_generator import closed_loop, request
 from marina.packaging import archive
 from marina.pipeline import readiness
 
@@ -201,8 +201,8 @@ def _measure(
             "Authorization": f"Bearer {client.token('inference')}",
         }
         content = request(port, f"/predictions/{spec.name}", sample["body"], headers)
-        closed(port, content, users, WARM_UP)
-        loaded, alone = closed(port, content, users, seconds), closed(port, content, 1, seconds / 2)
+        closed_loop(port, content, users, WARM_UP)
+        loaded, alone = closed_loop(port, content, users, seconds), closed_loop(port, content, 1, seconds / 2)
     finally:
         client.unregister(spec.name, spec.version)
     return Trial(

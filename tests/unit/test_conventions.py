@@ -11,6 +11,12 @@ LONGEST_NAME = 70
 LONGEST_FILE, LONGEST_FUNCTION = 350, 45  # lines
 GENERATED = "_pb2.py"
 ROOMS = ("benchmarks", "docs", "examples", "handlers", "loadtest", "marina", "tests", "training")
+# what has a fallback where there is no Linux; handlers import nothing of marina, and the last one runs alone
+LINUX_ALONE = {
+    "handlers/runtime/machine.py": ("sched_getaffinity", "/proc/"),
+    "marina/core/processes.py": ("/proc/",),
+    "marina/core/exec_with_parent.py": ("prctl",),
+}
 FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -71,6 +77,18 @@ def test_names_are_short_and_imports_come_from_support_alone() -> None:
 
         assert (file, long_names(tree)) == (file, [])
         assert (file, foreign_imports(tree)) == (file, [])
+
+
+def test_what_only_linux_has_is_called_in_modules_with_a_fallback_alone() -> None:
+    """The cores and the processor, processes, and the end with a parent."""
+    found = {}
+    for room in ("handlers", "marina", "training", "loadtest"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            text = file.read_text(encoding="utf-8")
+            if names := tuple(name for name in ("sched_getaffinity", "/proc/", "prctl") if name in text):
+                found[str(file.relative_to(ROOT))] = names
+
+    assert found == LINUX_ALONE
 
 
 def test_violations_are_found() -> None:

@@ -87,7 +87,7 @@ class Settings(Source):
 
 
 @dataclass(frozen=True)
-class Brought:
+class ImportedGraph:
     """The graph, uint8 [B, C, H, W] -> logits [B, classes], what comes before it, and how many classes
     there are.
     """
@@ -104,26 +104,29 @@ def train(settings: Settings, run: Run) -> Trained:
     """
     started = time.monotonic()
     torch.manual_seed(run.seed)
-    brought, like_learnt = _brought(settings, run.findings), settings.calibration_pictures(run.findings)
+    imported, like_learnt = (
+        _imported_graph(settings, run.findings),
+        settings.calibration_pictures(run.findings),
+    )
     data = held_out_images(settings.data, run.findings, settings.limits) if settings.data else None
-    logits = logits_of(brought.graph, brought.inputs, data.test) if data else torch.empty(0)
-    names = _names(settings, brought.classes, data, logits, run.findings)
+    logits = logits_of(imported.graph, imported.inputs, data.test) if data else torch.empty(0)
+    names = _names(settings, imported.classes, data, logits, run.findings)
     if data:
         truth = truth_of(data, names)
         check_order(names, logits.argmax(1).numpy(), truth.numpy(), run.findings)
         metrics = {"accuracy": float((logits.argmax(1) == truth).double().mean())}
         samples = right_answers(data.test, logits, truth, names)
-        draw_mistakes(brought.inputs, data.test, logits, truth, names, run.report)
+        draw_mistakes(imported.inputs, data.test, logits, truth, names, run.report)
     else:
-        metrics, samples = {}, _as_found(brought, names)
+        metrics, samples = {}, _as_found(imported, names)
     return Trained(
         kind="classifier",
-        module=brought.graph,
-        example=(_noise(brought.inputs),),
-        validation=(pixels_of(brought.inputs, data.test[:HELD_OUT]),) if data else (),
-        calibration=lambda: (pixels_of(brought.inputs, like_learnt),) if like_learnt else (),
+        module=imported.graph,
+        example=(_noise(imported.inputs),),
+        validation=(pixels_of(imported.inputs, data.test[:HELD_OUT]),) if data else (),
+        calibration=lambda: (pixels_of(imported.inputs, like_learnt),) if like_learnt else (),
         metrics=metrics,
-        preprocess=brought.inputs.as_config(),
+        preprocess=imported.inputs.as_config(),
         postprocess={"type": "classification", "top_k": min(5, len(names))},
         samples=samples,
         data=settings.about(data),
@@ -132,7 +135,7 @@ def train(settings: Settings, run: Run) -> Trained:
     )
 
 
-def _brought(settings: Settings, findings: Findings) -> Brought:
+def _imported_graph(settings: Settings, findings: Findings) -> ImportedGraph:
     kind, name = origin(settings.source)
     if kind == "program":
         graph, inputs = _from_program(existing(name, "source"), settings, findings)
@@ -152,7 +155,7 @@ def _brought(settings: Settings, findings: Findings) -> Brought:
     if settings.outputs == "probabilities":
         graph = Logarithm(graph)
     classes = count_classes(graph, _noise(inputs), settings.source, settings.outputs)
-    return Brought(graph, inputs, classes)
+    return ImportedGraph(graph, inputs, classes)
 
 
 def _preset(network: nn.Module, settings: Settings, findings: Findings) -> Preset:
@@ -291,14 +294,16 @@ def _names(
     return numbers
 
 
-def _as_found(brought: Brought, names: list[str]) -> list[Sample]:
+def _as_found(imported: ImportedGraph, names: list[str]) -> list[Sample]:
     """Made pictures with what the model says, the steadiest first: they prove that a server answers as it
     does, no more.
     """
-    files = make_pictures(plain=brought.inputs.fit == "ink")
+    files = make_pictures(plain=imported.inputs.fit == "ink")
     with torch.inference_mode():
-        pixels = np.stack([prepare(open_image(file, brought.inputs.mode), brought.inputs) for file in files])
-        logits = brought.graph(torch.from_numpy(pixels))
+        pixels = np.stack(
+            [prepare(open_image(file, imported.inputs.mode), imported.inputs) for file in files]
+        )
+        logits = imported.graph(torch.from_numpy(pixels))
     order = margins(logits).argsort(descending=True).tolist()
     return [
         Sample(f"made-{row}-as-found", files[row], "image/png", {"class": names[int(logits[row].argmax())]})

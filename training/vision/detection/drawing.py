@@ -14,7 +14,7 @@ from handlers.inputs.masks import read_mask
 from training.data import Example, ImageData
 from training.data.overview import draw_boxes
 from training.runs.curves import draw_curves
-from training.vision.detection.evaluation import Found, judge
+from training.vision.detection.evaluation import Found, match_detections
 from training.vision.detection.pixels import open_example
 
 RIGHT, WRONG, MISSED = "#1a9850", "#d73027", "#fdae61"
@@ -77,7 +77,7 @@ def examples(found: Sequence[Found], truth: Sequence[Example], names: Sequence[s
     """Test pictures with what was found: right in green, wrong in red, missed in orange. Half of them have
     a fault, if there are.
     """
-    verdicts = [judge(one, example) for one, example in zip(found, truth, strict=True)]
+    verdicts = [match_detections(one, example) for one, example in zip(found, truth, strict=True)]
     faulty = [k for k, (right, taken) in enumerate(verdicts) if not (right.all() and taken.all())]
     well = [k for k in range(len(truth)) if k not in set(faulty)]
     many = COLUMNS * ROWS
@@ -90,7 +90,7 @@ def worst(found: Sequence[Found], truth: Sequence[Example], names: Sequence[str]
     """The test pictures with the gravest faults, gravest first: each object that is missed counts 1, each
     false find its score.
     """
-    verdicts = [judge(one, example) for one, example in zip(found, truth, strict=True)]
+    verdicts = [match_detections(one, example) for one, example in zip(found, truth, strict=True)]
     gravity = [
         float((~taken).sum()) + float(one.scores.numpy()[~right].sum())
         for one, (right, taken) in zip(found, verdicts, strict=True)

@@ -18,7 +18,7 @@ from torchvision.ops import box_iou
 from handlers.inputs.images import ImageInput, boxes_to_image, boxes_to_input
 from handlers.inputs.masks import read_mask
 from handlers.kinds.detections import detections_of, further_inputs
-from handlers.kinds.instance_masks import laid
+from handlers.kinds.instance_masks import place_mask
 from handlers.runtime.runtimes import arrays
 from training.data import Example
 from training.vision.detection.pixels import object_masks, open_example
@@ -82,7 +82,7 @@ def detect(
             whole = boxes_to_image(one.boxes, size, inputs, clip=False)
             objects = zip(one.masks, whole, strict=True) if masks and one.masks is not None else None
             sent = (
-                [laid(mask, box, size).sent("compressed_rle") for mask, box in objects]
+                [place_mask(mask, box, size).sent("compressed_rle") for mask, box in objects]
                 if objects is not None
                 else None
             )
@@ -197,7 +197,7 @@ def mask_precision(found: Sequence[Found], examples: Sequence[Example]) -> dict[
     return {"mask_map": max(0.0, float(result["map"])), "mask_ap50": max(0.0, float(result["map_50"]))}
 
 
-def judge(found: Found, example: Example, overlap: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def match_detections(found: Found, example: Example, overlap: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Which detections are right [N] and which objects were found [M], both bool.
 
     Best score first, each takes the free object of its class that it overlaps most, if by `overlap` (IoU) or
@@ -220,7 +220,9 @@ def best_threshold(found: Sequence[Found], examples: Sequence[Example]) -> float
     0.01 of its best.
     """
     scores = np.concatenate([one.scores.numpy() for one in found])
-    right = np.concatenate([judge(one, example)[0] for one, example in zip(found, examples, strict=True)])
+    right = np.concatenate(
+        [match_detections(one, example)[0] for one, example in zip(found, examples, strict=True)]
+    )
     objects = sum(len(example.labels) for example in examples)
     thresholds = np.arange(0.05, 0.951, 0.01)
     f1 = np.array(
@@ -231,7 +233,7 @@ def best_threshold(found: Sequence[Found], examples: Sequence[Example]) -> float
 
 def at_threshold(found: Sequence[Found], examples: Sequence[Example]) -> dict[str, float]:
     """{"precision", "recall"} in 0..1 of what is served, at IoU 0.5 and with the right class."""
-    verdicts = [judge(one, example) for one, example in zip(found, examples, strict=True)]
+    verdicts = [match_detections(one, example) for one, example in zip(found, examples, strict=True)]
     right, taken = (np.concatenate(column) for column in zip(*verdicts, strict=True))
     return {
         "precision": float(right.mean()) if len(right) else 0.0,

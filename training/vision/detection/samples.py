@@ -14,7 +14,7 @@ from handlers.inputs.images import ImageInput, open_image, prepare
 from training.data import Example, ImageData
 from training.export.trained import Sample
 from training.vision.detection.architectures import Detector
-from training.vision.detection.evaluation import Found, best_threshold, detect, judge
+from training.vision.detection.evaluation import Found, best_threshold, detect, match_detections
 
 SAMPLES = 64
 TIE = 1e-4  # of scores
@@ -79,14 +79,14 @@ def request_masks(sample: Sample) -> Sample:
 
 
 def _f1(found: Found, example: Example) -> float:
-    right, taken = judge(found, example)
+    right, taken = match_detections(found, example)
     return 2 * float(right.sum()) / max(1, len(right) + len(taken))
 
 
 def _sure(found: Found, example: Example, threshold: float) -> bool:
     """All objects found and nothing else, at a threshold a little lower and a little higher too."""
     for least in (threshold - 0.03, threshold + 0.03):
-        right, taken = judge(found.above(least), example, overlap=0.55)
+        right, taken = match_detections(found.above(least), example, overlap=0.55)
         if not (len(taken) and taken.all() and right.all()):
             return False
     return True

@@ -69,7 +69,7 @@ class TwoStage(Detector):
     ) -> tuple[torch.Tensor, ...]:
         """As the class says."""
         features = self.features(pixels)
-        places = Chosen(*self._proposals(features))
+        places = SelectedBoxes(*self._proposals(features))
         boxes, scores = self._looked_at(features, places, threshold.clamp(min=LEAST))
         most = min(scores[0].numel(), self.model.roi_heads.detections_per_img)
         best, rows = scores.flatten(1).topk(most, 1)
@@ -78,7 +78,12 @@ class TwoStage(Detector):
         labels = (rows % scores.shape[2]).where(there, 0)
         if wanted is None:
             return found, best, labels
-        return found, best, labels, self._masks(features, Chosen(found, there & wanted[:, None]), labels)
+        return (
+            found,
+            best,
+            labels,
+            self._masks(features, SelectedBoxes(found, there & wanted[:, None]), labels),
+        )
 
     def _proposals(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """(boxes [B, P, 4], which of them are proposals [B, P]): the first stage, best first."""
@@ -108,7 +113,7 @@ class TwoStage(Detector):
         return boxes.view(size, many, 4).gather(1, chosen[..., None].expand(-1, -1, 4)), best > 0
 
     def _looked_at(
-        self, features: dict[str, torch.Tensor], places: "Chosen", threshold: torch.Tensor
+        self, features: dict[str, torch.Tensor], places: "SelectedBoxes", threshold: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(boxes [B, P, classes, 4], scores [B, P, classes], 0 where nothing was found): the second stage."""
         roi = self.model.roi_heads
@@ -126,7 +131,7 @@ class TwoStage(Detector):
         return places.spread(boxes), places.spread(self._suppressed(*flat, roi.nms_thresh).reshape(-1, many))
 
     def _masks(
-        self, features: dict[str, torch.Tensor], places: "Chosen", labels: torch.Tensor
+        self, features: dict[str, torch.Tensor], places: "SelectedBoxes", labels: torch.Tensor
     ) -> torch.Tensor:
         """Masks [B, D, s, s] of the detections that are chosen."""
         roi = self.model.roi_heads
@@ -224,7 +229,7 @@ class TwoStage(Detector):
         return named
 
 
-class Chosen:
+class SelectedBoxes:
     """Those of the boxes [B, P, 4] that are chosen, one after the other, and a stranger at the end: no
     layer's batch is ever empty.
 
@@ -251,7 +256,7 @@ class Chosen:
         return places[: self.many].view(*self.shape, *values.shape[1:])
 
 
-def _pooled(pool: Any, features: dict[str, torch.Tensor], places: Chosen) -> torch.Tensor:
+def _pooled(pool: Any, features: dict[str, torch.Tensor], places: SelectedBoxes) -> torch.Tensor:
     """What torchvision's `MultiScaleRoIAlign` gives for places that lie in one list, [N, channels, s, s]."""
     maps = [one for name, one in features.items() if name in pool.featmap_names]
     rois = torch.cat([places.pictures[:, None].to(places.boxes), places.boxes], 1)

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from handlers.inputs.masks import run_lengths
-from handlers.kinds.instance_masks import Instance, laid
+from handlers.kinds.instance_masks import Instance, place_mask
 from tests.support.two_stage_models import filled, whole_mask
 
 
@@ -23,7 +23,7 @@ def test_pasted_masks_and_run_lengths_equal_torchvisions() -> None:
         corners = rng.uniform(0, size, (2, 2))
         box = torch.tensor(np.concatenate([corners.min(0), corners.max(0)]), dtype=torch.float32)
         expected = (paste_masks_in_image(mask[None, None], box[None], size[::-1])[0, 0] > 0.5).numpy()
-        instance = laid(mask.numpy(), box.numpy(), size)  # type: ignore[arg-type]
+        instance = place_mask(mask.numpy(), box.numpy(), size)  # type: ignore[arg-type]
 
         assert np.array_equal(whole_mask(instance), expected)
         assert instance.run_lengths() == run_lengths(expected)

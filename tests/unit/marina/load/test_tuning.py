@@ -13,7 +13,7 @@ from marina.core.console import Output
 from marina.core.errors import WorkError
 from marina.core.spec import Spec
 from marina.load import tuning
-from marina.load.load_generator import Measured, closed, opened, request
+from marina.load.load_generator import LoadResult, closed_loop, open_loop, request
 from marina.load.tuning import Trial
 
 
@@ -164,7 +164,7 @@ def stalling() -> Iterator[int]:
 def test_an_open_loop_counts_what_a_closed_one_never_sends(stalling: int) -> None:
     content = request(stalling, "/", b"{}", {"X": "y"})
 
-    found = opened(stalling, content, rate=60, seconds=1.2)
+    found = open_loop(stalling, content, rate=60, seconds=1.2)
 
     assert len(found.milliseconds) + found.failed == 72
     assert found.failed == 7
@@ -173,13 +173,13 @@ def test_an_open_loop_counts_what_a_closed_one_never_sends(stalling: int) -> Non
 
 
 def test_a_closed_loop_sees_one_slow_answer_per_client(stalling: int) -> None:
-    found = closed(stalling, request(stalling, "/", b"{}", {}), clients=2, seconds=1.2)
+    found = closed_loop(stalling, request(stalling, "/", b"{}", {}), clients=2, seconds=1.2)
 
     assert sum(late > 100 for late in found.milliseconds) <= 2
     assert found.rate > 10
 
 
 def test_percentiles_of_nothing_are_no_number() -> None:
-    assert Measured().percentile(0.5) != Measured().percentile(0.5)
-    assert Measured([3.0, 1.0, 2.0], seconds=1.5).percentile(0.5) == 2.0
-    assert Measured([3.0, 1.0, 2.0], seconds=1.5).rate == 2.0
+    assert LoadResult().percentile(0.5) != LoadResult().percentile(0.5)
+    assert LoadResult([3.0, 1.0, 2.0], seconds=1.5).percentile(0.5) == 2.0
+    assert LoadResult([3.0, 1.0, 2.0], seconds=1.5).rate == 2.0

@@ -13,7 +13,7 @@ from training.vision.detection.evaluation import (
     Found,
     average_precision,
     best_threshold,
-    judge,
+    match_detections,
     precision_recall,
 )
 from training.vision.detection.pixels import Batches, Prepared, augment
@@ -123,7 +123,7 @@ def test_detection_counts_once_per_object_by_class_and_overlap():
         labels=np.array([1, 2]),
     )
     boxes = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [20, 24, 30, 34]])
-    right, taken = judge(
+    right, taken = match_detections(
         Found(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([1, 1, 3, 2])), example
     )
 

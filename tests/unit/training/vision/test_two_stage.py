@@ -11,7 +11,7 @@ from torchvision.models.detection import MaskRCNN
 
 from handlers.inputs.images import ImageInput
 from handlers.kinds.detections import detections_of
-from handlers.kinds.instance_masks import Instance, laid
+from handlers.kinds.instance_masks import Instance, place_mask
 from handlers.runtime.runtimes import arrays
 from marina.core.errors import CallError
 from tests.support.two_stage_models import HEIGHT, WIDTH, model_of, people, pixels_of, whole_mask
@@ -45,7 +45,9 @@ def test_batch_equals_torchvision_one_by_one(
         np.testing.assert_allclose(ours.scores, theirs["scores"], rtol=0, atol=1e-5)
         assert np.array_equal(ours.labels + 1, theirs["labels"])
         for mask, box, pasted in zip(ours.masks, ours.boxes, theirs["masks"], strict=True):
-            assert (whole_mask(laid(mask, box, (WIDTH, HEIGHT))) != (pasted[0] > 0.5).numpy()).mean() < 1e-3
+            assert (
+                whole_mask(place_mask(mask, box, (WIDTH, HEIGHT))) != (pasted[0] > 0.5).numpy()
+            ).mean() < 1e-3
     many = [len(one.scores) for one in found]
     assert min(many) > 10 if threshold == 0.05 and proposals_above < 1 else max(many) < 20
 
