@@ -2,8 +2,9 @@
 
 Two forms, both in the file tokenizer.json of an export:
 
-    words    {"type": "words", "lowercase", "vocabulary": ["<pad>", "<unk>", ...]}
-    others   the JSON of Hugging Face's library `tokenizers` (BPE, WordPiece, Unigram), which it reads alone
+    words        {"type": "words", "lowercase", "vocabulary": ["<pad>", "<unk>", ...]}
+    characters   the same with "sizes": [1, 3], the least and most characters of a token
+    others       the JSON of Hugging Face's library `tokenizers` (BPE, WordPiece, Unigram)
 
 Training and serving both go through `load_tokenizer`. Number 0 is padding and stands for no token of any
 text, 1 is what the vocabulary doesn't have.
@@ -12,8 +13,9 @@ text, 1 is what the vocabulary doesn't have.
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,14 +25,18 @@ from ..protocol.errors import BrokenArchive
 FILE = "tokenizer.json"
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unk>")  # by number
-WORDS = "words"
+WORDS, CHARACTERS = "words", "characters"
 MARKS = r"!-/:-@\[-`{-~\u00a1-\u00bf\u2010-\u2027\u2030-\u205e\u3001-\u303f\uff01-\uff0f\uff1a-\uff20"
 IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # written without spaces: each is a token
 WORD = rf"[^\s{MARKS}{IDEOGRAPHS}]+"
 TOKEN = re.compile(rf"{WORD}(?:['’]{WORD})*|\S")
 SPACED = re.compile(r"\S+")
+SPACES = re.compile(r"\s+")
+CHARACTER = re.compile(r"\s+|\S")  # white space of any length is one
 # characters that are read of a text: no word is as long, except of a script without spaces or of no language
 LEAST_READ, READ_PER_TOKEN = 1000, 64
+
+Span = tuple[int, int]  # in a text: first character, and the one behind the last
 
 
 class Encoded(NamedTuple):
@@ -70,14 +76,32 @@ class WordTokenizer:
 
     def encode(self, text: str, most: int) -> Encoded:
         """The first `most` tokens of a text."""
-        found = list(islice(TOKEN.finditer(text), most + 1))
+        found = list(islice(self.spans(text), most + 1))
         kept = found[:most]
-        numbers = [self.numbers.get(normalized(one[0], self.lowercase), UNKNOWN) for one in kept]
-        return _encoded(numbers, [one.span() for one in kept], len(found) > most)
+        words = (word_at(text, span, self.lowercase) for span in kept)
+        return _encoded([self.numbers.get(word, UNKNOWN) for word in words], kept, len(found) > most)
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Where the tokens of a text are, one after the other."""
+        return (found.span() for found in TOKEN.finditer(text))
 
     def vocabulary(self) -> list[str]:
         """The words by number."""
         return self.words
+
+
+class CharacterTokenizer(WordTokenizer):
+    """Runs of `least` to `most` characters (n-grams), from each character on, over the bounds of words."""
+
+    def __init__(self, words: list[str], lowercase: bool, least: int, most: int) -> None:
+        super().__init__(words, lowercase)
+        if not 1 <= least <= most:
+            raise ValueError(f"no run has {least} to {most} characters")
+        self.sizes = (least, most)
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Where the runs are, by their beginning and then by their length."""
+        return character_runs(text, *self.sizes)
 
 
 class FileTokenizer:
@@ -123,6 +147,28 @@ def first_words(text: str, most: int, characters: int) -> tuple[list[str], list[
     return words, starts, characters < 0
 
 
+def character_runs(text: str, least: int, most: int) -> Iterator[Span]:
+    """Where all runs of `least` to `most` characters of a text are; white space of any length counts as one
+    character, and at the ends of the text as none.
+    """
+    ahead: deque[Span] = deque()
+    found = CHARACTER.finditer(text.rstrip(), len(text) - len(text.lstrip()))
+    for one in chain((one.span() for one in found), repeat(None, most)):
+        if one:
+            ahead.append(one)
+        if not one or len(ahead) == most:
+            if not ahead:
+                return
+            for size in range(least, len(ahead) + 1):
+                yield ahead[0][0], ahead[size - 1][1]
+            ahead.popleft()
+
+
+def word_at(text: str, span: Span, lowercase: bool) -> str:
+    """A token as a vocabulary has it."""
+    return normalized(SPACES.sub(" ", text[span[0] : span[1]]), lowercase)
+
+
 def normalized(word: str, lowercase: bool) -> str:
     """A word as a vocabulary has it."""
     word = unicodedata.normalize("NFKC", word)
@@ -130,16 +176,17 @@ def normalized(word: str, lowercase: bool) -> str:
 
 
 def load_tokenizer(content: bytes, kind: str) -> Tokenizer:
-    """The tokenizer of a file; `kind` is words, or whatever else the library has.
+    """The tokenizer of a file; `kind` is words, characters, or whatever else the library has.
 
     Raises BrokenArchive for a file that can't be read, and where the library is not installed.
     """
-    if kind == WORDS:
+    if kind in (WORDS, CHARACTERS):
         try:
             config = json.loads(content)
-            return WordTokenizer(config["vocabulary"], bool(config["lowercase"]))
+            words = config["vocabulary"], bool(config["lowercase"])
+            return WordTokenizer(*words) if kind == WORDS else CharacterTokenizer(*words, *config["sizes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise BrokenArchive(f"{FILE} is no vocabulary of words: {error!r}") from error
+            raise BrokenArchive(f"{FILE} is no vocabulary of {kind}: {error!r}") from error
     try:
         from tokenizers import Tokenizer as LibraryTokenizer
     except ImportError as error:

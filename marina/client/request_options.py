@@ -9,12 +9,19 @@ class EndpointOptions(TypedDict, total=False):
     """The arguments of `Endpoint` behind `port`."""
 
     url: str | None
+    """Of the inference API; by default this machine at `port`."""
     management_url: str | None
+    """Of the management API."""
     key_file: Path | None
+    """The server's tokens; by default those of `marina serve` here."""
     token: str | None
+    """For both APIs, instead of a key file."""
     timeout: float
+    """Deadline of a call in seconds, retries included; 30."""
     retries: int
+    """Of a call; 3."""
     home: Path | None
+    """The project whose server it is, where there is no `url`."""
 
 
 class RequestOptions(TypedDict, total=False):
@@ -24,49 +31,67 @@ class RequestOptions(TypedDict, total=False):
     that only a handler of your own knows are sent as `headers`.
     """
 
-    top_k: int | None  # classifiers: this many classes
-    confidence_threshold: float | None  # detectors: no detection below this score
-    masks: str | None  # detectors with masks, and `format` of segmenters: how masks are encoded
-    deterministic: bool | None  # policies: false samples the action
-    seed: int | None  # policies: of the sampled action
-    action_mask: Sequence[int] | Sequence[bool] | None  # policies: actions that are allowed
-    class_index: int | None  # explanations: of this class instead of the answer
-    output: str | None  # explanations of tensors: of a value of this output
-    index: int | None  # explanations of tensors: of this value, in row order; by default of the largest
-    format: str | None  # "png" for a picture instead of JSON
+    top_k: int | None
+    """Classifiers: this many classes."""
+    confidence_threshold: float | None
+    """Detectors: no detection below this score."""
+    masks: str | None
+    """Detectors with masks, and `format` of segmenters: how masks are encoded."""
+    deterministic: bool | None
+    """Policies: false samples the action."""
+    seed: int | None
+    """Policies: of the sampled action."""
+    action_mask: Sequence[int] | Sequence[bool] | None
+    """Policies: actions that are allowed."""
+    class_index: int | None
+    """Explanations: of this class instead of the answer."""
+    output: str | None
+    """Explanations of tensors: of a value of this output."""
+    index: int | None
+    """Explanations of tensors: of this value, in row order; by default of the largest."""
+    format: str | None
+    """Explanations: "png" gives a picture instead of JSON; of segmenters see `masks`."""
 
 
 class CallOptions(RequestOptions, total=False):
     """The options of a request, and how it is sent."""
 
-    content_type: str | None  # of bytes and Paths; by default "application/octet-stream"
-    headers: Mapping[str, str] | None  # sent as they are; they win over the options
-    timeout: float | None  # deadline in seconds; by default the client's
+    content_type: str | None
+    """Of bytes and Paths; by default "application/octet-stream"."""
+    headers: Mapping[str, str] | None
+    """Sent as they are; they win over the options."""
+    timeout: float | None
+    """Deadline in seconds; by default the client's."""
 
 
 class ManyOptions(RequestOptions, total=False):
     """The options of a request of many bodies, and how it is sent."""
 
-    headers: Mapping[str, str] | None  # sent as they are
-    timeout: float | None  # deadline in seconds
+    headers: Mapping[str, str] | None
+    """Sent as they are."""
+    timeout: float | None
+    """Deadline in seconds."""
 
 
 class SlicedOptions(ManyOptions, total=False):
     """The options of many bodies that are sent in slices; `timeout` is for all slices."""
 
-    in_flight: int  # slices at a time; by default 4
+    in_flight: int
+    """Slices at a time; by default 4."""
 
 
 class JobOptions(CallOptions, total=False):
     """The options of a job of one request."""
 
-    callback: str | None  # URL that is told when the job has ended, if the server allows its host
+    callback: str | None
+    """URL that is told when the job has ended, if the server allows its host."""
 
 
 class ManyJobOptions(ManyOptions, total=False):
     """The options of a job of many bodies."""
 
-    callback: str | None  # as of `JobOptions`
+    callback: str | None
+    """As of `JobOptions`."""
 
 
 NAMES = tuple(RequestOptions.__annotations__)

@@ -17,7 +17,8 @@ from training.data.copies import grouped, take
 from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
 from training.data.near_texts import Groups, near_groups
 from training.data.picture_files import SPLITS
-from training.data.text_rows import TextRow, read_rows
+from training.data.text_rows import Rows, TextRow, read_rows
+from training.data.translations import PREFIX, about_translations, read_translations
 from training.findings import Findings
 
 ALL = "all"  # the split of texts that come without one
@@ -37,13 +38,13 @@ class Text:
 class TextData:
     """A data set in three splits. `test` is used to measure the floor, and only for that."""
 
-    name: str
     classes: tuple[str, ...]
     has_several: bool  # whether a text may have several labels, or none
     train: Sequence[Text]
     validation: Sequence[Text]
     test: Sequence[Text]
     splits: str  # how they came about
+    origin: Mapping[str, str]  # name, source, licence
 
     def about(self) -> dict[str, Any]:
         """Name, counts and fingerprint, for the export's metadata."""
@@ -52,9 +53,7 @@ class TextData:
             for one in split:
                 digest.update(f"{one.labels}\0{one.text}\0".encode())
         return {
-            "name": self.name,
-            "source": "the owner's",
-            "licence": "the owner's",
+            **self.origin,
             **{split: len(getattr(self, split)) for split in SPLIT_NAMES},
             "splits": self.splits,
             "fingerprint": digest.hexdigest(),
@@ -71,7 +70,7 @@ class Reading:
 
 
 def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> TextData:
-    """The texts of a file or folder, see `text_rows`.
+    """The texts of a file or folder, see `text_rows`, or of a package, see `translations`.
 
     What serving would refuse is left out, as is a text without a label where each has exactly one, and goes
     to the `findings`. Splits that the data lacks are drawn by `seed`, 15 % each, class by class; copies and
@@ -80,7 +79,7 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
     """
     place = paths.expanded(data)
     with findings.reported():
-        rows, has_several = read_rows(place, reading.encoding, reading.separator, findings)
+        rows, has_several = _rows(data, reading, findings)
         sound = _sound(rows, has_several, reading.limits, findings)
         _check_labels(place, sound, has_several)
         groups = near_groups([row.text for row in sound])
@@ -93,7 +92,7 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
         _check_splits(place, splits, classes)
         index = {name: number for number, name in enumerate(classes)}
         train, validation, test = ([_text(row, index) for row in splits[split]] for split in SPLIT_NAMES)
-        return TextData(place.name, classes, has_several, train, validation, test, words)
+        return TextData(classes, has_several, train, validation, test, words, _origin(data))
 
 
 def held_out_texts(
@@ -112,7 +111,7 @@ def held_out_texts(
         return list(load_texts(data, seed, findings, reading).test)
     place = paths.expanded(data)
     with findings.reported():
-        rows, _ = read_rows(place, reading.encoding, reading.separator, findings)
+        rows, _ = _rows(data, reading, findings)
         sound = _sound(rows, has_several, reading.limits, findings)
     given = {row.split for row in sound}
     split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
@@ -125,6 +124,18 @@ def held_out_texts(
         raise CallError(f"{place} has no texts to measure with")
     index = {name: number for number, name in enumerate(classes)}
     return [_text(row, index) for row in chosen]
+
+
+def _rows(data: str, reading: Reading, findings: Findings) -> Rows:
+    if data.startswith(PREFIX):
+        return Rows(read_translations(data, findings), False)
+    return read_rows(paths.expanded(data), reading.encoding, reading.separator, findings)
+
+
+def _origin(data: str) -> dict[str, str]:
+    if data.startswith(PREFIX):
+        return about_translations(data)
+    return {"name": paths.expanded(data).name, "source": "the owner's", "licence": "the owner's"}
 
 
 def _text(row: TextRow, index: Mapping[str, int]) -> Text:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from handlers.inputs.tokenization import FILE, Tokenizer, load_tokenizer
+from handlers.inputs.tokenization import CHARACTERS, FILE, Tokenizer, load_tokenizer
 from marina.core.errors import CallError
 from training.data.texts import Reading, TextData, load_texts
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained
@@ -59,6 +59,7 @@ def train(settings: Settings, run: Run) -> Trained:
         [one.text for one in data.train],
         settings.vocabulary_size,
         settings.lowercase,
+        settings.character_ngrams,
     )
     tokenizer = load_tokenizer(content, settings.tokenizer)
     splits = [_tokenized(settings, data, split, tokenizer, run) for split in ("train", "validation", "test")]
@@ -77,7 +78,8 @@ def train(settings: Settings, run: Run) -> Trained:
     else:
         assessment = assess_one(validated, splits[1].labels, logits, splits[2].labels, data.classes, settings)
     model.temperature = assessment.temperature
-    baseline = measure_baseline(data, settings.lowercase) if settings.baseline else None
+    ngrams = settings.character_ngrams if settings.tokenizer == CHARACTERS else None
+    baseline = measure_baseline(data, settings.lowercase, ngrams) if settings.baseline else None
     write_report(learner, assessment, data, baseline, run.report)
     metrics = assessment.metrics | (baseline.metrics if baseline else {})
     facts = learner.training_facts(run)

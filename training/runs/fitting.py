@@ -229,15 +229,13 @@ def fit(
     says that not everything learns all the time. Helper processes end here. Raises CallError for batches that
     can't be split evenly over the processes.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # hints would tear the bar
     settings = learner.settings
     _check_batch_size(settings.batch_size, run.processes)
     checkpoint = CheckpointCallback(run, fingerprint, batches) if run.checkpoints and fingerprint else None
     progress = run.progress(*COLUMNS)
     shown = EpochCallback(progress, settings.epochs, len(batches), run)
     with ExitStack() as stack:
-        for context in (learning_processes(run), progress, _without_unfounded_warnings()):
+        for context in (learning_processes(run), progress, _without_hints()):
             stack.enter_context(context)
         trainer = _make_trainer(
             run,
@@ -262,7 +260,10 @@ def fit(
 
 
 @contextmanager
-def _without_unfounded_warnings() -> Iterator[None]:
+def _without_hints() -> Iterator[None]:
+    """Without Lightning's, which would tear the progress bar."""
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         for message in UNFOUNDED:
             warnings.filterwarnings("ignore", message=message)

@@ -17,7 +17,7 @@ from training.text.assessment import best_threshold, metrics_of_one, metrics_of_
 
 PREFIX = "tfidf_"  # of its metrics
 COMPARED = ("accuracy", "macro_f1", "micro_f1", "f1_")  # beginnings of those that stand beside the network's
-FEATURES = 200_000  # words and pairs of words
+FEATURES = 200_000  # words and pairs of words, or runs of characters
 STRENGTHS = (1.0, 10.0, 100.0)  # inverse ones of the regularization; validation chooses
 WORDS = 15  # of each class that are listed
 
@@ -30,13 +30,21 @@ class Baseline:
     telling: Mapping[str, list[tuple[str, float]]]
 
 
-def measure_baseline(data: TextData, lowercase: bool) -> Baseline:
+def measure_baseline(
+    data: TextData, lowercase: bool, character_ngrams: tuple[int, int] | None = None
+) -> Baseline:
     """Learn from the training split, choose the regularization by validation, measure on test.
 
-    Words and pairs of words that two texts have, logarithmic counts (`sublinear_tf`).
+    Words and pairs of words, or runs of so many characters, that two texts have; logarithmic counts
+    (`sublinear_tf`).
     """
     vectorizer = TfidfVectorizer(
-        sublinear_tf=True, ngram_range=(1, 2), min_df=2, max_features=FEATURES, lowercase=lowercase
+        sublinear_tf=True,
+        analyzer="char" if character_ngrams else "word",
+        ngram_range=character_ngrams or (1, 2),
+        min_df=2,
+        max_features=FEATURES,
+        lowercase=lowercase,
     )
     features = vectorizer.fit_transform([one.text for one in data.train])
     validation, test = (

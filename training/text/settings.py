@@ -16,7 +16,8 @@ class Settings(FitSettings):
     data: str = Field(
         description=(
             "a table or JSON lines of texts and labels (.csv, .tsv, .parquet, .jsonl, also .gz and .xz), "
-            "or a folder of tables or of .txt files per class"
+            "a folder of tables or of .txt files per class, or gettext:PACKAGE:LANGUAGE,LANGUAGE "
+            "for the translations that a package brings"
         )
     )
     encoding: str = Field(default="utf-8", description="of the files; a byte-order mark may be there or not")
@@ -35,9 +36,14 @@ class Settings(FitSettings):
         default=256, ge=4, le=8192, description="of one text; the rest doesn't count, and the answer says so"
     )
 
-    tokenizer: Literal["words", "bpe", "wordpiece", "unigram"] = Field(
+    tokenizer: Literal["words", "characters", "bpe", "wordpiece", "unigram"] = Field(
         default="words",
-        description="words, or pieces of words by the extra text; learned from the training texts",
+        description=(
+            "words, runs of characters, or pieces of words by the extra text; learned from the training texts"
+        ),
+    )
+    character_ngrams: tuple[int, int] = Field(
+        default=(1, 3), description="of the tokenizer characters: fewest and most characters of a token"
     )
     vocabulary_size: int = Field(
         default=8000, ge=300, le=500_000, description="most tokens, with <pad> and <unk>"
@@ -116,6 +122,8 @@ class Settings(FitSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
+        if not 1 <= self.character_ngrams[0] <= self.character_ngrams[1] <= 8:
+            raise ValueError("character_ngrams are the fewest and the most characters, 1 to 8, like [1, 3]")
         if self.vectors and self.tokenizer != "words":
             raise ValueError("vectors are of words; say tokenizer: words, or leave them out")
         if self.freeze_vectors and not self.vectors:

@@ -5,19 +5,33 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from handlers.inputs.tokenization import SPECIAL, TOKEN, WORDS, normalized
+from handlers.inputs.tokenization import (
+    CHARACTERS,
+    SPECIAL,
+    WORDS,
+    CharacterTokenizer,
+    WordTokenizer,
+    word_at,
+)
 from marina.core.errors import CallError
 
 LEAST_COUNT = 2  # of a word that stands in the vocabulary
 
 
-def train_tokenizer(kind: str, texts: Sequence[str], size: int, lowercase: bool) -> bytes:
-    """The content of tokenizer.json: at most `size` tokens of the most frequent words or pieces.
+def train_tokenizer(
+    kind: str, texts: Sequence[str], size: int, lowercase: bool, ngrams: tuple[int, int] = (1, 1)
+) -> bytes:
+    """The content of tokenizer.json: at most `size` tokens of the most frequent words, pieces of words, or
+    runs of characters that are as long as `ngrams` says.
 
     Raises CallError where the library is not installed.
     """
     if kind == WORDS:
-        return word_file(frequent_words(texts, size, lowercase), lowercase)
+        return word_file(frequent_tokens(texts, size, WordTokenizer([*SPECIAL], lowercase)), lowercase)
+    if kind == CHARACTERS:
+        runs = CharacterTokenizer([*SPECIAL], lowercase, *ngrams)
+        content = {"sizes": [*ngrams], "vocabulary": frequent_tokens(texts, size, runs)}
+        return _file({"type": CHARACTERS, "lowercase": lowercase, **content})
     try:
         import tokenizers
     except ImportError as error:
@@ -31,18 +45,21 @@ def train_tokenizer(kind: str, texts: Sequence[str], size: int, lowercase: bool)
     return str(tokenizer.to_str()).encode()
 
 
-def frequent_words(texts: Iterable[str], size: int, lowercase: bool) -> list[str]:
-    """The most frequent words of the texts, behind <pad> and <unk>; ties in alphabetical order."""
+def frequent_tokens(texts: Iterable[str], size: int, tokenizer: WordTokenizer) -> list[str]:
+    """The most frequent tokens of the texts, behind <pad> and <unk>; ties in alphabetical order."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(normalized(found[0], lowercase) for found in TOKEN.finditer(text))
+        counts.update(word_at(text, span, tokenizer.lowercase) for span in tokenizer.spans(text))
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: size - len(SPECIAL)]
     return [*SPECIAL, *(word for word, count in frequent if count >= LEAST_COUNT)]
 
 
 def word_file(words: Sequence[str], lowercase: bool) -> bytes:
     """The content of tokenizer.json for these words."""
-    content = {"type": WORDS, "lowercase": lowercase, "vocabulary": list(words)}
+    return _file({"type": WORDS, "lowercase": lowercase, "vocabulary": list(words)})
+
+
+def _file(content: dict[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode()
 
 

@@ -153,7 +153,7 @@ def _unpacked_row(body: bytes, headers: Headers, limits: Limits) -> Row:
 
 def large_value(content: bytes, content_type: bytes = b"") -> Any:
     """As `field_value`; JSON is parsed without holding up other threads, also where it comes without its type
-    and a predictor would parse it. Raises BadRequest for JSON that is broken.
+    and a predictor would parse it. Raises BadRequest for JSON that is broken, unless it is said to be a text.
     """
     if len(content) < LARGE_BYTES:
         return field_value(content, content_type)
@@ -163,6 +163,8 @@ def large_value(content: bytes, content_type: bytes = b"") -> Any:
     try:
         return large_json.loads(content.decode(encoding))
     except (ValueError, RecursionError):
+        if content_type.startswith(b"text"):  # it may begin like JSON
+            return field_value(content, content_type)
         raise broken_json() from None
 
 

@@ -1,5 +1,6 @@
 """Tokens: the same in training and serving, with their places in the text, bounded in number and time."""
 
+import json
 import time
 from functools import cache
 
@@ -13,6 +14,7 @@ from handlers.inputs.tokenization import (
     SPECIAL,
     UNKNOWN,
     Tokenizer,
+    character_runs,
     first_words,
     load_tokenizer,
     normalized,
@@ -21,7 +23,8 @@ from handlers.protocol.errors import BrokenArchive
 from tests.support.text_data import made_texts
 from training.text.tokenizers import train_tokenizer, word_file
 
-KINDS = ("words", "bpe", "wordpiece", "unigram")
+OF_WORDS = ("words", "bpe", "wordpiece", "unigram")
+KINDS = (*OF_WORDS, "characters")
 texts = st.one_of(
     st.text(max_size=200),
     st.lists(
@@ -51,7 +54,7 @@ texts = st.one_of(
 @cache
 def content(kind: str, lowercase: bool = True) -> bytes:
     pytest.importorskip("tokenizers", reason="pip install marina[text]")
-    return train_tokenizer(kind, [text for text, _ in made_texts(300)], 400, lowercase)
+    return train_tokenizer(kind, [text for text, _ in made_texts(300)], 400, lowercase, (1, 3))
 
 
 @cache
@@ -89,7 +92,7 @@ def test_tokens_lie_in_the_text_in_order_and_none_is_padding(kind: str, text: st
     assert (np.diff(found.spans[:, 0]) >= 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OF_WORDS)
 def test_places_name_the_words_of_the_text(kind: str) -> None:
     """A word that the vocabulary has is one token, at its place."""
     text = "İ said: WONDERFUL film, wonderful!"
@@ -119,6 +122,19 @@ def test_case_is_kept_where_it_counts() -> None:
     assert normalized("ﬁN", True) == "fin"
 
 
+def test_runs_of_characters_begin_at_each_character() -> None:
+    """White space of any length is one character within a text, and none at its ends."""
+    text = "  Ab \n\tc "
+    assert [text[slice(*span)] for span in character_runs(text, 1, 2)] == [
+        *("A", "Ab", "b", "b \n\t", " \n\t", " \n\tc", "c"),
+    ]
+    assert [*character_runs("abcd", 3, 3)] == [(0, 3), (1, 4)]
+    assert [*character_runs("ab", 3, 4)] == [*character_runs(" \n ", 1, 3)] == []
+    learned = train_tokenizer("characters", ["ab  c", "AB\nc"], 300, True, (2, 3))
+    assert json.loads(learned)["vocabulary"] == [*SPECIAL, " c", "ab", "ab ", "b ", "b c"]
+    assert load_tokenizer(learned, "characters").encode("b\u00a0C", 9).ids.tolist() == [5, 6, 2]
+
+
 def test_of_a_text_so_many_words_and_characters_are_read() -> None:
     """And whether that is all of it is said."""
     assert first_words(" one two ", 2, 6) == (["one", "two"], [1, 5], False)
@@ -132,6 +148,7 @@ def test_of_a_text_so_many_words_and_characters_are_read() -> None:
     [
         ("words", b"[]", "no vocabulary of words"),
         ("words", b'{"vocabulary": ["a"], "lowercase": true}', "begins with <pad> and <unk>"),
+        ("characters", word_file(SPECIAL, True), "no vocabulary of characters: KeyError"),
         ("bpe", b"{}", "can't be read by the package tokenizers"),
     ],
 )

@@ -137,7 +137,7 @@ def test_several_labels_are_learned_with_thresholds(tmp_path: Path) -> None:
 def test_mistakes_are_listed_most_certain_first() -> None:
     """With where they stand, the truth, the answer, and how the text begins."""
     rows = [Text(f"text {n} " + "x" * 400, (n % 2,), f"line {n}") for n in range(4)]
-    data = TextData("toy", ("bad", "good"), False, [], [], rows, "")
+    data = TextData(("bad", "good"), False, [], [], rows, "", {})
     probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.0, 1.0]])
     labels, answers = torch.tensor([0, 1, 0, 1]), probabilities.argmax(1)
     found = mistakes(Assessment(probabilities, labels, answers, {}), data)

@@ -132,6 +132,18 @@ def test_a_large_body_is_read_as_a_small_one() -> None:
     assert fields == {"body": rows}
 
 
+@pytest.mark.parametrize("text", ["[Music] ", '{"a": 1} '])
+def test_a_large_text_may_begin_like_json(text: str) -> None:
+    """What is said to be a text is no broken JSON; what says nothing is."""
+    body = (text * LARGE_BYTES)[:LARGE_BYTES].encode()
+
+    fields, _ = read(body, {"Content-Type": "text/plain"})
+
+    assert fields == {"body": body.decode()}
+    with pytest.raises(BadRequest, match="JSON"):
+        read(body, {"Content-Type": "application/json"})
+
+
 async def chunks(count: int, size: int, seconds: float = 0) -> AsyncIterator[bytes]:
     for _ in range(count):
         await asyncio.sleep(seconds)
