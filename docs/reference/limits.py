@@ -44,7 +44,7 @@ TABLES = {
         ),
         Limit(
             "the database of a search, while another process writes",
-            "marina.search.study:WAIT_SECONDS",
+            "marina.core.search:WAIT_SECONDS",
             "seconds",
             "say fewer `--processes`, or end a program that keeps `cache/search/` locked",
         ),

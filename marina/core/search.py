@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from marina.core.validation import Section
 
+WAIT_SECONDS = 60.0  # for the database of a search, while another process writes
+
 
 class Range(Section):
     """Numbers from `low` to `high`, both included; whole ones where both are."""

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from marina.core import paths
 from marina.core.errors import CallError
-from marina.core.search import Range
+from marina.core.search import WAIT_SECONDS, Range
 from marina.core.spec import Spec, parse
 from training import recipes
 from training.findings import Findings, reporting_to
@@ -33,7 +33,6 @@ from training.runs.schedules import FitSettings
 
 KEPT = (TrialState.COMPLETE, TrialState.PRUNED)
 NO_EPOCHS = "recipe {} has no epochs on labeled examples, which a search compares"
-WAIT_SECONDS = 60.0  # for the database, while another process writes
 HEARTBEAT_SECONDS = 60  # a trial whose process has been silent for twice as long has failed
 Say = Callable[[str], None]
 Space = dict[str, Range | list[Any]]
@@ -143,10 +142,13 @@ def settings_of(trial: optuna.Trial | FrozenTrial, space: Space) -> dict[str, An
 
 
 def _number(trial: optuna.Trial, name: str, span: Range) -> float | int:
+    drawn: float | int
     if span.is_whole:
         low, high = int(span.low), int(span.high)
-        return trial.suggest_int(name, low, high, step=int(span.step or 1), log=span.log)
-    return trial.suggest_float(name, span.low, span.high, step=span.step, log=span.log)
+        drawn = trial.suggest_int(name, low, high, step=int(span.step or 1), log=span.log)
+    else:
+        drawn = trial.suggest_float(name, span.low, span.high, step=span.step, log=span.log)
+    return drawn
 
 
 def with_settings(spec: Spec, settings: dict[str, Any]) -> Spec:
