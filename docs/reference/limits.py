@@ -158,6 +158,37 @@ TABLES = {
             "seconds",
             "the end of its log is shown",
         ),
+        Limit("the nodes of `marina cluster up`", "marina.commands.cluster:MOST_NODES", "nodes", "-"),
+        Limit(
+            "a front that `marina cluster status` asks",
+            "marina.commands.cluster:PROBE_SECONDS",
+            "seconds",
+            "it counts as not answering",
+        ),
+        Limit(
+            "the begin and the end of a shadow",
+            "marina.client.sync_client:SHADOW_SECONDS",
+            "seconds",
+            "ask again for its tally",
+        ),
+        Limit(
+            "a node of `marina cluster up` (three tries)",
+            "marina.engines.ray.limits:NODE_SECONDS",
+            "seconds",
+            "the end of its log is shown",
+        ),
+        Limit(
+            "an archive that a node fetches, a server of archives that says nothing",
+            "marina.engines.ray.limits:FETCH_SECONDS SILENT_SECONDS",
+            "seconds",
+            "the version does not come up, with the reason",
+        ),
+        Limit(
+            "a proxy that is asked for its routes, by the catalog and by a change",
+            "marina.engines.ray.limits:ROUTES_SECONDS",
+            "seconds",
+            "what was known counts",
+        ),
         Limit(
             "on Ray: the process of a replica, a change of routes, a description",
             "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS ASK_SECONDS",
@@ -262,6 +293,18 @@ TABLES = {
         ),
         Limit(
             "an answer", "handlers.protocol.replies:MAX_ANSWER_BYTES", "bytes", "`serving.max_answer_bytes`"
+        ),
+        Limit(
+            "a client's probe of one of several hosts; the rest of one that failed",
+            "marina.client.hosts:PROBE_SECONDS REST_SECONDS",
+            "seconds",
+            "another host is asked",
+        ),
+        Limit(
+            "requests that wait for a shadow, per process",
+            "marina.engines.gateway.shadow:MOST_WAITING",
+            "requests",
+            "others are skipped, and counted",
         ),
         Limit(
             "an answer, as the Python clients read it",

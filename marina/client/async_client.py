@@ -32,7 +32,7 @@ class AsyncClient(Endpoint):
     """A client as `Client`, for all tasks of one event loop; see there, and `Endpoint`."""
 
     def _open(self) -> None:
-        encrypted = any(base and base.startswith("https:") for base in (self.inference, self.management))
+        encrypted = any(base and base.startswith("https:") for base in (*self.hosts.urls, self.management))
         self._tls = httpx.create_ssl_context() if encrypted else False  # reading the certificates takes 40 ms
         self._idle: list[httpx.AsyncClient] = []
 
@@ -186,11 +186,11 @@ class AsyncClient(Endpoint):
         return Reply(response.status_code, response.headers, bytes(content))
 
     def _session(self) -> httpx.AsyncClient:
-        """A session of one connection.
+        """A session of one connection, to each host.
 
         One for many connections searches them all at every request, which halves the rate with 16 in flight.
         """
-        limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
+        limits = httpx.Limits(max_connections=len(self.hosts.urls), keepalive_expiry=None)
         return httpx.AsyncClient(
             timeout=None,  # noqa: S113 - _send has the timeout
             limits=limits,

@@ -17,22 +17,25 @@ Retry-After is added:
     503 "Prediction failed", other 5xx, any 4xx    no                       no
     the deadline passed                            no                       no
 
+Of several hosts the next try goes to another, which counts as no retry where nothing was sent
+(`marina.client.hosts`). A try that takes longer than `try_seconds` counts as a broken connection.
+
 A token that another client has renewed is read again from the key file; that counts as no retry.
 """
 
 import json
 import random
-import re
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
 from marina.client import wire
 from marina.client.encoding import Slice, slice_bodies
+from marina.client.hosts import PROBE_SECONDS, Hosts
 from marina.client.keys import Key, Keys
 from marina.client.request_options import RequestOptions, SlicedOptions
 from marina.client.wire import Call, NoResponse, Reply
@@ -88,20 +91,22 @@ class Endpoint:
     """The base of all clients: where a server is, and its tokens.
 
     By default it is the server at `port` on this machine (management at port + 1), with the key file of
-    `marina serve` in the project `home` (default: `paths.find_home`). Or it is the server at `url` and
-    `management_url`, with a `token` for both APIs, another `key_file`, or no token.
+    `marina serve` in the project `home` (default: `paths.find_home`). Or it is the server at `url`, which may
+    be several addresses of the same one (the nodes of a cluster), and `management_url`, with a `token` for
+    both APIs, another `key_file`, or no token.
     """
 
     def __init__(
         self,
         port: int = 8080,
         *,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         management_url: str | None = None,
         key_file: Path | None = None,
         token: str | None = None,
         timeout: float = 30.0,
         retries: int = 3,
+        try_seconds: float | None = None,
         home: Path | None = None,
     ) -> None:
         if token and key_file:
@@ -110,13 +115,13 @@ class Endpoint:
             management_url = management_url or f"http://127.0.0.1:{port + 1}"
             if not (token or key_file or _is_open(folder := paths.run(port, home))):
                 key_file = folder / "key_file.json"
-        self.inference = (url or f"http://127.0.0.1:{port}").rstrip("/")
+        urls = [url] if isinstance(url, str) else list(url or [f"http://127.0.0.1:{port}"])
+        self.hosts = Hosts([one.rstrip("/") for one in urls])
+        self.inference = self.hosts.urls[0]
         self.management = management_url.rstrip("/") if management_url else None
-        self.is_local = (
-            re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?($|/)", self.inference) is not None
-        )
+        self.is_local = self.hosts.are_local()
         self.key_file = key_file
-        self.timeout, self.retries = timeout, retries
+        self.timeout, self.retries, self.try_seconds = timeout, retries, try_seconds
         self._fixed, self._keys = token, Keys(key_file) if key_file else None
         self._open()
 
@@ -127,15 +132,18 @@ class Endpoint:
     def steps(self, call: Call, timeout: float | None = None, deadline: Deadline | None = None) -> Steps[Any]:
         """Carry out one call within `timeout` seconds (or the deadline). Raises a RequestError."""
         deadline = deadline or Deadline(self.timeout if timeout is None else timeout)
-        url = self._url(call)
         counts: Counter[str] = Counter()
+        tried: set[str] = set()
         while True:
             token = yield from self.token_steps(call.api, deadline)
-            outcome = yield from _send_once(call, url, token, deadline)
+            host = (yield from self._host(tried, deadline)) if call.api == "inference" else ""
+            url = self._url(call, host)
+            outcome = yield from _send_once(call, url, token, deadline, self.try_seconds)
+            if self._note(host, tried, outcome):
+                continue
             error = wire.find_error(call, url, outcome, deadline.seconds)
             if error is None:
-                # only a Reply is no failure
-                return wire.parse_answer(call, outcome)  # type: ignore[arg-type]
+                return wire.parse_answer(call, outcome)  # type: ignore[arg-type]  # no failure is a Reply
             if is_refused_token(error) and (
                 yield from self._has_another(call.api, token, deadline, first=not counts["token"])
             ):
@@ -143,7 +151,7 @@ class Endpoint:
                 continue
             reason, limit = _retry_limit(call, outcome, error)
             retries = counts.total() - counts["token"]
-            pause = _backoff(retries, outcome)
+            pause = _backoff(retries, None if host and self.hosts.has_another(tried) else outcome)
             counts[reason] += 1
             if counts[reason] > limit or retries + 1 > self.retries or pause >= deadline.left():
                 raise error
@@ -213,9 +221,32 @@ class Endpoint:
         )
         return first + rest
 
-    def _url(self, call: Call) -> str:
+    def _host(self, tried: Collection[str], deadline: Deadline) -> Steps[str]:
+        """The host to send to: one that answers, as far as is known or a probe says."""
+        best = ""
+        for host in self.hosts.in_turn(tried):
+            best = best or host
+            if not self.hosts.is_doubtful(host):
+                return host
+            probe = wire.ping_call()
+            outcome = yield from _send_once(probe, host + probe.path, "", deadline, PROBE_SECONDS)
+            if isinstance(outcome, Reply) and outcome.status == HTTPStatus.OK:
+                self.hosts.set_answered(host)
+                return host
+            self.hosts.set_failed(host)
+        return best  # none answers a probe: the call itself will say why
+
+    def _note(self, host: str, tried: set[str], outcome: Reply | NoResponse) -> bool:
+        """Remember how a host did; whether to try another at once, since nothing was sent."""
+        tried.add(host)
+        if not host or not isinstance(outcome, NoResponse) or outcome.how == "endless":
+            return False
+        self.hosts.set_failed(host)
+        return outcome.how == "unconnected" and self.hosts.has_another(tried)
+
+    def _url(self, call: Call, host: str = "") -> str:
         if call.api == "inference":
-            return self.inference + call.path
+            return (host or self.inference) + call.path
         if not self.management:
             raise CallError("this client knows no management API; give it a management_url")
         return self.management + call.path
@@ -282,13 +313,21 @@ def is_refused_token(error: RequestError) -> bool:
     return error.status in (400, 401) and error.type == "InvalidKeyException"
 
 
-def _send_once(call: Call, url: str, token: str, deadline: Deadline) -> Steps[Reply | NoResponse]:
+def _send_once(
+    call: Call, url: str, token: str, deadline: Deadline, try_seconds: float | None = None
+) -> Steps[Reply | NoResponse]:
+    """Send it, for at most the time that is left, or `try_seconds`."""
     if deadline.left() <= 0:
         return NoResponse("late")
     headers = {"authorization": f"Bearer {token}", **call.headers} if token else dict(call.headers)
-    outcome = yield Send(call, url, headers, deadline.left())
+    seconds = min(deadline.left(), try_seconds or deadline.seconds)
+    outcome = yield Send(call, url, headers, seconds)
     assert outcome
-    return NoResponse("late") if isinstance(outcome, NoResponse) and deadline.left() <= 0 else outcome
+    if isinstance(outcome, NoResponse) and deadline.left() <= 0:
+        return NoResponse("late")
+    if isinstance(outcome, NoResponse) and outcome.how == "late":  # of this try
+        return NoResponse("broken", f"no answer within {seconds:g} s")
+    return outcome
 
 
 def _retry_limit(call: Call, outcome: Reply | NoResponse, error: RequestError) -> tuple[str, int]:
@@ -303,19 +342,9 @@ def _retry_limit(call: Call, outcome: Reply | NoResponse, error: RequestError) -
     return "busy", unlimited if allowed else 0
 
 
-def _backoff(retries: int, outcome: Reply | NoResponse) -> float:
-    """Seconds until the next try."""
+def _backoff(retries: int, outcome: Reply | NoResponse | None) -> float:
+    """Seconds until the next try; without an outcome where another host is tried."""
     pause = random.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**retries))
     if isinstance(outcome, Reply):
-        pause += _retry_after(outcome.headers.get("retry-after", ""))
+        pause += wire.retry_after(outcome)
     return pause
-
-
-def _retry_after(text: str) -> float:
-    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3); 0 for anything else."""
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return 0.0

@@ -92,8 +92,8 @@ class GrpcClient(Client):
             f"TorchServe's gRPC API has no explanations; ask for those of {name} with marina.client.Client"
         )
 
-    def _url(self, call: Call) -> str:
-        return super()._url(call) if call.model is None else f"grpc://{self.target}{call.path}"
+    def _url(self, call: Call, host: str = "") -> str:
+        return super()._url(call, host) if call.model is None else f"grpc://{self.target}{call.path}"
 
     def _send(self, send: Send) -> Reply | NoResponse:
         if send.call.model is None:

@@ -27,6 +27,7 @@ from marina.core.errors import RequestError
 
 A = TypeVar("A")
 T = TypeVar("T")
+SHADOW_SECONDS = 120.0  # until all processes have begun or ended a shadow
 POOL = 64  # kept connections; more threads than that open and close their own
 
 
@@ -155,6 +156,24 @@ class Client(StreamsAndJobs):
     def set_default(self, name: str, version: str) -> None:
         """Send requests without a version to this one."""
         self.run(self.steps(wire.management_call("PUT", f"{_path(name, version)}/set-default")))
+
+    def set_shadow(self, name: str, version: str, percent: float) -> dict[str, Any]:
+        """Have a version answer so many of the model's requests beside the default one; 0 ends it.
+
+        Nobody gets its answers; they are compared. Returns the tally, as `shadow`. Not on TorchServe.
+        """
+        path = f"{_path(name, version)}/shadow"
+        call = wire.management_call("PUT", path, {"percent": percent})
+        tally: dict[str, Any] = self.run(self.steps(call, SHADOW_SECONDS))
+        return tally
+
+    def shadow(self, name: str, version: str) -> dict[str, Any]:
+        """What came of the requests that a version answered too: percent, and how many were answered the
+        same, differently, not at all (failed), or had no room (skipped).
+        """
+        path = f"{_path(name, version)}/shadow"
+        tally: dict[str, Any] = self.run(self.steps(wire.management_call("GET", path)))
+        return tally
 
     def unregister(self, name: str, version: str | None = None) -> bool:
         """Remove a version, or all of them with the default last. Returns False if there was none."""

@@ -5,8 +5,10 @@ Nothing here sends anything: `marina.client.exchange` decides what is sent when,
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -191,6 +193,17 @@ def find_error(call: Call, url: str, outcome: Reply | NoResponse, seconds: float
         error_type=error_type,
         request_id=request_id,
     )
+
+
+def retry_after(reply: Reply) -> float:
+    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3); 0 for anything else."""
+    text = reply.headers.get("retry-after", "")
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def root_cause(error: BaseException) -> str:

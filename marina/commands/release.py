@@ -58,6 +58,33 @@ def show_history(session: Session, name: Name) -> Result:
     return {"ok": True, "history": [asdict(entry) for entry in entries], "unfinished": unfinished}
 
 
+@command(app, "shadow", panel=RELEASE)
+def shadow(
+    session: ServerSession,
+    name: Name,
+    version: Annotated[str, typer.Argument(help="A registered version, not the default one.")],
+    percent: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Share of the requests; 0 ends it. Default: show the tally."),
+    ] = None,
+) -> Result:
+    """Have a version answer a share of the requests too, compare, and give its answers to nobody."""
+    client, engine = session.client(), session.running_engine()
+    if not engine.has_shadows:
+        raise CallError(f"{engine.title} has no shadows; take --engine standalone or ray")
+    if percent is None:
+        tally = client.shadow(name, version)
+    else:
+        if percent:
+            spec = archive.spec_of(name, version)
+            client.register(name, version, spec.archive_name, spec.serving.startup_timeout_s + 60)
+        tally = client.set_shadow(name, version, percent)
+    columns = ("percent", "same", "different", "failed", "skipped")
+    row = [tally[column] for column in columns]
+    session.output.table(f"{name}: {version} beside {rollout.default_version(client, name)}", columns, [row])
+    return {"ok": True, **tally}
+
+
 @command(app, "split", panel=RELEASE)
 def split(
     session: ServerSession,

@@ -112,6 +112,11 @@ class ServerSession(EngineSession):
             f"{self.port}"
         )
 
+    def running_engine(self) -> Engine:
+        """What the running server is; where none runs, what this command would start."""
+        state = server_process.read_state(self.port)
+        return engines.get(state.engine) if state else self.engine
+
     @contextmanager
     def serving(self, *specs: Spec) -> Iterator[Client]:
         """A client of the running server; where none runs, of a private one that serves `specs` meanwhile."""

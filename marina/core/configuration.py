@@ -30,10 +30,31 @@ class JobSettings(Section):
     )
 
 
+class RaySettings(Section):
+    """The cluster on which the engine ray serves."""
+
+    address: str | None = Field(
+        default=None,
+        pattern=r"^[^/\s]+:\d+$",
+        description="HOST:PORT of a cluster to join; default: a Ray of one node, started here. "
+        "`MARINA_RAY_ADDRESS` counts more",
+    )
+    cpus_per_replica: float = Field(
+        default=1.0, gt=0, description="cores of a joined cluster that a replica takes"
+    )
+    archives: str | None = Field(
+        default=None,
+        pattern=r"^(https?|s3)://\S+/$",
+        description="http://.../, https://.../ or s3://.../, from which nodes fetch archives; default: the "
+        "model store's own path, which each node must have",
+    )
+
+
 class Configuration(Section):
     """What a project sets for all of its models."""
 
     engine: str = Field(default="torchserve", description="what serves, where --engine says nothing else")
+    ray: RaySettings = Field(default=RaySettings(), description="the engine ray's cluster")
     jobs: JobSettings = Field(default=JobSettings(), description="bounds of jobs; the standalone engine's")
 
 

@@ -35,6 +35,7 @@ class Engine(ABC):
     name: ClassVar[str]  # as --engine takes it
     title: ClassVar[str]  # in messages
     start_seconds: ClassVar[float] = START_SECONDS
+    has_shadows: ClassVar[bool] = False  # whether a version may answer a share of the requests for comparison
     logs: ClassVar[tuple[str, ...]] = ("server.out", "logs/models.log")  # in the server's folder
 
     @abstractmethod
@@ -54,6 +55,10 @@ class Engine(ABC):
         """Whether inference and management accept connections and the tokens, if any, are written."""
         has_keys = not access.tokens or (folder / "key_file.json").is_file()
         return has_keys and _accepts(port) and _accepts(port + 1)
+
+    def ports(self, home: Path) -> tuple[str, ...]:
+        """Those of PORTS that a server of the project `home` listens at itself."""
+        return PORTS
 
     def clear(self, folder: Path) -> None:
         """Remove what an earlier server in `folder` has left: its tokens."""

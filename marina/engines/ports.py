@@ -1,14 +1,17 @@
 """The ports of a server: the one that is named and those after it."""
 
 import socket
+from collections.abc import Collection
 
 from marina.core.errors import CallError
 from marina.engines.engine import PORTS
 
 
-def check_free(port: int) -> None:
-    """Raise CallError, with the first port that is taken, unless all of a server at `port` are free."""
-    if numbers := taken(port):
+def check_free(port: int, names: Collection[str] = PORTS) -> None:
+    """Raise CallError, with the first port that is taken, unless those `names` of a server at `port` are
+    free.
+    """
+    if numbers := [number for number in taken(port) if PORTS[number - port] in names]:
         name = PORTS[numbers[0] - port]
         raise CallError(
             f"port {numbers[0]} ({name}) is taken; choose other ports, for example: --port-base {port + 100}"

@@ -110,7 +110,7 @@ class ServerProcess:
         if self.folder.is_dir():
             self._take_lock()
             self._remove_all()
-        ports.check_free(self.port)
+        ports.check_free(self.port, self.engine.ports(self.home))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)  # the tokens lie here
         self._take_lock()

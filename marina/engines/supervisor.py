@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -71,12 +72,20 @@ def detach(names: list[str], port: int, output: Output, access: Access, engine: 
     Raises its error if it ends before.
     """
     server_process.check_claimable(port)
-    home = paths.find_home()
-    log = paths.run(port, home) / "supervisor.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     options = ["--port-base", str(port), "--engine", engine.name, "--host", access.host]
     options += [] if access.tokens else ["--no-tokens"]
-    command = [sys.executable, "-m", "marina", "serve", *names, *options]
+    log = paths.run(port) / "supervisor.log"
+    return run_in_background(["serve", *names, *options], log, lambda pid: _serves(port, pid), output)
+
+
+def run_in_background(words: list[str], log: Path, is_up: Callable[[int], bool], output: Output) -> Path:
+    """Run `marina WORDS` in a background process that writes to `log`; return the log when `is_up(its pid)`.
+
+    Relays its output until then, and raises its error if it ends before.
+    """
+    home = paths.find_home()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "marina", *words]
     with log.open("ab") as writer, log.open("rb") as reader, signals.raised():
         writer.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} marina {' '.join(command[3:])}\n".encode())
         writer.flush()
@@ -91,7 +100,7 @@ def detach(names: list[str], port: int, output: Output, access: Access, engine: 
         )
         lines: list[str] = []
         try:
-            while not _serves(port, process.pid):
+            while not is_up(process.pid):
                 code = process.poll()
                 new = reader.read().decode(errors="replace").splitlines()
                 lines += new

@@ -150,9 +150,14 @@ class Running:
 
 
 @contextmanager
-def running(words: Sequence[str], home: Path, script: str = "") -> Iterator[Running]:
-    """`marina WORDS`, or `python -c SCRIPT WORDS`; nothing of it outlives the block."""
-    temporary = Path(tempfile.mkdtemp(prefix="stop-", dir="/tmp"))  # short: sockets' paths are
+def running(
+    words: Sequence[str], home: Path, script: str = "", shared: Path | None = None
+) -> Iterator[Running]:
+    """`marina WORDS`, or `python -c SCRIPT WORDS`; nothing of it outlives the block.
+
+    Temporary files lie in a folder of its own, or in `shared`, which stays.
+    """
+    temporary = shared or Path(tempfile.mkdtemp(prefix="stop-", dir="/tmp"))  # short: sockets' paths are
     command = Running(words, home, temporary, script)
     try:
         yield command
@@ -160,7 +165,8 @@ def running(words: Sequence[str], home: Path, script: str = "") -> Iterator[Runn
         for process in command.marked():
             process.kill()
         command.close()
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not shared:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _words(process: psutil.Process) -> list[str]:

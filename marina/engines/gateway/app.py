@@ -50,6 +50,7 @@ from marina.engines.gateway.models import Models
 from marina.engines.gateway.open_inference import Outputs, with_error
 from marina.engines.gateway.routes import make_routes
 from marina.engines.gateway.served_model import ServedModel
+from marina.engines.gateway.shadow import Shadow
 from marina.engines.gateway.targets import Target, target_of
 from marina.engines.gateway.tokens import Tokens
 
@@ -73,6 +74,7 @@ class Gateway:
         self.jobs = jobs  # without them, the preference for one is ignored, as RFC 7240 has it
         models.observer = metrics.count_batches
         self.is_ready = True  # said by /ping and v2's ready; an engine that stops says no
+        self.shadows: dict[str, Shadow] = {}  # by the model's name
         self._headers = HeaderReader()
         self._prefix, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
         self._routes = make_routes(self)
@@ -152,10 +154,16 @@ class Gateway:
         else:
             reply = await model.answer(row, request_id)
         if outputs is None:
+            self._show_shadow(target, name, row, request_id, reply)
             return reply, ()
         if len(reply.content) >= LARGE_BYTES:
             return await asyncio.to_thread(outputs.written, reply)
         return outputs.written(reply)
+
+    def _show_shadow(self, target: Target, name: str, row: Row, request_id: str, reply: Reply) -> None:
+        """Let the model's shadow, if there is one, answer the request too."""
+        if self.shadows and target.is_for_default and (shadow := self.shadows.get(name)):
+            shadow.take(row, request_id, reply)
 
     def _named(self, row: Row) -> tuple[str, Row]:
         """The model that a call of /invocations names, in its form or in a header, or the only one; and the

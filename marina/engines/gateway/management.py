@@ -7,6 +7,7 @@ is fetched from elsewhere.
 import asyncio
 import json
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ class Fleet(Protocol):
     async def scale(self, name: str, version: str | None, least: int, most: int) -> None:
         """Change how many workers a version has."""
 
+    async def set_shadow(self, name: str, version: str, percent: float) -> None:
+        """Have a version answer so many of its model's requests too; 0 ends it."""
+
+    async def shadow_tally(self, name: str, version: str) -> dict[str, Any]:
+        """What came of them."""
+
     def find(self, name: str, version: str | None = None) -> Any:
         """A version, by default the default one."""
 
@@ -108,6 +115,8 @@ class Management:
                 *self._both(name, version, self._scale, "PUT"),
                 *self._both(name, version, self._unregister, "DELETE"),
                 Route(f"{version}/set-default", self._guarded(self._set_default), methods=["PUT"]),
+                Route(f"{version}/shadow", self._guarded(self._set_shadow), methods=["PUT"]),
+                Route(f"{version}/shadow", self._guarded(self._shadow), methods=["GET"]),
             ],
             exception_handlers={HTTPException: _no_such_call},
         )
@@ -186,6 +195,18 @@ class Management:
         await work
         return JSONResponse({"status": f"Workers scaled to {least} for model: {name}"})
 
+    async def _set_shadow(self, request: Request) -> Response:
+        """PUT /models/NAME/VERSION/shadow?percent=N"""
+        name, version = request.path_params["name"], request.path_params["version"]
+        percent = _percent(request.query_params.get("percent"))
+        await self.fleet.set_shadow(name, version, percent)
+        return JSONResponse(await self.fleet.shadow_tally(name, version))
+
+    async def _shadow(self, request: Request) -> Response:
+        """GET /models/NAME/VERSION/shadow"""
+        name, version = request.path_params["name"], request.path_params["version"]
+        return JSONResponse(await self.fleet.shadow_tally(name, version))
+
     async def _unregister(self, request: Request) -> Response:
         """DELETE /models/NAME[/VERSION]"""
         name = request.path_params["name"]
@@ -250,6 +271,17 @@ async def _registration(request: Request) -> Registration:
 
 def _bad_request(message: str) -> ManagementFailure:
     return ManagementFailure(400, "BadRequestException", message)
+
+
+def _percent(text: str | None) -> float:
+    """Raises ManagementFailure for anything but a number from 0 to 100."""
+    try:
+        percent = float(text or "")
+    except ValueError:
+        percent = math.nan
+    if not 0 <= percent <= 100:
+        raise _bad_request("percent must be a number from 0 to 100; 0 ends the shadow")
+    return percent
 
 
 def _is_synchronous(request: Request) -> bool:

@@ -66,6 +66,12 @@ class Metrics:
         self._errors = Counter(
             "marina_server_errors_total", "Answers 5xx, by status.", ("status",), registry=self.registry
         )
+        self._shadows = Counter(
+            "marina_shadow_requests_total",
+            "Requests that another version answered too, by the result of the comparison.",
+            (*LABELS, "result"),
+            registry=self.registry,
+        )
         self._of_models: dict[tuple[str, str], _OfModel] = {}
 
     def count_batches(self, model: "ServedModel", batches: Sequence["Batch"]) -> None:
@@ -84,6 +90,10 @@ class Metrics:
         errors = [reply.error for batch in batches for reply in batch.replies if reply.error]
         for error, count in Count(errors).items():
             self._refusals.labels(*labels, error).inc(count)
+
+    def count_shadow(self, name: str, version: str, result: str) -> None:
+        """Count an answer of a shadow version."""
+        self._shadows.labels(name, version, result).inc()
 
     def count_error(self, status: int) -> None:
         """Count an answer whose status is 500 or above; others are none."""

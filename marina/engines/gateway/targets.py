@@ -11,6 +11,7 @@ from functools import lru_cache
 
 ANY_METHOD = frozenset({"POST", "GET", "PUT", "DELETE", "PATCH", "HEAD"})
 POST = frozenset({"POST"})
+EXPLAINS = (b"explain", b"True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class Target:
     headers: tuple[tuple[bytes, bytes], ...]
     is_v2: bool = False
     methods: frozenset[str] = POST
+
+    @property
+    def is_for_default(self) -> bool:
+        """Whether it asks whatever version is the default one for predictions."""
+        return self.version is None and EXPLAINS not in self.headers
 
 
 @lru_cache(1024)
@@ -63,4 +69,4 @@ def _v2_target(name: str, parts: list[str], verb: str) -> Target | None:
 
 
 def _headers(explain: bool = False, rest: str = "") -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"explain", b"True" if explain else b"False"), (b"url_path", rest.encode("latin-1", "replace")))
+    return (EXPLAINS if explain else (b"explain", b"False"), (b"url_path", rest.encode("latin-1", "replace")))

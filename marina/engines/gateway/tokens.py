@@ -34,11 +34,17 @@ class Tokens:
         Raises CallError for a file that can't be read as that, or that names an unknown scope.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls([*_of_scopes(content), *(_listed(entry) for entry in content.get("keys", []))])
+            return cls.from_content(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             form = '{"inference": {"key": "..."}, "keys": [{"name": "...", "key": "...", "scopes": [...]}]}'
             raise CallError(f"{path} is no key file like {form}: {error!r}") from error
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any] | None) -> "Tokens":
+        """The keys in a key file's content; None lets everybody in."""
+        if content is None:
+            return cls.open()
+        return cls([*_of_scopes(content), *(_listed(entry) for entry in content.get("keys", []))])
 
     def check(self, authorization: str, scope: str) -> None:
         """Raise InvalidKey unless the header's key has the scope. Takes as long for every key of one length,

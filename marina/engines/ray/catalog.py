@@ -6,8 +6,9 @@ which takes all requests whose path says whom they are for.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,11 @@ from marina.engines.gateway.bodies import Limits
 from marina.engines.gateway.failures import ModelNotFound, NotAcceptable, NoWorkers, VersionNotFound
 from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.tokens import Tokens
+from marina.engines.ray.limits import ROUTES_SECONDS
 from marina.engines.ray.replica import App, log_to
 from marina.engines.ray.routes import RoutedModel, application, routed_models
+
+logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 5.0  # what changes through the management API is read again at once
 
@@ -76,8 +80,13 @@ class RemoteModels:
         async with self._reading:
             if not is_due and time.monotonic() - self._read_at < FRESH_SECONDS:
                 return
-            async with httpx.AsyncClient() as client:
-                prefixes = (await client.get(self._routes)).json()
+            try:
+                async with httpx.AsyncClient(timeout=ROUTES_SECONDS) as client:
+                    prefixes = (await client.get(self._routes)).json()
+            except (httpx.HTTPError, ValueError) as error:  # what was known goes on to be answered
+                logger.warning("the routes can't be read: %r", error)
+                self._read_at = time.monotonic()
+                return
             registered = routed_models(prefixes)
             answering = {(model.name, one) for model in registered.values() for one in model.answering}
             for gone in self._models.keys() - answering:
@@ -119,10 +128,12 @@ class RemoteModels:
 
 @dataclass(frozen=True)
 class CatalogOptions:
-    """Where Serve lists its routes; who may call; the gRPC address, where there is one; paths are texts."""
+    """Where Serve lists its routes; the content of the key file, without which all may call; the gRPC
+    address, where there is one; paths are texts.
+    """
 
     routes: str
-    key_file: str | None
+    keys: Mapping[str, Any] | None
     log_folder: str
     grpc_address: str | None
 
@@ -133,7 +144,7 @@ class Catalog:
     def __init__(self, options: CatalogOptions) -> None:
         """Start without knowing anything; the first request makes it read what is registered."""
         log_to(Path(options.log_folder))
-        tokens = Tokens.from_file(Path(options.key_file)) if options.key_file else Tokens.open()
+        tokens = Tokens.from_content(options.keys)
         self.models = RemoteModels(options.routes)
         self.gateway = Gateway(self.models, tokens, Limits(), Metrics())  # type: ignore[arg-type]
         self._grpc_address, self._grpc_server = options.grpc_address, None

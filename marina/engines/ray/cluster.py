@@ -16,12 +16,19 @@ from ray.serve.api import RunTarget
 from ray.serve.schema import ApplicationStatus
 
 from marina.engines.ray.catalog import Catalog, CatalogOptions
-from marina.engines.ray.limits import ASK_SECONDS, CATALOG_SECONDS, CHANGE_SECONDS
+from marina.engines.ray.limits import ASK_SECONDS, CATALOG_SECONDS, CHANGE_SECONDS, ROUTES_SECONDS
 from marina.engines.ray.replica import Replica, ReplicaOptions
-from marina.engines.ray.routes import CATALOG, application, model_prefix, version_prefix
+from marina.engines.ray.routes import (
+    CATALOG,
+    FRONT_PORT,
+    SERVE_PORT,
+    application,
+    model_prefix,
+    version_prefix,
+)
+from marina.engines.ray.scale import Scale
 
 POLL_SECONDS = 0.1
-UPSCALE_SECONDS, DOWNSCALE_SECONDS = 5, 60  # for how long load has to be so
 QUIET = {"enable_access_log": False}  # Marina has its own
 COMMON = {
     "logging_config": QUIET,
@@ -31,25 +38,6 @@ COMMON = {
     "max_surge_percent": 100,  # a new version starts before the old one stops
 }
 ROUTES = "/-/routes"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How many replicas a version has: at least, at most, and how many requests of each are reason for one
-    more.
-    """
-
-    least: int
-    most: int
-    target: int = 1
-
-    def options(self) -> dict[str, Any]:
-        """As a deployment has it."""
-        if self.most == self.least:
-            return {"num_replicas": self.least}
-        bounds = {"min_replicas": self.least, "initial_replicas": self.least, "max_replicas": self.most}
-        pace = {"upscale_delay_s": UPSCALE_SECONDS, "downscale_delay_s": DOWNSCALE_SECONDS}
-        return {"autoscaling_config": {**bounds, **pace, "target_ongoing_requests": self.target}}
 
 
 class DeploymentFailed(Exception):
@@ -66,29 +54,47 @@ NO_REPLICAS = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
 MODEL: Any = serve.deployment(name="Model", autoscaling_config=NO_REPLICAS, **COMMON)(Model)
 
 
-class Cluster:
-    """A Serve that runs: its HTTP port, which all nodes have."""
+@dataclass(frozen=True)
+class Node:
+    """A node that lives: its address, the ports of Marina's front and of Serve's own, its cores."""
 
-    def __init__(self, serve_port: int, resources: Mapping[str, float]) -> None:
-        self.serve_port, self.resources = serve_port, dict(resources)
+    address: str
+    front_port: int
+    serve_port: int
+    cpus: float
+
+
+class Cluster:
+    """A Serve that runs; its HTTP port and that of the front are those of nodes that have no other."""
+
+    def __init__(self, front_port: int, serve_port: int, resources: Mapping[str, float]) -> None:
+        self.front_port, self.serve_port, self.resources = front_port, serve_port, dict(resources)
 
     def deploy_catalog(self, options: CatalogOptions) -> None:
-        """Deploy the catalog and wait until it runs. Raises DeploymentFailed or TimeoutError."""
-        catalog = CATALOG_REPLICA.options(num_replicas=1, ray_actor_options={"num_cpus": 0})
-        self._run(RunTarget(catalog.bind(options), CATALOG, "/"))
-        self._wait_running(CATALOG, Scale(1, 1), CATALOG_SECONDS)
-
-    def deploy(self, options: ReplicaOptions, code: str, scale: Scale, queue: int, seconds: float) -> None:
-        """Deploy a version, and wait until it has its replicas; another scale changes one that runs. Raises
+        """Deploy the catalog, twice where there are several nodes, and wait until it runs. Raises
         DeploymentFailed or TimeoutError.
+        """
+        count = min(2, len(self.nodes()))
+        catalog = CATALOG_REPLICA.options(
+            num_replicas=count, max_replicas_per_node=1, ray_actor_options={"num_cpus": 0}
+        )
+        self._run(RunTarget(catalog.bind(options), CATALOG, "/"))
+        self._wait_running(CATALOG, Scale(count, count), CATALOG_SECONDS)
+
+    def deploy(
+        self, options: ReplicaOptions, scale: Scale, seconds: float, settings: Mapping[str, Any]
+    ) -> None:
+        """Deploy a version, and wait until it has its replicas. Raises DeploymentFailed or TimeoutError.
+
+        `settings` are Serve's: its code version, of which another restarts the replicas, queue and placing;
+        another scale or user_config (see `Replica.reconfigure`) changes replicas that run.
         """
         name = application(options.name, options.version)
         replica = REPLICA.options(
             _internal=True,
-            version=code,
-            max_ongoing_requests=queue,
             max_constructor_retry_count=1,
             ray_actor_options=self.resources,
+            **settings,
             **scale.options(),
         )
         self._run(RunTarget(replica.bind(options), name, version_prefix(options.name, options.version)))
@@ -133,9 +139,26 @@ class Cluster:
         told: dict[str, Any] = serve.get_app_handle(name).describe.remote().result(timeout_s=ASK_SECONDS)
         return told
 
-    def nodes(self) -> list[str]:
-        """The addresses of the nodes that live."""
-        return sorted({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+    def ask_all(self, name: str, method: str) -> list[Any]:
+        """What all replicas of an application answer. Raises RayError or TimeoutError."""
+        return list(serve.get_app_handle(name).broadcast(method).results(timeout_s=ASK_SECONDS))
+
+    def nodes(self) -> list[Node]:
+        """The nodes that live."""
+        return [
+            Node(
+                node["NodeManagerAddress"],
+                int(node["Labels"].get(FRONT_PORT, self.front_port)),
+                int(node["Labels"].get(SERVE_PORT, self.serve_port)),
+                float(node["Resources"].get("CPU", 0)),
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+
+    def computing_nodes(self) -> int:
+        """How many nodes have cores for replicas."""
+        return sum(node.cpus > 0 for node in self.nodes())
 
     def _details(self) -> dict[str, Any]:
         applications: dict[str, Any] = _client().get_serve_details().get("applications", {})
@@ -169,8 +192,9 @@ class Cluster:
 
         def has_routes() -> bool:
             for node in self.nodes():
+                url = f"http://{node.address}:{node.serve_port}{ROUTES}"
                 try:
-                    routes = httpx.get(f"http://{node}:{self.serve_port}{ROUTES}", timeout=2).json()
+                    routes = httpx.get(url, timeout=ROUTES_SECONDS, trust_env=False).json()
                 except (httpx.HTTPError, ValueError):
                     continue  # a node without a replica has no proxy
                 if not present <= routes.keys() or absent & routes.keys():
@@ -178,6 +202,11 @@ class Cluster:
             return True
 
         _wait(has_routes, CHANGE_SECONDS, "the proxies don't take the new routes")
+
+
+def running_port() -> int:
+    """The HTTP port of the Serve that runs."""
+    return int(_client().get_serve_details()["http_options"]["port"])
 
 
 def reason_in(message: str) -> str:

@@ -7,7 +7,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from marina.engines.gateway.management import ManagementFailure, Registration
-from marina.engines.ray.cluster import Cluster, DeploymentFailed, Scale
+from marina.engines.ray.archives import sha256
+from marina.engines.ray.cluster import Cluster, DeploymentFailed
+from marina.engines.ray.ledger import Kept, KeptVersion, Ledger
 from marina.engines.ray.limits import PROCESS_SECONDS
 from marina.engines.ray.replica import ReplicaOptions
 from marina.engines.ray.routes import LONGEST_PREFIX, NAME, VERSION, application, idle, model_prefix
+from marina.engines.ray.scale import Scale, per_node_of
 from marina.engines.standalone.fleet import Fleet
 from marina.engines.standalone.version import Version
 
@@ -31,22 +35,48 @@ STATES = {"RUNNING": "READY", "UPDATING": "READY", "RECOVERING": "READY", "START
 Key = tuple[str, str]  # name, version
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment: its code version, and how many of its replicas a node may have, None for all.
+
+    Another of these two would restart all replicas, so that both stay for as long as the version is deployed.
+    """
+
+    code: str
+    per_node: int | None
+    scale: Scale
+
+
 class Replicas:
-    """The replicas of all versions, which follow what is `registered`; archives lie in `store`."""
+    """The replicas of all versions, which follow what is `registered`; archives lie in `store`, and nodes
+    fetch them from `archives`, where that is an address.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         store: Path,
-        key_file: Path | None,
+        archives: str | None,
+        keys: Mapping[str, Any] | None,
         log_folder: Path,
         registered: Callable[[], Collection[Version]],
     ) -> None:
-        self.cluster, self.store, self.registered = cluster, store, registered
-        self.key_file, self.log_folder = key_file, log_folder
+        self.cluster, self.store, self.archives, self.registered = cluster, store, archives, registered
+        self.keys, self.log_folder = keys, log_folder
         self.workers: list[Any] = []  # no process has all versions
         self.change = asyncio.Lock()
-        self._deployed: dict[Key, tuple[str, Scale]] = {}  # with its code version
+        self._deployed: dict[Key, Deployed] = {}
+
+    def take_over(self, version: Version, code: str, per_node: int | None) -> None:
+        """A version was deployed by an earlier controller, in this way."""
+        if version.min_workers:
+            scale = _scale(version, version.min_workers, version.max_workers)
+            self._deployed[version.name, version.version] = Deployed(code, per_node, scale)
+
+    def kept(self, key: Key) -> tuple[str, int | None]:
+        """How a version is deployed, for another controller's `take_over`."""
+        deployed = self._deployed.get(key)
+        return (deployed.code, deployed.per_node) if deployed else ("", None)
 
     async def load(self, version: Version, count: int) -> None:
         """Deploy so many replicas of a version and show it when all have answered their golden samples; after
@@ -58,7 +88,8 @@ class Replicas:
             raise _bad_request(f"{version.name} has too many versions; unregister some")
         try:
             scale = _scale(version, count, max(count, version.max_workers))
-            await asyncio.to_thread(self._deploy, version, secrets.token_hex(4), scale)
+            per_node = per_node_of(scale, await asyncio.to_thread(self.cluster.computing_nodes))
+            await asyncio.to_thread(self._deploy, version, Deployed(secrets.token_hex(4), per_node, scale))
         except (DeploymentFailed, TimeoutError) as error:
             self._deployed.pop((version.name, version.version), None)
             await asyncio.to_thread(self.cluster.remove, [application(version.name, version.version)])
@@ -72,17 +103,28 @@ class Replicas:
     async def grow(self, _count: int) -> None:
         """Give each version the number of replicas that it is registered with."""
         for version in self.registered():
-            code, scale = self._deployed.get((version.name, version.version), ("", None))
+            deployed = self._deployed.get((version.name, version.version))
             wanted = _scale(version, version.min_workers, version.max_workers)
-            if code and version.min_workers and wanted != scale:
+            if deployed and version.min_workers and wanted != deployed.scale:
+                nodes = await asyncio.to_thread(self.cluster.computing_nodes)
+                if deployed.per_node and wanted.most > deployed.per_node * nodes:
+                    deployed = replace(deployed, per_node=per_node_of(wanted, nodes))
                 try:
-                    await asyncio.to_thread(self._deploy, version, code, wanted)
+                    await asyncio.to_thread(self._deploy, version, replace(deployed, scale=wanted))
                 except (DeploymentFailed, TimeoutError) as error:
                     raise _failed(version, str(error)) from None
         await self.show()
 
     def shrink(self, _count: int) -> None:
         """`grow` and `tell_all` have done it."""
+
+    async def set_shadow(self, default: Version) -> None:
+        """Tell the replicas of a default version which shadow is registered. Raises ManagementFailure."""
+        if deployed := self._deployed.get((default.name, default.version)):
+            try:
+                await asyncio.to_thread(self._deploy, default, deployed)
+            except (DeploymentFailed, TimeoutError) as error:
+                raise _failed(default, str(error)) from None
 
     async def show(self, new: Version | None = None) -> None:
         """Route to what is registered, and to `new`; remove what is not."""
@@ -111,34 +153,65 @@ class Replicas:
         default = next(version for version, one in versions.items() if one.is_default)
         return shown.pop(default), list(shown.values())
 
-    def _deploy(self, version: Version, code: str, scale: Scale) -> None:
+    def _deploy(self, version: Version, deployed: Deployed) -> None:
         key = version.name, version.version
         if key not in self._deployed:
             self.cluster.wait_gone(application(*key))  # an earlier one, which still answers
+        archive = self.store / version.archive
         options = ReplicaOptions(
-            archive=str(self.store / version.archive),
+            archive=f"{self.archives}{version.archive}" if self.archives else str(archive),
+            sha256=sha256(archive),
             name=version.name,
             version=version.version,
-            key_file=str(self.key_file) if self.key_file else None,
+            keys=self.keys,
             log_folder=str(self.log_folder),
             startup_seconds=version.startup_seconds,
             settings=version.settings,
         )
         queue = int(version.config.get("jobQueueSize") or 100) + int(version.config.get("batchSize") or 1)
-        self._deployed[key] = code, scale
-        self.cluster.deploy(options, code, scale, queue, version.startup_seconds + PROCESS_SECONDS)
+        self._deployed[key] = deployed
+        seconds = version.startup_seconds + PROCESS_SECONDS
+        own: dict[str, Any] = {"version": deployed.code, "max_replicas_per_node": deployed.per_node}
+        own |= {"max_ongoing_requests": queue, "user_config": self._shadow_of(version)}
+        self.cluster.deploy(options, deployed.scale, seconds, own)
+
+    def _shadow_of(self, version: Version) -> dict[str, Any]:
+        """The version that answers a share of this one's requests too, as its replicas are told."""
+        shadows = [one for one in self.registered() if one.name == version.name and one.shadow_percent]
+        if not (version.is_default and shadows):
+            return {}
+        return {"version": shadows[0].version, "percent": shadows[0].shadow_percent}
 
 
 class RayFleet(Fleet):
     """The registered versions of one Serve."""
 
     def __init__(
-        self, folder: Path, store: Path, cluster: Cluster, key_file: Path | None, log_folder: Path
+        self,
+        folder: Path,
+        store: Path,
+        cluster: Cluster,
+        archives: str | None,
+        keys: Mapping[str, Any] | None,
+        ledger: Ledger,
     ) -> None:
-        self.folder, self.store, self.cluster = folder, store, cluster
+        self.folder, self.store, self.cluster, self.ledger = folder, store, cluster, ledger
         self.versions: dict[Key, Version] = {}
-        self.replicas = Replicas(cluster, store, key_file, log_folder, self.versions.values)
+        self.replicas = Replicas(cluster, store, archives, keys, folder / "logs", self.versions.values)
         self.pool = self.replicas  # type: ignore[assignment]
+
+    def take_over(self, kept: Kept | None) -> None:
+        """Go on with the versions that the cluster serves since an earlier controller."""
+        running = self.cluster.applications()
+        for one in kept.versions if kept else ():
+            version = Version(**one.version)
+            if version.min_workers and application(version.name, version.version) not in running:
+                logger.warning("%s %s is not served any more", version.name, version.version)
+                continue
+            self.versions[version.name, version.version] = version
+            self.replicas.take_over(version, one.code, one.per_node)
+        if self.versions:
+            logger.info("took over %s", ", ".join(f"{name} {number}" for name, number in self.versions))
 
     async def register(self, wanted: Registration) -> Version:
         """As in Fleet."""
@@ -150,6 +223,27 @@ class RayFleet(Fleet):
     async def _load(self, version: Version, archive: Path, count: int) -> None:
         """As in Fleet, with as many replicas as this version asks for."""
         await self.replicas.load(version, count)
+
+    async def _apply_shadow(self, version: Version, percent: float) -> None:
+        """As in Fleet."""
+        await self.replicas.set_shadow(self.find(version.name))
+
+    async def _tallies(self, name: str) -> list[dict[str, int]]:
+        """As in Fleet."""
+        default = application(name, self.find(name).version)
+        try:
+            return await asyncio.to_thread(self.cluster.ask_all, default, "shadow_tally")
+        except (RayError, RayServeException, TimeoutError) as error:
+            words = f"the replicas of {default} don't say what they have compared"
+            raise ManagementFailure(503, "ServiceUnavailableException", words) from error
+
+    def _save(self) -> None:
+        """As in Fleet; in the cluster too, for a controller that takes this one's place."""
+        super()._save()
+        versions = [
+            KeptVersion(asdict(version), *self.replicas.kept(key)) for key, version in self.versions.items()
+        ]
+        self.ledger.write(Kept(self.replicas.keys, versions))
 
     async def describe(self, version: Version, customized: bool) -> dict[str, Any]:
         """As in Fleet. Raises ManagementFailure when none of its replicas says what it is."""

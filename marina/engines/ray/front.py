@@ -16,7 +16,8 @@ from marina.engines.ray.routes import CATALOG, backends
 MARK = "frontend marina"
 ADMIN_SOCKET = "a.sock"  # short, as is all of its path
 PATHS = re.compile(r"^    acl is_(\S+) path (/\S*)$", re.MULTILINE)
-OPEN_BINDS = re.compile(r"^( +bind) (?:\*)?:(\d+)$", re.MULTILINE)
+# of statistics; that of Serve's own frontend stays, by which nodes read each other's routes
+OPEN_BINDS = re.compile(r"^((?:frontend|listen) (?!http_frontend)\S+\n)( +bind) (?:\*)?:(\d+)$", re.MULTILINE)
 ERROR_FILES = re.compile(r"^    errorfile (\d+) \S+$", re.MULTILINE)
 CATALOG_BACKEND = f"http-{CATALOG}"
 
@@ -85,7 +86,7 @@ def with_front(configuration: str, address: str, folder: Path) -> str:
     prefixes = {prefix: backend for backend, prefix in PATHS.findall(configuration)}
     by_version, defaults = backends(prefixes)
     error_files = "\n".join(f"    errorfile {status} {_write_error(folder, status)}" for status in ERRORS)
-    closed = OPEN_BINDS.sub(lambda bind: f"{bind[1]} unix@{folder}/{bind[2]}.s", configuration)
+    closed = OPEN_BINDS.sub(lambda bind: f"{bind[1]}{bind[2]} unix@{folder}/{bind[3]}.s", configuration)
     closed = ERROR_FILES.sub(lambda line: f"    errorfile {line[1]} {folder}/{line[1]}.http", closed)
     return closed + FRONT.format(
         address=address,

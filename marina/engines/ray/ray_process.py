@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +16,11 @@ import psutil
 import ray
 
 from marina.core.errors import ServerError
-from marina.core.exec_with_parent import PYTHON_ARGUMENTS
 from marina.engines.ray.front import ADMIN_SOCKET
 from marina.engines.ray.limits import CONNECT_SECONDS, DRAIN_SECONDS
+from marina.engines.ray.node_command import ADDRESS, free_ports, head_command
 
 TRIES = 3  # a machine that is busy may take longer than the 15 s that Ray gives its own processes
-OBJECT_STORE_BYTES = 100_000_000  # requests don't go through it
 LOGICAL_CPUS = 10_000  # of one machine: how many replicas there are is the caller's to decide
 KILL_SECONDS = 5.0
 
@@ -34,16 +32,16 @@ class RayProcess:
         self.process, self.temporary = process, temporary
 
     @classmethod
-    def start(cls, temporary: Path, address: str = "127.0.0.1") -> "RayProcess":
-        """Start it with its files in `temporary`, and connect to it; all listens at `address`. Call it in the
-        main thread. Raises ServerError.
+    def start(cls, temporary: Path) -> "RayProcess":
+        """Start it with its files in `temporary`, and connect to it. Call it in the main thread. Raises
+        ServerError.
         """
         for number in range(TRIES):
-            port, *_ = ports = free_ports(address, 6)
-            os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] = str(ports[-1])
-            process = subprocess.Popen(_command(temporary / f"ray-{number}", address, ports))
+            port, fallback = free_ports(2)
+            os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] = str(fallback)
+            process = subprocess.Popen(head_command(port, temporary / f"ray-{number}", LOGICAL_CPUS))
             started = cls(process, temporary)
-            if started._connect(f"{address}:{port}"):
+            if started._connect(f"{ADDRESS}:{port}"):
                 return started
             started.kill()
         raise ServerError("Ray did not start; the log above and logs/ in its folder say why")
@@ -89,34 +87,6 @@ class RayProcess:
             return [*process.children(recursive=True), process]
         except psutil.NoSuchProcess:
             return []
-
-
-def free_ports(address: str, count: int) -> list[int]:
-    """Ports of this machine that nobody listens at now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((address, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
-def _command(folder: Path, address: str, ports: list[int]) -> list[str]:
-    with_parent = [sys.executable, *PYTHON_ARGUMENTS, str(os.getpid())]
-    port, agent_grpc, agent, environments, metrics, _ = ports
-    return [
-        *with_parent,
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *(f"--node-ip-address={address}", f"--port={port}", f"--temp-dir={folder}"),
-        *("--include-dashboard=false", "--include-log-monitor=false", "--no-monitor"),
-        "--disable-usage-stats",
-        *(f"--num-cpus={LOGICAL_CPUS}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
-        *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--dashboard-agent-listen-port={agent}"),
-        *(f"--runtime-env-agent-port={environments}", f"--metrics-export-port={metrics}"),
-        *("--min-worker-port=0", "--max-worker-port=0"),
-    ]
 
 
 def _is_busy(admin_socket: Path) -> bool:

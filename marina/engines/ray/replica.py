@@ -12,27 +12,35 @@ import logging.handlers
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ray import serve
 
 from handlers.protocol.errors import BrokenArchive
 from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Row
 from handlers.runtime.golden import difference
+from marina.core import processes, scratch
+from marina.core.errors import CallError
 from marina.engines.gateway.app import Gateway
 from marina.engines.gateway.bodies import Limits, Message, Receive, Send
 from marina.engines.gateway.failures import Failure, Refused, reply_to
 from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.models import Models
 from marina.engines.gateway.served_model import ServedModel
+from marina.engines.gateway.shadow import Shadow
 from marina.engines.gateway.tokens import Tokens
-from marina.engines.ray.routes import version_prefix
+from marina.engines.ray.archives import local_archive
+from marina.engines.ray.routes import application, version_prefix
 
 logger = logging.getLogger(__name__)
 
+PREFIX = f"{processes.PREFIX}replica-"  # of the folders of unpacked archives
 GOLDEN_SECONDS = 10.0  # between golden samples of the health check
 DEFAULT_RESPONSE_SECONDS = 120.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(message)s"
@@ -42,13 +50,16 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(message)s"
 class ReplicaOptions:
     """What a replica serves: an archive, as `name`, under the settings of its registration. Paths are texts.
 
-    Where `log_folder` is a folder of the replica's node, it logs there; without a key file all may call.
+    `archive` is a path that every node has, or an address that it is fetched from. Where `log_folder` is a
+    folder of the replica's node, it logs there. `keys` is the content of the key file, without which all may
+    call.
     """
 
     archive: str
+    sha256: str
     name: str
     version: str
-    key_file: str | None
+    keys: Mapping[str, Any] | None
     log_folder: str
     startup_seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
@@ -60,16 +71,18 @@ class Replica:
     def __init__(self, options: ReplicaOptions) -> None:
         """Load the archive and answer its golden samples. Raises BrokenArchive or CallError."""
         log_to(Path(options.log_folder))
-        folder = Path(tempfile.mkdtemp(prefix="model-")) / "archive"
-        self.model = _load_in_time(options, folder)
+        scratch.remove_leftovers(PREFIX)
+        own = scratch.new_path(PREFIX, Path(tempfile.gettempdir()))
+        self._lock = scratch.make_locked(own)  # no limit: as long as this process lives
+        self.model = _load_in_time(options, own / "archive")
         if options.name != self.model.name:
             self.model.predictor.rename(options.name)
             self.model.name = options.name
         self.model.predictor.telemetry.log("ready", self.model.ready)
-        models, metrics = Models(), Metrics()
+        models, self.metrics = Models(), Metrics()
         models.add(self.model)
-        tokens = Tokens.from_file(Path(options.key_file)) if options.key_file else Tokens.open()
-        self.gateway = Gateway(models, tokens, Limits(), metrics)
+        tokens = Tokens.from_content(options.keys)
+        self.gateway = Gateway(models, tokens, Limits(), self.metrics)
         self._golden_at = time.monotonic()
         gc.collect()
         gc.freeze()  # what exists now stays; scanning it for garbage again and again would delay requests
@@ -77,6 +90,28 @@ class Replica:
     async def __serve_build_asgi_app__(self) -> "App":
         """The app that Serve calls for every request to this version."""
         return App(self.gateway, version_prefix(self.model.name, self.model.version))
+
+    async def reconfigure(self, shadow: Mapping[str, Any]) -> None:
+        """Have another version answer a share of the requests too: {"version": "1.1", "percent": 10}, or
+        nobody. Serve calls it at the start and after a change.
+        """
+        name = self.model.name
+        self.gateway.shadows.pop(name, None)
+        if shadow:
+            count = partial(self.metrics.count_shadow, name, shadow["version"])
+            kind = self.model.predictor.metadata["kind"]
+            ask = partial(_ask, application(name, shadow["version"]))
+            try:
+                made = Shadow(shadow["version"], shadow["percent"], kind, ask, count)
+            except CallError as error:  # raised, it would end a replica that answers well
+                logger.error("%s %s can't be compared: %s", name, shadow["version"], error)
+            else:
+                self.gateway.shadows[name] = made
+
+    async def shadow_tally(self) -> dict[str, int]:
+        """What came of the requests that a shadow answered too."""
+        shadow = self.gateway.shadows.get(self.model.name)
+        return dict(shadow.tally) if shadow else {}
 
     async def answer(self, row: Row, request_id: str, is_large: bool) -> Reply:
         """The reply to a request that did not come by HTTP, refusals too."""
@@ -119,6 +154,11 @@ class Replica:
             raise RuntimeError(f"golden sample {sample['name']!r}: {wrong}")
 
 
+async def _ask(version: str, row: Row, request_id: str) -> Reply:
+    """The reply of another version's replica, by Serve's own way: some milliseconds of processor."""
+    return Reply(*await serve.get_app_handle(version).answer.remote(row, request_id, False))
+
+
 class App:
     """A gateway behind a route prefix, which it does not know; `before` is awaited before each request."""
 
@@ -149,7 +189,8 @@ def _load_in_time(options: ReplicaOptions, folder: Path) -> ServedModel:
 
     def load() -> None:
         try:
-            loaded.set_result(ServedModel.load(Path(options.archive), folder, options.settings))
+            archive = local_archive(options.archive, options.sha256)
+            loaded.set_result(ServedModel.load(archive, folder, options.settings))
         except Exception as error:  # raised again where somebody waits
             loaded.set_exception(error)
 

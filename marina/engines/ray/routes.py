@@ -19,6 +19,7 @@ MODELS = "models"
 IDLE = "~"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 VERSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+FRONT_PORT, SERVE_PORT = "marina-front-port", "marina-serve-port"  # labels of a node, where it has its own
 LONGEST_PREFIX = 1500  # characters; a line of HAProxy's configuration has 2,048
 
 

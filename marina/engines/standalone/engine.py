@@ -21,6 +21,7 @@ class StandaloneEngine(Engine):
     """Python processes that answer by themselves, and one that manages them."""
 
     name, title = "standalone", "the standalone server"
+    has_shadows = True
 
     def command(self, port: int, folder: Path, store: Path, temporary: str, access: Access) -> list[str]:
         """As in Engine."""

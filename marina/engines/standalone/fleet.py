@@ -10,6 +10,7 @@ import json
 import logging
 import time
 import zipfile
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from marina.core.errors import CallError
 from marina.core.zip_files import check_unpacked_size
 from marina.engines.gateway.failures import ModelNotFound, VersionNotFound
 from marina.engines.gateway.management import ManagementFailure, Registration
+from marina.engines.gateway.shadow import RESULTS
 from marina.engines.gateway.unpacking import with_settings
 from marina.engines.standalone.channel import ActionFailed, Disconnected
 from marina.engines.standalone.pool import STOP_SECONDS, WorkerPool
@@ -80,6 +82,8 @@ class Fleet:
         """Remove a version, by default the default one, which has to be the last of its model."""
         async with self.pool.change:
             removed = self.find(name, version)
+            if removed.shadow_percent:
+                await self._end_shadow(name)
             others = [known for known in self.versions.values() if known.name == name and known != removed]
             if removed.is_default and others:
                 raise ManagementFailure(
@@ -98,6 +102,8 @@ class Fleet:
         """Send requests without a version to this one."""
         async with self.pool.change:
             default = self.find(name, version)
+            if not default.is_default:
+                await self._end_shadow(name)
             for known in self.versions.values():
                 if known.name == name:
                     known.is_default = known is default
@@ -112,6 +118,8 @@ class Fleet:
         async with self.pool.change:
             scaled = self.find(name, version)
             before = scaled.min_workers
+            if not least and (scaled.is_default or scaled.shadow_percent):
+                await self._end_shadow(name)
             if least and not before:
                 await self._load(scaled, self.store / scaled.archive, least)
             elif before and not least:
@@ -121,6 +129,53 @@ class Fleet:
             self._save()
             await self.pool.grow(self._wanted())
             self.pool.shrink(self._wanted())
+
+    async def set_shadow(self, name: str, version: str, percent: float) -> None:
+        """Have a version answer so many of its model's requests too, in the place of another such; 0 ends it.
+
+        Raises ManagementFailure for one that can't.
+        """
+        async with self.pool.change:
+            shadow, default = self.find(name, version), self.find(name)
+            if percent and shadow is default:
+                raise _bad_request(f"{name} {version} is the default version; a shadow is another one")
+            if percent and not (shadow.min_workers and default.min_workers):
+                raise _bad_request(f"{name}: both versions need workers; scale {version} up first")
+            await self._end_shadow(name)
+            if percent:
+                shadow.shadow_percent = percent
+                try:
+                    await self._apply_shadow(shadow, percent)
+                except ActionFailed as error:
+                    await self._end_shadow(name)
+                    raise _bad_request(f"{name} {version} can't be compared: {error}") from None
+            self._save()
+        logger.info("%s %s answers %g %% of the requests too", name, version, percent)
+
+    async def shadow_tally(self, name: str, version: str) -> dict[str, Any]:
+        """What came of the requests that a version answered beside the default one, since it began."""
+        shadow, counts = self.find(name, version), Counter(dict.fromkeys(RESULTS, 0))
+        if shadow.shadow_percent:
+            for tally in await self._tallies(name):
+                counts.update(tally)
+        return {"modelVersion": version, "percent": shadow.shadow_percent, **counts}
+
+    async def _end_shadow(self, name: str) -> None:
+        for known in self.versions.values():
+            if known.name == name and known.shadow_percent:
+                known.shadow_percent = 0.0
+                await self._apply_shadow(known, 0.0)
+
+    async def _apply_shadow(self, version: Version, percent: float) -> None:
+        """Have all who answer for the model begin or end it. Raises ActionFailed for a kind that can't."""
+        await self.pool.tell_all("set_shadow", **version.identity, percent=percent)
+
+    async def _tallies(self, name: str) -> list[dict[str, int]]:
+        tallies = []
+        for worker in list(self.pool.workers):
+            with suppress(Disconnected):
+                tallies.append(await worker.call("shadow_tally", name=name))
+        return tallies
 
     def find(self, name: str, version: str | None = None) -> Version:
         """A registered version, by default the default one. Raises ModelNotFound or VersionNotFound."""
@@ -213,6 +268,10 @@ class Fleet:
         """Write down what is registered, for the server that takes this one's place."""
         content = [asdict(version) for version in self.versions.values()]
         files.write_atomic(self.folder / REGISTERED, json.dumps(content, indent=1) + "\n")
+
+
+def _bad_request(message: str) -> ManagementFailure:
+    return ManagementFailure(400, "BadRequestException", message)
 
 
 async def _ask(worker: WorkerProcess, version: Version) -> dict[str, Any]:

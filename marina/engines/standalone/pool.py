@@ -126,6 +126,9 @@ class WorkerPool:
                     await worker.call("activate", **version.identity, is_default=version.is_default)
                 else:
                     await worker.call("set_idle", **version.identity, is_default=version.is_default)
+            for version in self.registered():
+                if version.shadow_percent:
+                    await worker.call("set_shadow", **version.identity, percent=version.shadow_percent)
             await worker.call("accept", is_ready=self.is_ready)
         except BaseException:
             worker.kill()

@@ -18,6 +18,7 @@ class Version:
     min_workers: int = 1
     max_workers: int = 1
     is_default: bool = False
+    shadow_percent: float = 0.0  # of the default version's requests that it answers too
 
     @property
     def startup_seconds(self) -> float:

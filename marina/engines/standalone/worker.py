@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from marina.engines.gateway.jobs.service import Jobs
 from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.models import Models
 from marina.engines.gateway.served_model import Batch, ServedModel
+from marina.engines.gateway.shadow import Shadow
 from marina.engines.gateway.tokens import Tokens
 from marina.engines.standalone import http_server
 from marina.engines.standalone.channel import Actions, Channel
@@ -52,11 +54,11 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.folder = Path(options.folder)
-        self.models, metrics = Models(), Metrics()
+        self.models, self.metrics = Models(), Metrics()
         self.jobs = self._open_jobs() if options.has_jobs else None
         tokens = Tokens.from_file(self.folder / "key_file.json") if options.tokens else Tokens.open()
-        self.gateway = Gateway(self.models, tokens, Limits(), metrics, self.jobs)
-        self._count_batches(metrics)
+        self.gateway = Gateway(self.models, tokens, Limits(), self.metrics, self.jobs)
+        self._count_batches(self.metrics)
         self.server = HttpServer(self.gateway, timeout_keep_alive=KEEP_ALIVE_SECONDS, backlog=BACKLOG)
         self.accepting, self.stopped = asyncio.Event(), asyncio.Event()
         self.requests = 0  # answered so far
@@ -75,6 +77,8 @@ class Worker:
             "set_idle": self.set_idle,
             "remove": self.remove,
             "describe": self.describe,
+            "set_shadow": self.set_shadow,
+            "shadow_tally": self.shadow_tally,
             "reopen_log": self.reopen_log,
             "stop": self.stop,
         }
@@ -146,6 +150,20 @@ class Worker:
         """What the version says of itself, and how many requests wait for it."""
         model = self.models.get(name, version)
         return {"described": model.predictor.describe(), "pending": model.pending}
+
+    async def set_shadow(self, name: str, version: str, percent: float) -> None:
+        """Have the version answer so many of the model's requests too; with 0 nobody does."""
+        self.gateway.shadows.pop(name, None)
+        if percent:
+            model = self.models.get(name, version)
+            kind, count = model.predictor.metadata["kind"], partial(self.metrics.count_shadow, name, version)
+            shadow = await asyncio.to_thread(Shadow, version, percent, kind, model.answer, count)
+            self.gateway.shadows[name] = shadow
+
+    async def shadow_tally(self, name: str) -> dict[str, int]:
+        """What came of the model's requests that a shadow answered in this process."""
+        shadow = self.gateway.shadows.get(name)
+        return dict(shadow.tally) if shadow else {}
 
     async def reopen_log(self) -> None:
         """Write to a new file where the controller has moved the old one away."""

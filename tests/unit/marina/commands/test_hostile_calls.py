@@ -21,6 +21,7 @@ from marina.core.console import Output
 from marina.core.errors import ServerError, WorkError
 from marina.core.spec import Spec
 from marina.engines import supervisor
+from marina.engines.ray.local_cluster import LocalCluster
 from marina.engines.server_process import ServerProcess
 from marina.packaging import stock_check
 from marina.pipeline import steps
@@ -87,6 +88,7 @@ def project(archived: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for file in (paths.SOURCE / "benchmarks").glob("*.py"):
         (tmp_path / "benchmarks" / file.name).write_text("")
     monkeypatch.setattr(ServerProcess, "start", refuse(ServerError("no server in this test")))
+    monkeypatch.setattr(LocalCluster, "start", refuse(ServerError("no cluster in this test")))
     monkeypatch.setattr(supervisor, "detach", refuse(ServerError("no server in this test")))
     monkeypatch.setattr(stock_check, "check", refuse(WorkError("no installation in this test")))
     monkeypatch.setattr(learning, "learn", refuse(WorkError("no training in this test")))

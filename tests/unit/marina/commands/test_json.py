@@ -53,6 +53,11 @@ CASES: dict[str, tuple[list[str], int]] = {
     "rollback": (["balance"], 1),
     "history": (["balance"], 0),
     "split": (["balance"], 2),
+    "shadow": (["balance", "1.0"], 1),
+    "cluster up": (["--port-base", "80"], 2),
+    "cluster status": ([], 1),
+    "cluster down": ([], 0),
+    "cluster environment": (["--token", "missing"], 2),
 }
 BENCHMARK = """
 import json, pathlib, sys

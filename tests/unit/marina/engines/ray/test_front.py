@@ -167,6 +167,17 @@ def test_a_request_goes_straight_to_its_version(shared: Proxy) -> None:
         assert asked == [f"http-digits.{version}", f"/digits/{version}{path}?a=1"], path
 
 
+def test_statistics_are_closed_and_serves_own_frontend_is_not(tmp_path: Path) -> None:
+    """On a cluster of machines each node reads the routes of the others there."""
+    ports = {"open": 1, "serve": 2, "stats": 3}
+    text = SERVE.format(folder=tmp_path, paths="", backends="", **ports).replace("127.0.0.1:2", "*:2")
+
+    closed = with_front(text, "0.0.0.0:4", tmp_path)
+
+    binds = [line.strip() for line in closed.splitlines() if line.strip().startswith("bind")]
+    assert binds == [f"bind unix@{tmp_path}/1.s", "bind *:2", f"bind unix@{tmp_path}/3.s", "bind 0.0.0.0:4"]
+
+
 def test_all_else_goes_to_the_catalog(shared: Proxy) -> None:
     """Unknown models and versions, versions that are not shown yet, lists, and paths that are none."""
     for path in (
