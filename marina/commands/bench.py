@@ -23,8 +23,8 @@ app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), a detector (detect), the decoding of "
-    "pictures (decode), the loading of training pictures (data), models of rows (tables), forecasts (series), "
-    "the training of policies (rl) and its steps (steps), and the packages of the images (images). "
+    "pictures (decode), the loading of training pictures (data), models of rows (tables), forecasts "
+    "(series), the training of policies (rl) and its steps (steps), and the packages of the images (images). "
     "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)
