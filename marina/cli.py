@@ -16,7 +16,7 @@ import typer
 from typer._click.exceptions import UsageError  # typer has no public name for it
 from typer.core import TyperGroup
 
-from marina.commands import bench, build, cluster, data, init, measure, release, serve, up, use
+from marina.commands import bench, build, cluster, data, init, measure, release, search, serve, up, use
 from marina.core.console import Output
 
 
@@ -54,7 +54,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (up, init, data, build, serve, cluster, use, measure, bench, release):
+for group in (up, init, data, build, search, serve, cluster, use, measure, bench, release):
     app.add_typer(group.app)
 
 

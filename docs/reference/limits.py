@@ -43,6 +43,12 @@ TABLES = {
             "`training.environment_options.max_episode_steps`",
         ),
         Limit(
+            "the database of a search, while another process writes",
+            "marina.core.search:WAIT_SECONDS",
+            "seconds",
+            "say fewer `--processes`, or end a program that keeps `cache/search/` locked",
+        ),
+        Limit(
             "a server of weights that says nothing",
             "training.imports.fetching:SILENT_SECONDS",
             "seconds",

@@ -89,7 +89,7 @@ class Table:
                 raise BadRequest(f"{column.name} has {cell.size} values; send {column.words()}")
             cell = cell.item()
         if isinstance(cell, bytes):
-            cell = _decoded(cell)
+            cell = decoded_text(cell)
         if isinstance(cell, str):
             is_missing = cell.strip() in self.missing_values
         else:
@@ -152,7 +152,7 @@ def rows_of(payload: Any, most: int) -> list[Any] | None:
     CSV without a header and TooLarge for more than `most` rows.
     """
     if isinstance(payload, bytes | str):
-        text = _decoded(payload) if isinstance(payload, bytes) else payload
+        text = decoded_text(payload) if isinstance(payload, bytes) else payload
         return list(csv_rows(io.StringIO(text, newline=""), most))
     if not isinstance(payload, list) or not any(isinstance(row, dict | list) for row in payload):
         return None
@@ -190,7 +190,8 @@ def csv_rows(stream: TextIO, most: int) -> Iterator[TextRow | BadRequest]:
         raise BadRequest("CSV must have at least one row below the line that names the columns")
 
 
-def _decoded(content: bytes) -> str:
+def decoded_text(content: bytes) -> str:
+    """UTF-8, with or without its byte order mark. Raises BadRequest."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

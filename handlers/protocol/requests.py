@@ -72,6 +72,7 @@ class Prepared:
     options: dict[str, Any] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)  # width and height of the picture that was sent, for boxes
     truncated: bool = False  # whether the graph gets the beginning of what was sent alone
+    basis: Any = None  # what the outputs are relative to, as the last value is of a forecast
 
 
 @dataclass(slots=True)

@@ -23,8 +23,9 @@ app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), a detector (detect), the decoding of "
-    "pictures (decode), models of rows (tables), the training of policies (rl) and its steps (steps), and "
-    "the packages of the images (images). `marina bench serve --help` lists the options of serve.",
+    "pictures (decode), the loading of training pictures (data), models of rows (tables), forecasts "
+    "(series), the training of policies (rl) and its steps (steps), and the packages of the images (images). "
+    "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)
 
@@ -49,9 +50,11 @@ _add(
     "decoding.py",
     "Measure several ways from a JPEG to the model's input, and how far each is from Pillow's.",
 )
+_add("data", "data_loading.py", "Measure training pictures from disk, beside torchvision's loaders.")
 _add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
 _add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
+_add("series", "series.py", "Measure forecasters over seeds, beside naive forecasts and ridge regression.")
 _add(
     "steps",
     "policy_steps.py",

@@ -96,7 +96,7 @@ def tune(
         Path | None, typer.Option(help="Plot the trials here; default: run/tune/NAME.png.")
     ] = None,
 ) -> Result:
-    """Find the best workers, threads, batch size and delay on this machine, on a server of its own."""
+    """Find the best workers, threads, batch size and delay to serve with, on a server of its own."""
     from marina.load import tuning
 
     spec, output = load(name), session.output

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from marina.core import kinds, paths
 from marina.core.errors import CallError
+from marina.core.search import Search
 from marina.core.serving import Serving
 from marina.core.validation import Section, validate
 from marina.core.yaml_files import parse_yaml, read_text
@@ -128,8 +129,8 @@ class Spec(Section):
     )
     kind: str = Field(
         description=(
-            "classifier, detector, segmenter, video_classifier, regressor, tabular_classifier, policy, "
-            "tensor, or one of your own in kinds/"
+            "classifier, detector, segmenter, video_classifier, regressor, tabular_classifier, forecaster, "
+            "policy, tensor, or one of your own in kinds/"
         )
     )
     handler: str | None = Field(
@@ -142,6 +143,7 @@ class Spec(Section):
         default={},
         description="metric -> the least value that is exported; optional only for an import",
     )
+    search: Search = Search()
     export: Export = Field(default=Export(), validate_default=True)
     serving: Serving = Serving()
     samples: Samples = Samples()

@@ -26,6 +26,10 @@ CAPTIONS = {
         "Learning",
         "Returns during training, with loss and exploration where the algorithm has them.",
     ),
+    "learning_rate": (
+        "Learning rate",
+        "The smoothed training loss while the rate rises step by step; the line is the rate that was taken.",
+    ),
     "pretraining": (
         "Pretraining",
         "The self-supervised loss, and the views of a picture that are contrasted with those of others.",

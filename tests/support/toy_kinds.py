@@ -12,7 +12,7 @@ from PIL import Image
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from handlers.inputs.tokenization import FILE
-from tests.support import table_models
+from tests.support import series_models, table_models
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
 from tests.support.text_models import PREPROCESS, TEXTS, WORDS, Brightness
 from tests.support.toy_policies import balance
@@ -175,5 +175,12 @@ def tabular_classifier() -> Trained:
 
 
 OF_PICTURES = (classifier, detector, segmenter, video_classifier)
-OTHERS = (policy, regressor, tabular_classifier, tensor, text_classifier)
+
+
+def forecaster() -> Trained:
+    """The next values of a series."""
+    return series_models.trained()
+
+
+OTHERS = (forecaster, policy, regressor, tabular_classifier, tensor, text_classifier)
 TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

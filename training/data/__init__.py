@@ -6,9 +6,11 @@ learned elsewhere. All of them add what they leave out, cut or guess to the `fin
 it before they return; without a run it is logged.
 """
 
+import gc
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,14 +128,30 @@ def _stats(examples: Sequence[Example]) -> list[str]:
     """Name, sizes and times of the files of each example; empty where they have SAMPLED_BYTES or less."""
     total, described = 0, []
     for example in examples:
-        files = example.files()
-        stats = [file.stat() for file in files]
-        total += sum(stat.st_size for stat in stats)
-        names = [file.name for file in files]
-        described.append(f"{names} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]}")
+        said = []
+        for file in example.files():
+            stat = file.stat()
+            total += stat.st_size
+            said.append((file.name, stat.st_size, stat.st_mtime_ns))
+        described.append(repr(said))
     return described if total > SAMPLED_BYTES else []
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Pause the garbage collector: of the many objects that data is listed as none is garbage, and it would
+    look at all of them again and again, which takes as long as reading them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_collection()
 def load_images(
     data: str, seed: int = 0, findings: Findings | None = None, limits: Limits | None = None
 ) -> ImageData:
@@ -154,6 +172,7 @@ def load_images(
         return labeled_files.load(listing, seed, findings, limits)
 
 
+@_without_collection()
 def load_clips(
     data: str, seed: int = 0, findings: Findings | None = None, limits: Limits | None = None
 ) -> ImageData:
@@ -165,6 +184,7 @@ def load_clips(
     return clip_folder.load(_place(data, "motions"), seed, findings, limits)
 
 
+@_without_collection()
 def load_objects(
     data: str, seed: int = 0, findings: Findings | None = None, limits: Limits | None = None
 ) -> ImageData:
@@ -176,6 +196,7 @@ def load_objects(
     return object_folder.load(_folder(data, "scenes"), seed, findings, limits)
 
 
+@_without_collection()
 def load_outlines(
     data: str,
     seed: int = 0,

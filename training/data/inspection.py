@@ -9,7 +9,8 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from training.data.packed_files import DataFile
 from training.findings import Findings, inside
 
 SAMPLE_BYTES = 4096
+JPEG_END = b"\xff\xd9"
 File = TypeVar("File", Path, DataFile)
 PART = 16  # files that a thread reads before it hands them on
 
@@ -68,6 +70,20 @@ def inspect_picture(path: DataFile, limits: Limits) -> Inspected:
     return Inspected("", digest_of(data), image.size, _orientation(data, image.size), int(brightest))
 
 
+def inspect_ends(path: DataFile, limits: Limits) -> Inspected:
+    """As `inspect_picture`, but what is a whole JPEG by its header and its last bytes is not decoded, which
+    takes a thirtieth of the time: for data of which there is much.
+    """
+    with suppress(Exception):  # Pillow doesn't say what it raises; decoding says what is wrong
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            is_whole = image.format == "JPEG" and content.endswith(JPEG_END)
+            fits = len(content) <= limits.max_bytes and image.width * image.height <= limits.max_pixels
+            if is_whole and fits:
+                return Inspected("", digest_of(content), image.size)
+    return inspect_picture(path, limits)
+
+
 def shown_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture as it is shown, by its header; (1, 1) where that can't be read."""
     try:
@@ -86,15 +102,27 @@ def inspect_sample(path: DataFile, limits: Limits) -> Inspected:
     digest, size = hashlib.blake2b(digest_size=16), 0
     try:
         for part in sorted(path.iterdir()) if isinstance(path, Path) and path.is_dir() else [path]:
-            with part.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - SAMPLE_BYTES) // 2)
-                digest.update(f"{size} ".encode() + file.read(SAMPLE_BYTES))
+            size, content = _size_and_middle(part)
+            digest.update(f"{size} ".encode() + content)
     except OSError as error:
         return Inspected(error.strerror.lower() if error.strerror else "can't be read")
     if size > limits.max_bytes:
         return Inspected(f"above {limits.max_bytes:,} bytes, training.max_bytes")
     return Inspected(digest=digest.digest())
+
+
+def _size_and_middle(file: DataFile) -> tuple[int, bytes]:
+    """The size of a file, and SAMPLE_BYTES in its middle. The system's own calls are faster than `open`."""
+    if not isinstance(file, Path):
+        start = max(0, file.size - SAMPLE_BYTES) // 2
+        middle = replace(file, offset=file.offset + start, size=min(SAMPLE_BYTES, file.size))
+        return file.size, middle.read_bytes()
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        return size, os.pread(descriptor, SAMPLE_BYTES, max(0, size - SAMPLE_BYTES) // 2)
+    finally:
+        os.close(descriptor)
 
 
 def reason(error: RequestError) -> str:

@@ -16,6 +16,7 @@ from training.data.inspection import (
     Inspect,
     Inspected,
     inspect_all,
+    inspect_ends,
     inspect_picture,
     inspect_sample,
     report_faults,
@@ -35,7 +36,7 @@ Files = dict[str, list[DataFile]]  # class -> its files
 class Things:
     """What has a class: `name` in the plural, an example of `files` for the layout, the suffixes of files,
     how the folder of one class is listed (its files, and those that are none), how one of them is inspected,
-    and what it becomes.
+    what it becomes, and how one of very many is inspected that is measured on.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Things:
     listed: Callable[[Path], tuple[list[Path], list[Path]]]
     inspect: Inspect
     example: type[Example] = Example
+    inspect_held_out: Inspect | None = None  # default: as the others
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,11 @@ class Given:
         return replace(data, splits=splits) if splits else data
 
     def sound(self, files: Files, findings: Findings, limits: Limits) -> Files:
-        """Those that are sound: of many files only these are decoded before training."""
+        """Those that are sound: of many files only these are checked before training."""
         if len(self.inspected) <= MOST_INSPECTED:
             return files
         every = (file for of_class in files.values() for file in of_class)
-        inspected = inspect_all(every, limits, self.things.inspect)
+        inspected = inspect_all(every, limits, self.things.inspect_held_out or self.things.inspect)
         report_faults(inspected, self.things.name, self.listing.folder, findings)
         kept = {
             name: [file for file in of_class if not inspected[file].fault] for name, of_class in files.items()
@@ -290,4 +292,6 @@ def _check(given: Given, classes: Sequence[str], validation: Files, test: Files,
         findings.add("classes", happened, absent, len(classes))
 
 
-PICTURES = Things("pictures", "*.jpg", SUFFIXES, pictures_below, inspect_picture)
+PICTURES = Things(
+    "pictures", "*.jpg", SUFFIXES, pictures_below, inspect_picture, inspect_held_out=inspect_ends
+)

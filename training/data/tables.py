@@ -1,8 +1,9 @@
-"""Rows of a table: CSV, TSV, Parquet, a folder with a file per split, or scikit-learn's bundled data.
+"""Rows of a table: CSV, TSV, Parquet, a folder with a file per split, or what packages bring.
 
     data: patients.csv                    one file
     data: patients/                       train.csv, validation.csv (or val), test.csv, or .tsv, .parquet
     data: sklearn:diabetes                also breast_cancer and wine
+    data: statsmodels:co2                 also sunspots
 
 Cells come as they lie in the file; `training.tables.preparation` reads them, with the code that serves.
 """
@@ -20,6 +21,7 @@ from handlers.inputs.tables import csv_rows
 from handlers.protocol.errors import RequestError
 from marina.core import paths
 from marina.core.errors import CallError
+from training.data import packaged_series
 from training.data.parquet import parquet_file
 from training.data.picture_files import entries, split_of
 
@@ -70,6 +72,8 @@ def load_table(data: str, split_column: str | None = None) -> RawTable:
     """All rows of `data`; `split_column` names the split of each. Raises CallError for what is no table."""
     if data.startswith(BUNDLED):
         return _bundled(data.removeprefix(BUNDLED))
+    if data.startswith(packaged_series.PREFIX):
+        return _packaged(data)
     path = paths.expanded(data)
     files = _files(path)
     tables = {split: _read(file) for split, file in files.items()}
@@ -186,3 +190,10 @@ def _bundled(name: str) -> RawTable:
     types = dict.fromkeys(columns, "number")
     named = f"{BUNDLED}{name}"
     return RawTable(named, [*columns, target], rows, False, digest, source, licence, target, types)
+
+
+def _packaged(data: str) -> RawTable:
+    """A series of an installed package."""
+    found = packaged_series.load_series(data.removeprefix(packaged_series.PREFIX))
+    rows = [RawRow(f"row {number}", cells) for number, cells in enumerate(found.rows, 1)]
+    return RawTable(data, found.columns, rows, False, found.fingerprint, found.source, found.licence)

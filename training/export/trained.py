@@ -67,6 +67,8 @@ class Trained:
         regressor   values float32 [B] in the target's unit, for features float32 [B, F] as the table in
                     `preprocess` encodes rows
         tabular_classifier  logits float32 [B, classes], for the same
+        forecaster  changes float32 [B, horizon] from the last value, in deviations, for features float32
+                    [B, F] as the series input in `preprocess` encodes windows
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and
                     "q_values", "probabilities" or "value" where the policy has them
     """

@@ -156,6 +156,8 @@ def _exported(spec: Spec, trained: Trained, example: tuple[torch.Tensor, ...]) -
     with warnings.catch_warnings(), quiet_torch():
         # torchvision's own affair with torch
         warnings.filterwarnings("ignore", message=".*create_unbacked_symint")
+        # torch's recurrent cells list their weights once more, as a graph's trace sets them
+        warnings.filterwarnings("ignore", message=".*_flat_weights")
         try:
             return torch.export.export(
                 trained.module, example, dynamic_shapes=_dynamic_shapes(spec, trained), strict=False

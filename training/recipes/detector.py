@@ -22,7 +22,7 @@ from training.data.overview import samples
 from training.export.trained import HELD_OUT, Trained, spread
 from training.runs.fitting import FitModule, fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, Epochs, FitSettings, LearningRate, uses_bfloat16
+from training.runs.schedules import BatchSize, Epochs, FitSettings, LearningRate, MaxGradNorm, uses_bfloat16
 from training.runs.seeds import seed_everything
 from training.vision.detection import drawing
 from training.vision.detection.architectures import Detector, Targets
@@ -86,6 +86,7 @@ class Settings(FitSettings, StorageSettings, PictureLimits):
     epochs: Epochs = 30
     batch_size: BatchSize = 16
     learning_rate: LearningRate = 2e-3
+    max_grad_norm: MaxGradNorm = 5.0
     augmentation: Literal["none", "light", "ssd"] | Transforms = Field(
         default="light",
         description=(
@@ -210,7 +211,7 @@ def train(settings: Settings, run: Run) -> Trained:
         inputs = replace(inputs, max_pixels=min(inputs.max_pixels, MAX_PIXELS))
     pictures = batches(settings, data, inputs, run.seed, masks)
     about = data.about(settings.full_fingerprint)
-    fit(learner, pictures, run, fingerprint=about["fingerprint"], gradient_clip_val=5.0)
+    fit(learner, pictures, run, fingerprint=about["fingerprint"])
     detector: Detector = learner.best_model()
 
     threshold = learner.threshold_of(detector)

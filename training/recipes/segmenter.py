@@ -25,7 +25,7 @@ from training.export.trained import HELD_OUT, Sample, Trained, spread
 from training.runs.curves import draw_curves
 from training.runs.fitting import FitModule, fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, FitSettings, LearningRate, uses_bfloat16
+from training.runs.schedules import BatchSize, FitSettings, LearningRate, MaxGradNorm, uses_bfloat16
 from training.runs.seeds import seed_everything
 from training.vision.detection.pixels import Flip, flips, two_pictures
 from training.vision.records import StorageSettings
@@ -79,6 +79,7 @@ class Settings(FitSettings, StorageSettings, PictureLimits):
     )
     batch_size: BatchSize = 8
     learning_rate: LearningRate = 1e-3
+    max_grad_norm: MaxGradNorm = 5.0
     augmentation: Literal["none", "light"] | Transforms = Field(
         default="light",
         description=(
@@ -143,7 +144,7 @@ def train(settings: Settings, run: Run) -> Trained:
     pictures = Prepared.of(data.train, inputs, "training pictures", settings.storage())
     batches = batches_of(settings, pictures, run.seed)
     about = data.about(settings.full_fingerprint)
-    fit(learner, batches, run, fingerprint=about["fingerprint"], gradient_clip_val=5.0)
+    fit(learner, batches, run, fingerprint=about["fingerprint"])
     segmenter = learner.best_model()
 
     test = Prepared.of(data.test, inputs, "test pictures", settings.storage())

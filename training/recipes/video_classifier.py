@@ -192,7 +192,10 @@ def _material(
     """
     splits = ((data.train, run.findings), (data.validation, None), (data.test, None))
     if not settings.head_alone:
-        parts = [inputs.pixels(part, config, settings.storage(findings)) for part, findings in splits]
+        parts = [
+            inputs.pixels(part, config, settings.storage(findings), later=part is not data.train)
+            for part, findings in splits
+        ]
         return parts, model
     views = settings.cached_views if settings.augmentation != "none" else 1
     parts = [

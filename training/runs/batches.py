@@ -3,7 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -106,6 +106,16 @@ class Batches(ABC, Generic[Batch]):
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         random.setstate(state["python"])
         self.generator.set_state(state["own"])
+
+
+@contextmanager
+def random_kept(batches: Batches[Any]) -> Iterator[None]:
+    """Set all random numbers, and those of `batches`, back at the end to what they were."""
+    state = batches._random()
+    try:
+        yield
+    finally:
+        batches._set_random(state)
 
 
 def shuffled(count: int, size: int, generator: torch.Generator) -> Sequence[Sequence[int]]:

@@ -77,7 +77,9 @@ class CheckpointCallback(Checkpoint):
         due = time.monotonic() - self.written >= self.run.checkpoint_seconds
         if self.run.processes > 1:
             due = batch_idx == 0 and trainer.global_step > 0 and bool(trainer.strategy.broadcast(due))
-        if not due or not trainer.global_step:
+        # gradients of a step that is not whole are in no checkpoint
+        is_within_step = batch_idx % trainer.accumulate_grad_batches > 0
+        if not due or not trainer.global_step or is_within_step:
             return
         self.step = batch_idx
         try:

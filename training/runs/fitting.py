@@ -1,8 +1,8 @@
 """One fit for all networks that learn by gradients from labeled examples.
 
-`FitModule` holds the network, its moving average, AdamW under the schedule of the settings, the history and
-the best epoch; a recipe adds its loss and how an epoch is measured. `fit` trains one on one device or
-several, with one progress bar, and resumes an interrupted run.
+`FitModule` holds the network, its moving average, the optimizer under the schedule of the settings, the
+history and the best epoch; a recipe adds its loss and how an epoch is measured. `fit` trains one on one or
+several devices, with one progress bar, and resumes an interrupted run.
 """
 
 import copy
@@ -10,6 +10,8 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import lightning
@@ -22,9 +24,12 @@ from torch import nn
 from marina.core.errors import CallError
 from training.runs.batches import Batches
 from training.runs.checkpoints import CheckpointCallback, StatefulModule
+from training.runs.learning_rates import STEPS, find_learning_rate
 from training.runs.logs import HistoryLogger
+from training.runs.optimizers import make_optimizer
 from training.runs.processes import learning_processes
-from training.runs.run import Run
+from training.runs.recomputation import recomputed_activations
+from training.runs.run import FitEnded, Run
 from training.runs.schedules import FitSettings, plateau, step_schedule
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -37,15 +42,22 @@ UNFOUNDED = (  # warnings of Lightning
 
 
 class FitModule(StatefulModule):
-    """A network that learns: AdamW (Loshchilov and Hutter 2019), a moving average of the weights (Polyak and
-    Juditsky 1992), the best epoch.
+    """A network that learns: an optimizer, by default AdamW (Loshchilov and Hutter 2019), a moving average of
+    the weights (Polyak and Juditsky 1992), the best epoch.
 
     The average is what is measured and exported, since it doesn't jump from epoch to epoch; without
     `ema_decay` it is the network itself. A subclass says `training_step`, how an epoch is measured, which
     rows of the history are better, and may say `parameter_groups`.
     """
 
-    remembered: ClassVar[tuple[str, ...]] = ("history", "losses", "best_epoch", "best_state", "plateau")
+    remembered: ClassVar[tuple[str, ...]] = (
+        "history",
+        "losses",
+        "best_epoch",
+        "best_state",
+        "plateau",
+        "found_rate",
+    )
     fused: ClassVar[bool] = False  # torch's fused AdamW
     extra_steps: ClassVar[int] = 0  # of one_cycle, beyond those that are taken
 
@@ -59,6 +71,10 @@ class FitModule(StatefulModule):
         self.best_state: dict[str, torch.Tensor] = {}  # of the average
         # state of that schedule, which Lightning would not step in an epoch that is resumed
         self.plateau: dict[str, Any] = {}
+        # (mean, weight); empty without an average, and in a range test of learning rates
+        self._averaged: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._copied: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.found_rate = 0.0  # by the range test of learning rates; 0: there was none
 
     def evaluate(self) -> dict[str, float] | None:
         """Measure the average after an epoch: a row of the history. The first process does it for all.
@@ -71,6 +87,10 @@ class FitModule(StatefulModule):
         """What the best epoch has most of."""
         raise NotImplementedError
 
+    def objective(self, row: dict[str, float]) -> float:
+        """The one number that a search of settings makes as large as it can: what `merit` begins with."""
+        return next((value for value in self.merit(row) if value), 0.0)
+
     def plateau_loss(self, row: dict[str, float]) -> float:
         """What the schedule plateau watches: less is better."""
         raise NotImplementedError
@@ -82,12 +102,17 @@ class FitModule(StatefulModule):
     def training_facts(self, run: Run) -> dict[str, Any]:
         """What the export's metadata says of this training."""
         return {
+            **self.rate_facts(),
             "epochs": self.settings.epochs,
             "best_epoch": self.best_epoch,
             "seconds": round(time.monotonic() - run.started, 1),
             "cpu_seconds": round(time.process_time() - run.computed, 1),
             "validation": self.history[self.best_epoch - 1],
         }
+
+    def rate_facts(self) -> dict[str, float]:
+        """The learning rate that a range test found, where there was one."""
+        return {"learning_rate": self.found_rate} if self.found_rate else {}
 
     def best_model(self) -> Any:
         """The average of the best epoch, on the CPU and in eval mode."""
@@ -100,8 +125,11 @@ class FitModule(StatefulModule):
         return {self.settings.learning_rate: [each for each in self.model.parameters() if each.requires_grad]}
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """AdamW over these groups of parameters."""
-        return torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay, fused=self.fused or None)
+        """The optimizer of the settings over these groups of parameters."""
+        settings = self.settings
+        return make_optimizer(
+            settings.optimizer, groups, self.model, settings.weight_decay, settings.momentum, self.fused
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule of the settings."""
@@ -125,9 +153,9 @@ class FitModule(StatefulModule):
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *arguments: Any) -> None:
         """Move the means a little towards the weights; more at first, when they have seen little."""
-        if self.average is self.model:
+        if not self._averaged or not self._has_stepped(*arguments):
             return
         share = max(1 - self.settings.ema_decay, 9 / (10 + self.global_step))
         with torch.no_grad():
@@ -136,6 +164,11 @@ class FitModule(StatefulModule):
             )
             for mean, now in self._copied:
                 mean.copy_(now)
+
+    def _has_stepped(self, outputs: Any = None, batch: Any = None, batch_idx: int = 0) -> bool:
+        """Whether this batch ended a step: of several that make one only the last one does."""
+        several = self.settings.accumulated_batches
+        return (batch_idx + 1) % several == 0 or batch_idx + 1 == self.trainer.num_training_batches
 
     def end_epoch(self, row: dict[str, float]) -> None:
         """Put the epoch into the history, keep it if it is the best, and stop if none was for long."""
@@ -153,13 +186,17 @@ class FitModule(StatefulModule):
 class EpochCallback(Callback):
     """Ends each epoch of a `FitModule`, and shows it: the epoch, its loss, its measurements."""
 
-    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
-        self.progress, self.epochs = progress, epochs
+    def __init__(self, progress: Progress, epochs: int, steps: int, run: Run) -> None:
+        self.progress, self.epochs, self.steps = progress, epochs, steps
+        self.after_epoch = run.after_epoch
         self.task = progress.add_task("epoch 1", total=epochs * steps)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """A step more."""
-        self.progress.update(self.task, completed=trainer.global_step)
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch more."""
+        done = trainer.current_epoch * self.steps + batch_idx + 1
+        self.progress.update(self.task, completed=done)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, unless the validation loop did."""
@@ -171,6 +208,8 @@ class EpochCallback(Callback):
         number, last = len(pl_module.history), pl_module.history[-1]
         text = f"epoch {number} of {self.epochs}: {pl_module.summary(last)}"
         self.progress.update(self.task, description=text)
+        if self.after_epoch:
+            self.after_epoch(pl_module)
 
 
 def fit(
@@ -190,32 +229,62 @@ def fit(
     says that not everything learns all the time. Helper processes end here. Raises CallError for batches that
     can't be split evenly over the processes.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # hints would tear the bar
     settings = learner.settings
     _check_batch_size(settings.batch_size, run.processes)
     checkpoint = CheckpointCallback(run, fingerprint, batches) if run.checkpoints and fingerprint else None
     progress = run.progress(*COLUMNS)
-    callbacks: list[Callback] = [
-        EpochCallback(progress, settings.epochs, len(batches)),
-        HistoryLogger(run),
-        *([checkpoint] if checkpoint else []),
-    ]
-    with learning_processes(run), progress, warnings.catch_warnings():
-        for message in UNFOUNDED:
-            warnings.filterwarnings("ignore", message=message)
+    shown = EpochCallback(progress, settings.epochs, len(batches), run)
+    with ExitStack() as stack:
+        for context in (learning_processes(run), progress, _without_hints()):
+            stack.enter_context(context)
         trainer = _make_trainer(
             run,
             max_epochs=settings.epochs,
             strategy=DDPStrategy(find_unused_parameters=frozen) if run.processes > 1 else "auto",
-            callbacks=callbacks,
+            callbacks=[shown, HistoryLogger(run), *([checkpoint] if checkpoint else [])],
             enable_checkpointing=checkpoint is not None,
+            gradient_clip_val=settings.max_grad_norm or None,
+            accumulate_grad_batches=settings.accumulated_batches,
             **options,
         )
+        if settings.activation_checkpointing:
+            stack.enter_context(recomputed_activations(learner.model))
         resumed = checkpoint.found() if checkpoint else None
+        if settings.find_learning_rate and not resumed:
+            _find_learning_rate(learner, batches, run)
         fit_until_stopped(trainer, learner, batches, validation, ckpt_path=resumed, weights_only=True)
+    if run.after_epoch:
+        raise FitEnded
     if run.is_helper:
         sys.exit(0)
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Without Lightning's, which would tear the progress bar."""
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for message in UNFOUNDED:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def _find_learning_rate(learner: FitModule, batches: Batches[Any], run: Run) -> None:
+    """Put the rate that a range test finds into the learner's settings; one that finds none is a finding.
+
+    Raises CallError for several processes.
+    """
+    if run.processes > 1:
+        raise CallError("find_learning_rate tests on one device; leave --devices and --nodes out")
+    trainer = _make_trainer(run, enable_checkpointing=False, max_epochs=1 + STEPS // len(batches))
+    rate = find_learning_rate(learner, batches, trainer, run.report)
+    if rate is None:
+        written = f"kept at {learner.settings.learning_rate:g}: at none of the tested rates did the loss fall"
+        run.findings.add("the learning rate is", written, ["report/learning_rate.png"])
+        return
+    learner.settings = learner.settings.model_copy(update={"learning_rate": rate})
+    learner.found_rate = rate
 
 
 def _check_batch_size(batch_size: int, processes: int) -> None:

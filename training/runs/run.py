@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -33,6 +33,10 @@ KEPT_DAYS = 14  # a run that nobody resumes for so long is removed
 log = logging.getLogger("marina")
 
 
+class FitEnded(Exception):
+    """Raised at the end of `fit` where a run says `after_epoch`: what comes after it is not wanted."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run: what a recipe is given beside its settings.
@@ -48,6 +52,8 @@ class Run:
     nodes: int = 1
     checkpoint_seconds: float = 20.0  # at least, between two checkpoints
     findings: Findings = field(default_factory=Findings)
+    # called with the learner after each epoch; a run that has one ends with its fit, before the test split
+    after_epoch: Callable[[Any], None] | None = None
     started: float = field(default_factory=time.monotonic)  # on that clock
     computed: float = field(default_factory=time.process_time)  # CPU seconds before it
 

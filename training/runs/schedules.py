@@ -9,10 +9,14 @@ import torch
 from pydantic import Field, model_validator
 
 from marina.core.spec import Section
+from training.runs.optimizers import WITH_MOMENTUM, MuonAndAdamW, Name
 
 Epochs = Annotated[int, Field(ge=1, le=10_000, description="times that all training examples are seen")]
 BatchSize = Annotated[int, Field(ge=2, le=1024, description="examples per step, over all devices")]
-LearningRate = Annotated[float, Field(gt=0, le=1, description="peak of the schedule, for AdamW")]
+LearningRate = Annotated[float, Field(gt=0, le=1, description="peak of the schedule")]
+MaxGradNorm = Annotated[
+    float, Field(ge=0, le=1e6, description="longer gradients of a step are cut to this norm; 0: none")
+]
 EmaDecay = Annotated[
     float,
     Field(ge=0, lt=1, description="per step, of the moving average of the weights that is exported; 0: none"),
@@ -28,6 +32,19 @@ class FitSettings(Section):
     )
     batch_size: BatchSize = 16
     learning_rate: LearningRate = 2e-3
+    find_learning_rate: bool = Field(
+        default=False,
+        description="take a tenth of the rate at which the loss is least in a test of 100 steps instead",
+    )
+    optimizer: Name = Field(
+        default="adamw", description="muon: of the matrices of linear layers, adamw of everything else"
+    )
+    momentum: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="of sgd (Nesterov's; default 0.9), muon (default 0.95) and rmsprop (default 0)",
+    )
     schedule: Literal["one_cycle", "cosine", "step", "plateau", "constant"] = Field(
         default="one_cycle",
         description=(
@@ -37,13 +54,31 @@ class FitSettings(Section):
     warmup: float = Field(
         default=0.2, ge=0, lt=1, description="share of one_cycle and cosine in which the rate rises"
     )
-    weight_decay: float = Field(default=1e-2, ge=0, le=1, description="AdamW's")
+    weight_decay: float = Field(default=1e-2, ge=0, le=1, description="the optimizer's")
+    max_grad_norm: MaxGradNorm = 0.0
+    accumulated_batches: int = Field(
+        default=1, ge=1, le=1024, description="batches whose gradients make one step; for larger steps"
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="compute activations again instead of keeping them: less memory, a third more time",
+    )
     ema_decay: EmaDecay = 0.0
     renamed: ClassVar[dict[str, str]] = {
         "warm_up": "warmup",
         "average_decay": "ema_decay",
         "averaging": "ema_decay",
+        "gradient_clip_val": "max_grad_norm",
+        "accumulate_grad_batches": "accumulated_batches",
     }
+
+    @model_validator(mode="after")
+    def _momentum_counts(self) -> "FitSettings":
+        if self.momentum is not None and self.optimizer not in WITH_MOMENTUM:
+            raise ValueError(
+                f"momentum is of {', '.join(WITH_MOMENTUM)}, and not of {self.optimizer}; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_counts(self) -> "FitSettings":
@@ -75,7 +110,11 @@ def one_cycle(
     if rise * steps == 1:  # torch divides by the length of the rise less one
         steps += 1
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates if len(rates) > 1 else rates[0], total_steps=steps, pct_start=rise
+        optimizer,
+        rates if len(rates) > 1 else rates[0],
+        total_steps=steps,
+        pct_start=rise,
+        cycle_momentum=not isinstance(optimizer, MuonAndAdamW),
     )
 
 

@@ -40,15 +40,15 @@ def draw_residuals(found: np.ndarray, truth: np.ndarray, width: float | None, un
     _save(figure, path)
 
 
-def draw_comparison(scores: Mapping[str, float], metric: str, path: Path) -> None:
-    """A bar for each model's metric on the test rows."""
+def draw_comparison(scores: Mapping[str, float], metric: str, path: Path, most: float | None = 1.1) -> None:
+    """A bar for each model's metric on the test rows; `most` ends the axis, None for the longest bar's."""
     figure = Figure(figsize=(7, 0.6 + 0.5 * len(scores)), layout="constrained")
     axes = figure.subplots()
     names = list(scores)[::-1]
     bars = axes.barh(names, [scores[name] for name in names], color=COLORS[0])
     axes.bar_label(bars, fmt="%.3f", padding=4)
     least = min(0.0, *scores.values())
-    axes.set(xlabel=metric, xlim=(least - 0.15 * (least < 0), 1.1))
+    axes.set(xlabel=metric, xlim=(least - 0.15 * (least < 0), most or 1.15 * max(scores.values())))
     _save(figure, path)
 
 

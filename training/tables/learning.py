@@ -1,6 +1,6 @@
-"""How a network for rows of a table learns: a loss by name, weights kept small, an optimizer by name."""
+"""How a network for rows of a table learns: a loss by name, weights kept small."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -35,20 +35,6 @@ class TableModule(LossModule):
         absolute = torch.stack([weight.abs().sum() for weight in weights]).sum()
         squares = torch.stack([weight.square().sum() for weight in weights]).sum()
         return value + self.settings.l1 * absolute + self.settings.l2 * squares
-
-    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The one of the settings."""
-        decay = self.settings.weight_decay
-        if self.settings.optimizer == "sgd":
-            return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=decay)
-        optimizers: dict[str, Any] = {
-            "adamw": torch.optim.AdamW,
-            "adam": torch.optim.Adam,
-            "nadam": torch.optim.NAdam,
-            "rmsprop": torch.optim.RMSprop,
-        }
-        made: torch.optim.Optimizer = optimizers[self.settings.optimizer](groups, weight_decay=decay)
-        return made
 
 
 class ValueModule(TableModule):

@@ -137,9 +137,6 @@ class TableSettings(FitSettings):
     activation: Literal["relu", "tanh", "gelu", "silu"] = Field(default="relu", description="of the mlp")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="behind each hidden layer of the mlp")
     centers: int = Field(default=32, ge=1, le=4096, description="of the rbf network")
-    optimizer: Literal["adamw", "adam", "nadam", "rmsprop", "sgd"] = Field(
-        default="adamw", description="sgd has Nesterov's momentum of 0.9"
-    )
     l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute weights in the loss")
     l2: float = Field(
         default=0.0, ge=0, description="weight of the sum of their squares; with l1 an elastic net"

@@ -93,7 +93,7 @@ class Settings(FitSettings):
 
     epochs: Epochs = 10
     batch_size: BatchSize = 32
-    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="peak of the schedule, for AdamW")
+    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="peak of the schedule")
     ema_decay: EmaDecay = 0.98
 
     renamed: ClassVar[dict[str, str]] = {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import PIL
@@ -232,10 +233,30 @@ class Column:
             )
 
 
-class ColumnDataset(Dataset[tuple[Tensor, ...]]):
-    """What `TensorDataset` is for tensors, for a column and the tensors beside it."""
+class LaterTensor:
+    """A tensor of `count` rows that is made when rows of it are first needed: what is measured on after an
+    epoch does not delay the first step.
+    """
 
-    def __init__(self, column: Column, *others: Tensor) -> None:
+    def __init__(self, make: Callable[[], Tensor], count: int) -> None:
+        self.make, self.count = make, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """What `make` raises where the tensor can't be made."""
+        return self._tensor[rows]
+
+    @cached_property
+    def _tensor(self) -> Tensor:
+        return self.make()
+
+
+class ColumnDataset(Dataset[tuple[Tensor, ...]]):
+    """What `TensorDataset` is for tensors, for a column or later tensor and the tensors beside it."""
+
+    def __init__(self, column: Column | LaterTensor, *others: Tensor) -> None:
         self.tensors: tuple[Any, ...] = (column, *others)
 
     def __len__(self) -> int:
@@ -261,6 +282,8 @@ def read_ahead(data: Rows, steps: Steps) -> Stream[Sequence[Tensor]]:
 
 def part_of(data: Rows, first: int, every: int) -> Rows:
     """Every `every`-th row from `first` on."""
+    if every == 1 and not first:
+        return data
     column, *others = data.tensors
     rest = [each[first::every] for each in others]
     if isinstance(column, Column):

@@ -102,6 +102,7 @@ CLASSIFIER_METRICS = (*calibration.CLASS_METRICS, "ece_uncalibrated")  # of `ass
 def training_facts(assessment: Assessment, learner: Learner, run: Run, prepared: float) -> dict[str, Any]:
     """What the export's metadata says of a training; it learned from `prepared` on, a monotonic time."""
     return {
+        **learner.rate_facts(),
         "epochs": learner.settings.epochs,
         "best_epoch": learner.best_epoch,
         "validation_accuracy": learner.history[learner.best_epoch - 1]["validation_accuracy"],

@@ -35,6 +35,7 @@ from training.vision.records import (
     UNCACHED,
     Column,
     ColumnDataset,
+    LaterTensor,
     Record,
     Records,
     Rows,
@@ -64,22 +65,34 @@ def stack_pictures(examples: Sequence[Example], config: ImageInput | ClipInput) 
     return torch.stack(pictures)
 
 
-def pixels(examples: Sequence[Example], config: ImageInput | ClipInput, storage: Storage = UNCACHED) -> Rows:
+def pixels(
+    examples: Sequence[Example],
+    config: ImageInput | ClipInput,
+    storage: Storage = UNCACHED,
+    later: bool = False,
+) -> Rows:
     """All pictures, uint8 [N, C, H, W], or clips, uint8 [N, T, C, H, W], and their labels, int64 [N].
 
-    In memory they are prepared here, unless the cache has them, and on disk when they are needed. Raises
-    CallError for one that can't be read, if the storage has no findings for it.
+    In memory they are prepared here, or `later` when they are first needed, unless the cache has them; on
+    disk when they are needed. Raises CallError for one that can't be read, if the storage has no findings
+    for it.
     """
     what = "clips" if isinstance(config, ClipInput) else "pictures"
     labels = torch.tensor([example.label for example in examples])
     records = _pictures(examples, config, what, storage)
     if not storage.holds(records):
         return ColumnDataset(Column(records, "pixels"), labels)
-    images = torch.empty((len(examples), *_shape(config)), dtype=torch.uint8)
-    read = records.all(f"preparing {what}", quiet=records.cache is None)
-    for place, (row, record) in enumerate(read):
-        images[place], labels[place] = record["pixels"], examples[row].label
-    return TensorDataset(images, labels)
+
+    def prepared() -> torch.Tensor:
+        images = torch.empty((len(examples), *_shape(config)), dtype=torch.uint8)
+        read = records.all(f"preparing {what}", quiet=records.cache is None)
+        for place, (row, record) in enumerate(read):
+            images[place], labels[place] = record["pixels"], examples[row].label
+        return images
+
+    if later:
+        return ColumnDataset(LaterTensor(prepared, len(examples)), labels)
+    return TensorDataset(prepared(), labels)
 
 
 def _pictures(

@@ -175,6 +175,7 @@ FILES = {  # command -> its words, with FILE in the place of a file or folder
     "evaluate": [["pictures", "--data", "FILE"]],
     "loadtest": [["balance", "--report", "FILE"]],
     "tune": [["balance", "--picture", "FILE"]],
+    "search": [["balance", "--out", "FILE"]],
     "init": [["FILE"]],
     "bench serve": [["--out", "FILE"]],
 }

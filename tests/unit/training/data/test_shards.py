@@ -12,8 +12,9 @@ from PIL import Image
 from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
 from tests.support.data_folders import every, read_with_findings
-from training.data import held_out_images, load_images
+from training.data import held_out_images, labeled_files, load_images
 from training.data.packed_files import PackedFile
+from training.findings import Findings
 from training.vision.classification import inputs
 from training.vision.records import Storage
 
@@ -128,3 +129,18 @@ def test_shards_that_webdataset_wrote_are_read(tmp_path: Path) -> None:
 
     assert len(every(data)) == 20
     assert {example.label == int(Path(example.image.member).stem) % 2 for example in every(data)} == {True}
+
+
+def test_many_pictures_of_shards_are_sampled_where_they_lie(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of each is enough to tell copies."""
+    monkeypatch.setattr(labeled_files, "MOST_INSPECTED", 20)
+    findings = Findings(quiet=True)
+    copy = samples(3, 1)
+    shard(folder / "train-000002.tar", {"copy.png": copy["0003.png"], "copy.cls": b"1"})
+    data = load_images(str(folder), findings=findings)
+
+    assert len(data.train) == 21
+    assert [str(found) for found in findings if "byte-equal copies" in str(found)]
+    assert not [str(found) for found in findings if "left out" in str(found)]

@@ -58,6 +58,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"columns": {"x": "number"}, "target": "y", "epochs": 100_000},
         CHECKPOINT,
     ),
+    "forecaster": ("forecaster", {"target": "x", "epochs": 100_000}, CHECKPOINT),
     "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
@@ -73,6 +74,7 @@ METRICS = {
     "segmenter": "miou",
     "tensor": "r2",
     "regressor": "r2",
+    "forecaster": "skill",
 }
 
 
@@ -88,7 +90,7 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
-    if recipe in ("regressor", "tabular_classifier", "text_classifier"):
+    if recipe in ("forecaster", "regressor", "tabular_classifier", "text_classifier"):
         if recipe == "text_classifier":
             write_csv(home / "rows.csv")
         else:

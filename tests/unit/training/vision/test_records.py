@@ -19,16 +19,15 @@ from PIL import Image
 
 from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
-from training import data
-from training.data import Example, fingerprint, labeled_files, load_images, load_objects
+from training.data import Example, load_objects
 from training.findings import Findings
 from training.runs.run import Run
 from training.vision import record_cache, records
 from training.vision.classification import inputs
-from training.vision.classification.learner import Shuffled
+from training.vision.classification.learner import Shuffled, batches
 from training.vision.detection.pixels import Batches, Prepared
 from training.vision.record_cache import RecordCache
-from training.vision.records import Records, Storage
+from training.vision.records import Records, Storage, part_of
 
 SIDE = 64
 ON_DISK = Storage(memory_bytes=0)
@@ -101,6 +100,7 @@ RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "video classifier": ("video_classifier", "clips", {**FIT, "image_size": 32, "frames": 4}),
     "detector": ("detector", "objects", {**DETECTOR, "augmentation": "ssd"}),
+    "detector, light": ("detector", "objects", DETECTOR),
     "segmenter": ("segmenter", "objects", {**FIT, "height": SIDE, "width": SIDE}),
 }
 
@@ -206,6 +206,23 @@ def test_a_preparation_that_was_stopped_is_resumed(
     assert len(prepared) == len(examples)
 
 
+def test_what_is_measured_on_is_prepared_when_it_is_needed(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    whole = inputs.picture
+    monkeypatch.setattr(inputs, "picture", lambda example, _: prepared.append(example) or whole(example, _))
+    now = inputs.pixels(examples, CONFIG, NOT_KEPT)
+    held = inputs.pixels(examples, CONFIG, Storage(cache_bytes=0), later=True)
+    before = len(prepared)
+    batches_ = list(batches(part_of(held, 0, 1), 3))
+
+    assert before == 0
+    assert len(prepared) == len(examples)
+    assert torch.equal(torch.cat([pixels for pixels, _ in batches_]), now.tensors[0][:])
+    assert torch.cat([labels for _, labels in batches_]).tolist() == list(range(8))
+
+
 def test_a_full_disk_costs_one_warning(
     examples: list[Example], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,23 +300,6 @@ def test_a_picture_that_is_damaged_is_replaced_by_one_of_its_step(
     assert "3.png" in caplog.text
 
 
-@pytest.mark.usefixtures("home")
-def test_many_files_are_checked_when_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(labeled_files, "MOST_INSPECTED", 20)
-    for split, count in {"train": 20, "val": 4, "test": 4}.items():
-        for number in range(count):
-            place = tmp_path / "many" / split / ("left", "right")[number % 2]
-            place.mkdir(parents=True, exist_ok=True)
-            picture(number).save(place / f"{number}.png")
-        (tmp_path / "many" / split / "left" / "broken.png").write_bytes(b"none")
-    found = load_images(str(tmp_path / "many"))
-
-    assert [len(part) for part in (found.train, found.validation, found.test)] == [21, 4, 4]
-    assert caplog.text.count("broken.png") == 2
-
-
 def test_no_more_is_read_ahead_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "AHEAD_BYTES", 1000)
     made: list[int] = []
@@ -314,28 +314,6 @@ def test_no_more_is_read_ahead_than_memory_is_meant_for(monkeypatch: pytest.Monk
     steps.close()
 
     assert len(made) <= 12
-
-
-def test_large_data_has_a_fingerprint_of_sizes_times_and_a_sample(
-    examples: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data, "SAMPLED_BYTES", 1000)
-    monkeypatch.setattr(data, "SAMPLED", 2)
-    first = fingerprint(examples)
-    full = fingerprint(examples, full=True)
-    file = examples[1].image
-    assert isinstance(file, Path)
-    stat = file.stat()
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    later = fingerprint(examples)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-    assert first.startswith("sampled-")
-    assert later != first
-    assert fingerprint(examples) == first
-    assert fingerprint(examples, full=True) != full
 
 
 def test_the_disk_is_not_filled(examples: list[Example], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Searches of training settings: trials, their page, the spec of the best."""

@@ -1,0 +1,1 @@
+"""What recipes for series share."""

@@ -1,0 +1,105 @@
+"""How a forecaster learns: a loss of scaled changes, the epoch with the least on validation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.runs.fitting import FitModule, fit
+from training.runs.run import Run
+from training.series.networks import Forecast
+from training.series.settings import ForecastSettings
+from training.series.windows import EVALUATION_BATCH, WindowBatches, Windows
+from training.tensors.networks import loss_of
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+EVALUATED = 20_000  # windows of the validation part that choose the epoch, at most
+
+
+class ForecastModule(FitModule):
+    """Learns changes [B, horizon]."""
+
+    settings: ForecastSettings
+
+    def __init__(self, model: nn.Module, settings: ForecastSettings, validation: Windows) -> None:
+        super().__init__(model, settings)
+        self.validation = validation.spread(EVALUATED)
+
+    def training_step(self, batch: Pair) -> torch.Tensor:
+        """One step."""
+        features, targets = batch
+        loss = loss_of(self.settings.loss, self.model(features), targets)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss on the validation windows."""
+        self.model.eval()
+        total = 0.0
+        for start in range(0, len(self.validation), EVALUATION_BATCH):
+            part = self.validation.batch(slice(start, start + EVALUATION_BATCH))
+            with torch.no_grad():
+                found = self.average(part.features.to(self.device)).cpu()
+            total += float(loss_of(self.settings.loss, found, part.targets)) * len(found)
+        self.model.train()
+        return {"loss": float(np.mean(self.losses)), "validation_loss": total / len(self.validation)}
+
+    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
+        """The less the better."""
+        return (-row["validation_loss"],)
+
+    def plateau_loss(self, row: dict[str, float]) -> float:
+        """On validation."""
+        return row["validation_loss"]
+
+    def summary(self, row: dict[str, float]) -> str:
+        """Both losses."""
+        return f"loss {row['loss']:.4g}, validation {row['validation_loss']:.4g}"
+
+    def last_model(self) -> nn.Module:
+        """The average of the last epoch, on the CPU and in eval mode."""
+        return self.average.cpu().eval()
+
+
+def learn(
+    settings: ForecastSettings, train: Windows, validation: Windows, run: Run, fingerprint: str | None
+) -> ForecastModule:
+    """Fit the network of the settings to the windows."""
+    learner = ForecastModule(Forecast(settings, train.series), settings, validation)
+    fit(learner, WindowBatches(train, settings.batch_size, run.seed), run, fingerprint=fingerprint)
+    return learner
+
+
+def changes_of(model: nn.Module, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """What a module on the CPU gives for all windows, and what is true: scaled changes [N, horizon]."""
+    found, truth = [], []
+    with torch.inference_mode():
+        for start in range(0, len(windows), EVALUATION_BATCH):
+            part = windows.batch(slice(start, start + EVALUATION_BATCH))
+            found.append(model(part.features).numpy())
+            truth.append(part.targets.numpy())
+    return np.concatenate(found).astype(np.float64), np.concatenate(truth).astype(np.float64)
+
+
+def values_of(windows: Windows, changes: np.ndarray) -> np.ndarray:
+    """Values float64 [N, horizon] in the target's unit, of scaled changes."""
+    parts = []
+    for start in range(0, len(windows), EVALUATION_BATCH):
+        rows = slice(start, start + EVALUATION_BATCH)
+        part = windows.batch(rows)
+        parts.append(part.anchors[:, None] + part.scales[:, None] * changes[rows])
+    return windows.series.restored(np.concatenate(parts))
+
+
+@contextmanager
+def quiet(run: Run) -> Iterator[Run]:
+    """A run beside the main one: it leaves nothing in the report, keeps no checkpoints, and learns in one
+    process.
+    """
+    with TemporaryDirectory() as folder:
+        yield replace(run, report=Path(folder), checkpoints=None, devices=1, nodes=1)
