@@ -295,8 +295,8 @@ TABLES = {
             "an answer", "handlers.protocol.replies:MAX_ANSWER_BYTES", "bytes", "`serving.max_answer_bytes`"
         ),
         Limit(
-            "a client's probe of one of several hosts; the rest of one that failed",
-            "marina.client.hosts:PROBE_SECONDS REST_SECONDS",
+            "a client's probe of one of several hosts; the rest of one that failed; the pause before another",
+            "marina.client.hosts:PROBE_SECONDS REST_SECONDS SETTLE_SECONDS",
             "seconds",
             "another host is asked",
         ),

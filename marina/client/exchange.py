@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 from marina.client import wire
 from marina.client.encoding import Slice, slice_bodies
-from marina.client.hosts import PROBE_SECONDS, Hosts
+from marina.client.hosts import PROBE_SECONDS, SETTLE_SECONDS, Hosts
 from marina.client.keys import Key, Keys
 from marina.client.request_options import RequestOptions, SlicedOptions
 from marina.client.wire import Call, NoResponse, Reply
@@ -347,4 +347,4 @@ def _backoff(retries: int, outcome: Reply | NoResponse | None) -> float:
     pause = random.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**retries))
     if isinstance(outcome, Reply):
         pause += wire.retry_after(outcome)
-    return pause
+    return pause if outcome else pause + SETTLE_SECONDS

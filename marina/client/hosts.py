@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 PROBE_SECONDS = 2.0  # for a host to answer a probe
 LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?($|/)")
+SETTLE_SECONDS = 0.2  # before another host is asked, which notices a lost node a moment later
 REST_SECONDS = 5.0  # from a failure to the next probe
 
 

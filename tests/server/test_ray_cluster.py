@@ -98,7 +98,7 @@ def test_a_replica_that_is_killed_is_replaced(cluster: ServedCluster) -> None:
         (pid, *_) = worker_pids(cluster.client)
         killed = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        seconds = cluster.wait_for_replicas(REPLICAS, killed)
+        seconds = cluster.wait_for_replicas(REPLICAS, pid, killed)
     print(f"{load.answered} requests; two replicas again {seconds:.1f} s after one was killed")
 
     assert not load.failed, "\n".join(load.failed)
@@ -110,7 +110,7 @@ def test_a_node_that_is_lost_is_replaced_by_another(cluster: ServedCluster) -> N
     lost = cluster.node_of(pid)
     with Load(cluster) as load:
         killed = kill_node(lost)
-        seconds = cluster.wait_for_replicas(REPLICAS, killed)
+        seconds = cluster.wait_for_replicas(REPLICAS, pid, killed)
     print(f"{load.answered} requests; two replicas again {seconds:.1f} s after a node was lost")
 
     assert not load.failed, "\n".join(load.failed)

@@ -95,16 +95,16 @@ class ServedCluster:
         above = {process.pid for process in psutil.Process(pid).parents()}
         return next(node for node in self.nodes if node.pid in above)
 
-    def wait_for_replicas(self, count: int, since: float, seconds: float = 120) -> float:
-        """Wait until so many replicas run; seconds since then (monotonic)."""
-        while not self._runs(count):
+    def wait_for_replicas(self, count: int, lost: int, since: float, seconds: float = 120) -> float:
+        """Wait until so many replicas run, the `lost` process not among them; seconds `since` (monotonic)."""
+        while not self._runs(count, lost):
             assert time.monotonic() < since + seconds, "the replicas did not come back"
             time.sleep(0.2)
         return time.monotonic() - since
 
-    def _runs(self, count: int) -> bool:
+    def _runs(self, count: int, lost: int) -> bool:
         pids = worker_pids(self.client)
-        return len(pids) == count and all(map(_lives, pids))
+        return len(pids) == count and lost not in pids and all(map(_lives, pids))
 
     def stop(self) -> None:
         """End all of it."""

@@ -37,12 +37,15 @@ Key = tuple[str, str]  # name, version
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment: its code version, and how many of its replicas a node may have, None for all.
+    """A deployment: its code version, the checksum of its archive, how many of its replicas a node may have
+    (None for all), and its scale.
 
-    Another of these two would restart all replicas, so that both stay for as long as the version is deployed.
+    All but the scale stay for as long as the version is deployed: another code version or placing would
+    restart all replicas, and another archive under the same name is none of this version.
     """
 
     code: str
+    sha256: str
     per_node: int | None
     scale: Scale
 
@@ -67,16 +70,18 @@ class Replicas:
         self.change = asyncio.Lock()
         self._deployed: dict[Key, Deployed] = {}
 
-    def take_over(self, version: Version, code: str, per_node: int | None) -> None:
+    def take_over(self, version: Version, kept: KeptVersion) -> None:
         """A version was deployed by an earlier controller, in this way."""
         if version.min_workers:
             scale = _scale(version, version.min_workers, version.max_workers)
-            self._deployed[version.name, version.version] = Deployed(code, per_node, scale)
+            deployed = Deployed(kept.code, kept.sha256, kept.per_node, scale)
+            self._deployed[version.name, version.version] = deployed
 
-    def kept(self, key: Key) -> tuple[str, int | None]:
-        """How a version is deployed, for another controller's `take_over`."""
-        deployed = self._deployed.get(key)
-        return (deployed.code, deployed.per_node) if deployed else ("", None)
+    def kept(self, version: Version) -> KeptVersion:
+        """A version and how it is deployed, for another controller's `take_over`."""
+        deployed = self._deployed.get((version.name, version.version))
+        how = (deployed.code, deployed.sha256, deployed.per_node) if deployed else ()
+        return KeptVersion(asdict(version), *how)
 
     async def load(self, version: Version, count: int) -> None:
         """Deploy so many replicas of a version and show it when all have answered their golden samples; after
@@ -89,7 +94,9 @@ class Replicas:
         try:
             scale = _scale(version, count, max(count, version.max_workers))
             per_node = per_node_of(scale, await asyncio.to_thread(self.cluster.computing_nodes))
-            await asyncio.to_thread(self._deploy, version, Deployed(secrets.token_hex(4), per_node, scale))
+            checksum = await asyncio.to_thread(sha256, self.store / version.archive)
+            deployed = Deployed(secrets.token_hex(4), checksum, per_node, scale)
+            await asyncio.to_thread(self._deploy, version, deployed)
         except (DeploymentFailed, TimeoutError) as error:
             self._deployed.pop((version.name, version.version), None)
             await asyncio.to_thread(self.cluster.remove, [application(version.name, version.version)])
@@ -160,7 +167,7 @@ class Replicas:
         archive = self.store / version.archive
         options = ReplicaOptions(
             archive=f"{self.archives}{version.archive}" if self.archives else str(archive),
-            sha256=sha256(archive),
+            sha256=deployed.sha256,
             name=version.name,
             version=version.version,
             keys=self.keys,
@@ -209,7 +216,7 @@ class RayFleet(Fleet):
                 logger.warning("%s %s is not served any more", version.name, version.version)
                 continue
             self.versions[version.name, version.version] = version
-            self.replicas.take_over(version, one.code, one.per_node)
+            self.replicas.take_over(version, one)
         if self.versions:
             logger.info("took over %s", ", ".join(f"{name} {number}" for name, number in self.versions))
 
@@ -240,9 +247,7 @@ class RayFleet(Fleet):
     def _save(self) -> None:
         """As in Fleet; in the cluster too, for a controller that takes this one's place."""
         super()._save()
-        versions = [
-            KeptVersion(asdict(version), *self.replicas.kept(key)) for key, version in self.versions.items()
-        ]
+        versions = [self.replicas.kept(version) for version in self.versions.values()]
         self.ledger.write(Kept(self.replicas.keys, versions))
 
     async def describe(self, version: Version, customized: bool) -> dict[str, Any]:

@@ -19,10 +19,11 @@ NAMESPACE, KEY = "marina", "registered"
 
 @dataclass(frozen=True)
 class KeptVersion:
-    """A version's fields, the code version that Serve has of it, and how many replicas a node may have."""
+    """A version's fields, and how it is deployed; see `fleet.Deployed`. Empty is one without replicas."""
 
     version: dict[str, Any]
-    code: str
+    code: str = ""
+    sha256: str = ""
     per_node: int | None = None
 
 
