@@ -26,7 +26,7 @@ help: ## Show the targets
 install: $(INSTALLED) ## Create the environment in .venv from the lock, checked by hashes
 
 train: $(INSTALLED) ## Train the built-in models to their floors (exports/)
-	$(MARINA) train digits scenes cartpole languages
+	$(MARINA) train digits scenes cartpole languages co2
 
 archive: $(INSTALLED) ## Pack every export (model_store/)
 	./archive.sh

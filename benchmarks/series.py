@@ -4,7 +4,7 @@
     marina bench series --only sunspots --seeds 1    one of them, one seed
     marina bench series --only co2 --set network=tcn --set layers=4
 
-The settings are those of docs/recipes/NAME.yaml. Every origin of the test part, the last times, is forecast;
+The settings are those of models/co2.yaml and docs/recipes/sunspots.yaml. Every origin of the test part, the last times, is forecast;
 errors are means over all steps ahead. A seed draws the weights; the splits are by time.
 """
 
@@ -25,12 +25,13 @@ from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.series.preparation import prepare
 
-NAMES = ("co2", "sunspots")
+FOLDERS = {"co2": "models", "sunspots": "docs/recipes"}
+NAMES = tuple(FOLDERS)
 
 
 def measured(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
     """One seed of one recipe: its metrics, and the mean absolute error of each other way to forecast."""
-    text = (paths.SOURCE / "docs" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (paths.SOURCE / FOLDERS[name] / f"{name}.yaml").read_text(encoding="utf-8")
     settings = forecaster.Settings(**{**parse(text, name, name).training.settings, **changes})
     seed_everything(seed)
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
