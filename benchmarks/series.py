@@ -4,8 +4,9 @@
     marina bench series --only sunspots --seeds 1    one of them, one seed
     marina bench series --only co2 --set network=tcn --set layers=4
 
-The settings are those of models/co2.yaml and docs/recipes/sunspots.yaml. Every origin of the test part, the last times, is forecast;
-errors are means over all steps ahead. A seed draws the weights; the splits are by time.
+The settings are those of models/co2.yaml and docs/recipes/sunspots.yaml. Every origin of the test part, the
+last times, is forecast; errors are means over all steps ahead. A seed draws the weights; the splits are by
+time.
 """
 
 import argparse
