@@ -29,6 +29,7 @@ from training.data.limits import PictureLimits
 from training.export.trained import HELD_OUT, Sample, Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
+from training.runs.threads import torch_threads
 from training.vision.classification import calibration, inputs, networks
 from training.vision.classification.assessment import (
     CLASSIFIER_METRICS,
@@ -39,7 +40,7 @@ from training.vision.classification.assessment import (
     write_report,
 )
 from training.vision.classification.augmentation import mix
-from training.vision.classification.learner import fit, learner_of, torch_threads
+from training.vision.classification.learner import fit, learner_of
 from training.vision.classification.settings import ClassifierSettings
 from training.vision.classification.shown import augmented_by
 from training.vision.records import Rows

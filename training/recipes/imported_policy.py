@@ -13,13 +13,11 @@ wrapper that changes a space is noticed, one that only changes numbers shows in 
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
 from matplotlib.figure import Figure
 from pydantic import Field
@@ -50,6 +48,7 @@ from training.policies.loops.settings import EnvironmentSettings
 from training.policies.plots import plot_episode
 from training.policies.spaces import ObservationSpec
 from training.runs.run import Run
+from training.runs.threads import torch_threads
 
 IS_IMPORT = True
 METRICS = (*RETURN_METRICS, "random_return", "training_return")
@@ -96,7 +95,7 @@ def train(settings: Settings, run: Run) -> Trained:
     activation, known_by = activation_of(saved, settings.activation)
     policy = rebuild(saved, observations, actions, activation, statistics)
     inputs = example_inputs(policy, observations, actions)
-    with one_thread():
+    with torch_threads(1):
         act = make_act(policy, inputs)
         episodes = settings.evaluation_episodes
         returns = episode_returns(act, environment, episodes, EVALUATION_SEED, env_kwargs=options)
@@ -261,17 +260,6 @@ def _is_above(returns: np.ndarray, others: np.ndarray) -> bool:
     """Whether the mean is higher by more than two standard errors."""
     error = np.sqrt(returns.var(ddof=1) / len(returns) + others.var(ddof=1) / len(others))
     return bool(returns.mean() - others.mean() > 2 * error)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """More threads only wait for each other on networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def plot_evaluation(returns: np.ndarray, actions: np.ndarray, report: Path) -> None:

@@ -1,7 +1,6 @@
 """How a classifier learns: its loss, stages that are frozen and opened, validation, balanced batches."""
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from training.runs import fitting
 from training.runs.batches import Batches, Steps
 from training.runs.fitting import FitModule
 from training.runs.run import Run
+from training.runs.threads import torch_threads
 from training.vision.classification.augmentation import Augment, Mix, augmentation
 from training.vision.classification.layouts import layout_of
 from training.vision.classification.networks import Classifier, Stage
@@ -281,16 +281,3 @@ def logits_of(model: nn.Module, dataset: Rows) -> torch.Tensor:
     """Float32 [N, classes]."""
     with torch.no_grad():  # not inference_mode: a temperature is fitted to them
         return torch.cat([model(inputs) for inputs, _ in batches(dataset, EVALUATION_BATCH)])
-
-
-@contextmanager
-def torch_threads(count: int) -> Any:
-    """Torch with `count` threads; 0 leaves them. In a tiny network the threads wait for each other longer
-    than they compute.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
