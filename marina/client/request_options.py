@@ -43,6 +43,8 @@ class RequestOptions(TypedDict, total=False):
     """Policies: of the sampled action."""
     action_mask: Sequence[int] | Sequence[bool] | None
     """Policies: actions that are allowed."""
+    horizon: int | None
+    """Forecasters: so many steps ahead; by default all."""
     class_index: int | None
     """Explanations: of this class instead of the answer."""
     output: str | None

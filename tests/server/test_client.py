@@ -60,7 +60,9 @@ def test_a_picture_in_any_form_gets_its_golden_answer(ask: Ask, name: str, tmp_p
     answers = [ask("predict", name, body) for body in bodies]
     many = ask("predict_many", name, bodies)
 
-    assert [ready.difference(sample["answer"], one) for one in answers + many] == [""] * 10
+    reduced = bool(sample.get("reduced"))
+    found = [ready.difference(sample["answer"], one, reduced=reduced) for one in answers + many]
+    assert found == [""] * 10
     assert [one == answers[0] for one in answers] == [True] * 5
 
 

@@ -63,7 +63,8 @@ def test_every_golden_sample_is_answered_alike_as_an_instance(client: Client, na
     version_1 = send(client, f"/v1/models/{name}:predict", {"instances": json_bodies}).json()["predictions"]
 
     assert [
-        ready.difference(sample["answer"], answer) for sample, answer in zip(samples, version_1, strict=True)
+        ready.difference(sample["answer"], answer, reduced=bool(sample.get("reduced")))
+        for sample, answer in zip(samples, version_1, strict=True)
     ] == [""] * len(samples)
 
 

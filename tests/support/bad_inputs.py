@@ -15,11 +15,15 @@ from tests.support import (
     bad_clips,
     bad_json,
     bad_pictures,
+    bad_series,
     bad_tensors,
+    bad_texts,
     client_habits,
     good_inputs,
 )
 from tests.support.sent_requests import Bad, Sent
+
+OTHERS = {"text_classifier": bad_texts, "forecaster": bad_series}  # which take neither pictures nor numbers
 
 
 @cache
@@ -34,6 +38,8 @@ def corpus() -> tuple[Bad, ...]:
 
 def bad(kind: str) -> list[Bad]:
     """The bad requests for this kind of model that reach its worker."""
+    if kind in OTHERS:
+        return [*OTHERS[kind].bad()]
     return [one for one in corpus() if kind in one.kinds and not one.in_front]
 
 
@@ -49,6 +55,9 @@ def good(kind: str) -> tuple[Sent, ...]:
 
 
 def _good(kind: str) -> Iterator[Sent]:
+    if kind in OTHERS:
+        yield from OTHERS[kind].good()
+        return
     yield from client_habits.good(kind)
     if kind == "policy":
         yield from good_inputs.policies()

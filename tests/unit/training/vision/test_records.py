@@ -29,6 +29,8 @@ from training.vision.detection.pixels import Batches, Prepared
 from training.vision.record_cache import RecordCache
 from training.vision.records import Records, Storage, part_of
 
+pytestmark = pytest.mark.usefixtures("home")  # nothing that other tests have prepared
+
 SIDE = 64
 ON_DISK = Storage(memory_bytes=0)
 NOT_KEPT = Storage(memory_bytes=0, cache_bytes=0)
@@ -106,7 +108,6 @@ RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.usefixtures("home")
 def test_learning_from_disk_ends_with_the_weights_of_memory(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -126,7 +127,6 @@ def test_learning_from_disk_ends_with_the_weights_of_memory(
     assert all(torch.equal(value, in_memory[key]) for key, value in from_disk.items())
 
 
-@pytest.mark.usefixtures("home")
 def test_masks_are_read_from_disk_with_their_pictures(objects: Path) -> None:
     examples = load_objects(str(objects)).train
     memory, disk = (
