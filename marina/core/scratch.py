@@ -32,7 +32,10 @@ def make_locked(folder: Path) -> int:
     """Make a folder of `new_path`; returns the descriptor that locks it until it is closed."""
     while True:
         folder.mkdir(mode=0o700)
-        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # as below
+            continue
         with suppress(OSError):
             lock_descriptor(descriptor)
         if folder.exists():  # else another process took it for a leftover before it was locked

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_a_folder_in_use_stays_and_one_of_a_killed_process_goes(
         assert list(temporary.iterdir()) == [own]
     assert f"removed what a killed process left: {folder}" in caplog.text
     assert list(temporary.iterdir()) == []
+
+
+def test_folders_that_are_made_at_the_same_time_take_none_from_each_other() -> None:
+    """One is not locked yet when others look for leftovers."""
+
+    def stands(_: int) -> bool:
+        with scratch.scratch_folder("marina-toy-") as folder:
+            return folder.is_dir()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(stands, range(400)))
 
 
 def test_links_and_files_with_such_a_name_are_left_alone(temporary: Path, tmp_path: Path) -> None:
