@@ -55,7 +55,7 @@ def statuses(received: bytes) -> list[int]:
 
 def try_(port: int, data: bytes) -> list[int]:
     """The statuses of what comes back at once, for data that may be no request at all."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         try:

@@ -134,7 +134,7 @@ class RecordCache:
 
     def _say_full(self) -> None:
         with self._lock:
-            if not self._is_full:
+            if not self._is_full and self.room >= 0:  # below, another thread has said why nothing is kept
                 log.warning(
                     "%s is full: %d of %d are kept, the others are prepared again whenever they are needed; "
                     "set a larger training.cache_gb, or free some of the disk",
