@@ -9,16 +9,13 @@ last times, is forecast; errors are means over all steps ahead. A seed draws the
 time.
 """
 
-import argparse
 import contextlib
 import io
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
+from benchmarks.recipe_seeds import measure_seeds
 from marina.core import paths
 from marina.core.spec import parse
 from training.recipes import forecaster
@@ -48,31 +45,16 @@ def measured(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print a line for each, write --out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", action="append", choices=NAMES, help="a recipe; default: all")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting")
-    parser.add_argument("--out", type=Path, help="file for the results")
-    options = parser.parse_args()
-    changes = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in options.set)}
-    results = []
-    for name in options.only or NAMES:
-        for seed in range(options.seeds):
-            results.append(measured(name, seed, changes))
-            row = results[-1]
-            metrics = row["metrics"]
-            others = ", ".join(f"{who} {error:.3f}" for who, error in row["beside"].items())
-            covered = f", interval covers {metrics['coverage']:.3f}" if "coverage" in metrics else ""
-            print(
-                f"{name} seed {seed}: mae: {row['network']} {metrics['mae']:.3f}, {others}; mase "
-                f"{metrics['mase']:.3f}, skill {metrics['skill']:.3f}{covered}",
-                flush=True,
-            )
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+def line(row: dict[str, Any]) -> str:
+    """A measurement in words."""
+    metrics = row["metrics"]
+    others = ", ".join(f"{who} {error:.3f}" for who, error in row["beside"].items())
+    covered = f", interval covers {metrics['coverage']:.3f}" if "coverage" in metrics else ""
+    return (
+        f"mae: {row['network']} {metrics['mae']:.3f}, {others}; mase {metrics['mase']:.3f}, skill "
+        f"{metrics['skill']:.3f}{covered}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    measure_seeds(__doc__ or "", NAMES, measured, line)

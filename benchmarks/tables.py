@@ -8,16 +8,14 @@ The settings are those of docs/recipes/NAME.yaml. Scores are of all ten folds' t
 fold of 44 rows R2 says little.
 """
 
-import argparse
 import contextlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from sklearn.metrics import accuracy_score, r2_score
 
+from benchmarks.recipe_seeds import measure_seeds
 from marina.core import paths
 from marina.core.spec import parse
 from training.data.tables import load_table
@@ -56,26 +54,12 @@ def measured(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "metric": metric, "seed": seed, "scores": scores, "coverage": coverage}
 
 
-def main() -> None:
-    """Measure, print the table, write --out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", action="append", choices=NAMES, help="a recipe; default: all")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting")
-    parser.add_argument("--out", type=Path, help="file for the results")
-    options = parser.parse_args()
-    changes = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in options.set)}
-    results = []
-    for name in options.only or NAMES:
-        for seed in range(options.seeds):
-            results.append(measured(name, seed, changes))
-            row = results[-1]
-            listed = ", ".join(f"{who} {score:.3f}" for who, score in row["scores"].items())
-            coverage = f"; interval covers {row['coverage']:.3f}" if row["coverage"] is not None else ""
-            print(f"{name} seed {seed}: {row['metric']}: {listed}{coverage}", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+def line(row: dict[str, Any]) -> str:
+    """A measurement in words."""
+    listed = ", ".join(f"{who} {score:.3f}" for who, score in row["scores"].items())
+    coverage = f"; interval covers {row['coverage']:.3f}" if row["coverage"] is not None else ""
+    return f"{row['metric']}: {listed}{coverage}"
 
 
 if __name__ == "__main__":
-    main()
+    measure_seeds(__doc__ or "", NAMES, measured, line)

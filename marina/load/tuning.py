@@ -11,12 +11,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
+from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.util import load_yaml_guess_indent
 
 from handlers.runtime.machine import usable_cores
 from marina.client import Client
@@ -26,6 +24,7 @@ from marina.core.errors import WorkError
 from marina.core.files import write_atomic
 from marina.core.scratch import scratch_folder
 from marina.core.spec import Spec, parse
+from marina.core.yaml_edits import edited
 from marina.engines import server_process
 from marina.engines.engine import Engine
 from marina.load.load_generator import closed_loop, request
@@ -80,26 +79,19 @@ def write_settings(spec: Spec, settings: dict[str, int]) -> Path:
 
 def edit_serving(text: str, settings: dict[str, int]) -> str:
     """The YAML `text` with `settings` under its key `serving`."""
-    _, indent, offset = load_yaml_guess_indent(text)
-    editor = YAML()
-    editor.preserve_quotes, editor.width = True, 10_000
-    if indent is not None:
-        editor.indent(sequence=indent, offset=offset or 0)
-    document = editor.load(text)
-    if not document.get("serving"):
-        document["serving"] = CommentedMap()
-        document.yaml_set_comment_before_after_key("serving", before="\n")
-    serving = document["serving"]
-    for position, (key, value) in enumerate(settings.items()):
-        if key in serving:
-            serving[key] = value
-        else:
-            serving.insert(
-                position, key, value
-            )  # behind the last key there may be comments of the next section
-    edited = StringIO()
-    editor.dump(document, edited)
-    return edited.getvalue()
+
+    def change(document: Any) -> None:
+        if not document.get("serving"):
+            document["serving"] = CommentedMap()
+            document.yaml_set_comment_before_after_key("serving", before="\n")
+        serving = document["serving"]
+        for position, (key, value) in enumerate(settings.items()):
+            if key in serving:
+                serving[key] = value
+            else:  # behind the last key there may be comments of the next section
+                serving.insert(position, key, value)
+
+    return edited(text, change)
 
 
 def plot(trials: list[Trial], file: Path) -> None:

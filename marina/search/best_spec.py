@@ -1,17 +1,14 @@
 """Writes the best settings of a search into a spec of its own; comments and order stay."""
 
 import re
-from io import StringIO
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.util import load_yaml_guess_indent
 
 from marina.core import paths
 from marina.core.errors import CallError
 from marina.core.files import write_atomic
 from marina.core.spec import NAME, Spec, parse
+from marina.core.yaml_edits import edited
 
 MARK = "# Settings found by: marina search {}"
 
@@ -29,27 +26,22 @@ def place(spec: Spec, name: str) -> Path:
 def write(spec: Spec, settings: dict[str, Any], path: Path) -> None:
     """Write the spec of the model with these training settings, and without its search."""
     text = (paths.models(spec.home) / f"{spec.name}.yaml").read_text(encoding="utf-8")
-    edited = edit(text, settings, spec.name)
-    parse(edited, path.stem, str(path))
-    write_atomic(path, edited)
+    text = edit(text, settings, spec.name)
+    parse(text, path.stem, str(path))
+    write_atomic(path, text)
 
 
 def edit(text: str, settings: dict[str, Any], name: str) -> str:
     """The YAML `text` with `settings` under its key `training`, without the section `search`."""
-    _, indent, offset = load_yaml_guess_indent(text)
-    editor = YAML()
-    editor.preserve_quotes, editor.width = True, 10_000
-    if indent is not None:
-        editor.indent(sequence=indent, offset=offset or 0)
-    document = editor.load(text)
-    document.pop("search", None)
-    for key, value in settings.items():
-        if key in document["training"]:
-            document["training"][key] = value
-        else:
-            # behind the last key there may be comments of the next section
-            document["training"].insert(len(document["training"]) - 1, key, value)
-    edited = StringIO()
-    editor.dump(document, edited)
-    first, _, rest = re.sub(r"\n{3,}", "\n\n", edited.getvalue()).partition("\n")
+
+    def change(document: Any) -> None:
+        document.pop("search", None)
+        training = document["training"]
+        for key, value in settings.items():
+            if key in training:
+                training[key] = value
+            else:  # behind the last key there may be comments of the next section
+                training.insert(len(training) - 1, key, value)
+
+    first, _, rest = re.sub(r"\n{3,}", "\n\n", edited(text, change)).partition("\n")
     return f"{first}\n{MARK.format(name)}\n{rest}"
