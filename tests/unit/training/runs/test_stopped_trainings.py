@@ -71,7 +71,7 @@ SIGNALS = [
 METRICS = {
     "policy": "mean_return",
     "detector": "ap50",
-    "segmenter": "miou",
+    "segmenter": "mean_iou",
     "tensor": "r2",
     "regressor": "r2",
     "forecaster": "skill",
