@@ -63,8 +63,9 @@ class State:
 
 def written_state(port: int, home: Path | None = None) -> State | None:
     """The state in state.json, whether or not its processes still run; None without a readable one."""
+    file = paths.run(port, home) / "state.json"
     try:
-        return State(**json.loads((paths.run(port, home) / "state.json").read_text(encoding="utf-8")))
+        return State(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
