@@ -1,7 +1,6 @@
 """Shared by all tests: the built-in models, trained once, and small models of a test's own."""
 
 import logging
-import re
 import shutil
 import signal
 import warnings
@@ -40,17 +39,17 @@ def pytest_configure() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-# What a file says that uses the built-in models, or the one server that has them
-BUILT_IN_USED = re.compile(r"\bbuilt_in: list|def test_\w+\((.*, |\s+)?client: Client")
-
-
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]
-    """Files are shared out whole; those that use the built-in models or their server stay in one process."""
+    """Files are shared out whole; those that start servers or use the built-in models stay in one process:
+    two servers that look for free ports at the same time may find the same ones.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        text = (ROOT / file).read_text(encoding="utf-8")
-        return "home" if BUILT_IN_USED.search(text) and "\ndef client(" not in text else file
+        alone = file.startswith(("tests/unit/", "tests/deploy/")) and "built_in: list" not in (
+            ROOT / file
+        ).read_text(encoding="utf-8")
+        return file if alone else "home"
 
 
 @pytest.hookimpl(optionalhook=True)
