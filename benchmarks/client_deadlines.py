@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import requests
@@ -50,7 +51,8 @@ def session_of(adapter: HTTPAdapter) -> requests.Session:
 
 def post(session: requests.Session, url: str, body: bytes, headers: dict[str, str], seconds: float) -> bytes:
     """With the timeout that requests has for the connection and for each read."""
-    return session.post(url, data=body, headers=headers, timeout=Timeout(total=seconds)).content  # type: ignore[arg-type]
+    timeout: Any = Timeout(total=seconds)  # which the stubs of requests don't know
+    return session.post(url, data=body, headers=headers, timeout=timeout).content
 
 
 def post_streamed(

@@ -50,7 +50,7 @@ class Instance:
         return counts if len(counts) == 1 or counts[-1] else counts[:-1]
 
     def polygons(self) -> list[list[float]]:
-        """Its parts' outlines as [x1, y1, x2, y2, …] in pixels of the picture, clockwise; see `outlines`."""
+        """Its parts' outlines, [x1, y1, x2, y2, ...] in pixels of the picture, clockwise; see `outlines`."""
         place = np.array([self.left, self.top])
         return [(corners + place).ravel().tolist() for corners in outlines(self.pixels)]
 

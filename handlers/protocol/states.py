@@ -88,8 +88,10 @@ class States:
             raise BadRequest(f"the state is damaged; {AGAIN}")
         model, known_step, dtype, packed = found
         if model != self.model:
-            begun = "continue with the version that began the episode, or start a new episode without a state"
-            raise StateConflict(f"the state is another model's or another version's; {begun}")
+            raise StateConflict(
+                "the state is another model's or another version's; send it to the version that started the "
+                "episode, or start a new episode without a state"
+            )
         if known_step != step:
             what = "was repeated" if step < known_step else "was lost"
             raise StateConflict(

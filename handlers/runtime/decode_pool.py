@@ -33,7 +33,7 @@ class DecodePool:
     ) -> None:
         self.pool = ThreadPoolExecutor(threads, "reader")
         here = Barrier(threads)
-        # one that can't be started later would leave a batch half begun
+        # one that can't be started later would leave a batch half started
         wait([self.pool.submit(here.wait) for _ in range(threads)])
         self.decode, self.preprocess = decode, preprocess
 
@@ -41,14 +41,14 @@ class DecodePool:
         """Hand them to the threads."""
         return [self.pool.submit(self._read, instance) for instance in instances]
 
-    def wait(self, begun: "Sequence[Future[Read]]", telemetry: Telemetry) -> None:
+    def wait(self, reads: "Sequence[Future[Read]]", telemetry: Telemetry) -> None:
         """Until all are read or have failed, so that nobody writes into a batch later. The time is added to
         the two stages, in their proportion.
         """
         started = perf_counter()
-        wait(begun)
+        wait(reads)
         waited = perf_counter() - started
-        read = [one.result() for one in begun if not one.exception()]
+        read = [one.result() for one in reads if not one.exception()]
         decode, preprocess = sum(one.decode for one in read), sum(one.preprocess for one in read)
         share = decode / (decode + preprocess) if read else 1.0
         telemetry.decode.seconds += share * waited

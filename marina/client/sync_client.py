@@ -27,7 +27,7 @@ from marina.core.errors import RequestError
 
 A = TypeVar("A")
 T = TypeVar("T")
-SHADOW_SECONDS = 120.0  # until all processes have begun or ended a shadow
+SHADOW_SECONDS = 120.0  # for all processes to start or stop a shadow
 POOL = 64  # kept connections; more threads than that open and close their own
 
 

@@ -81,9 +81,7 @@ class SampleRequest(Section):
     file: str | None = Field(default=None, description="a file beside the specs, in models/samples/")
     json_body: Any = Field(default=None, alias="json", description="a JSON body, instead of a file")
     expect: dict[str, Any] = Field(
-        description=(
-            'expected answer, like {"class": …}, {"detections": […]}, {"areas": {…: share}} or {"action": …}'
-        )
+        description='expected: {"class": …}, {"detections": […]}, {"areas": {…}} or {"action": …}'
     )
 
     @model_validator(mode="after")

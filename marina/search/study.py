@@ -89,7 +89,7 @@ def run_trials(spec: Spec, study: optuna.Study, count: int, say: Say, process: i
     seed = spec.training.seed + 1_000 * process + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(2, count // 3)))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
-    while _begun(study) < count:
+    while _count_started(study) < count:
         study.optimize(
             lambda trial: _value(spec, trial),
             n_trials=1,
@@ -97,7 +97,7 @@ def run_trials(spec: Spec, study: optuna.Study, count: int, say: Say, process: i
         )
 
 
-def _begun(study: optuna.Study) -> int:
+def _count_started(study: optuna.Study) -> int:
     """Trials that are done or run; those of a process that was killed are neither."""
     with _stable():
         optuna.storages.fail_stale_trials(study)

@@ -25,7 +25,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._is_in_head = False
-        self._begun = 0  # requests that began in the data that came last
+        self._new_count = 0  # requests that began in the data that came last
         self._bytes_left = MAX_HEAD_BYTES  # that the request under way may still send beside its body
         # when the request began that has not come as a whole yet, in the event loop's seconds
         self._since: float | None = None
@@ -47,9 +47,9 @@ class HttpProtocol(HttpToolsProtocol):
         """As in uvicorn, as far as headers, trailers and what stands around chunks are no longer than they
         may be.
         """
-        self._begun = 0
+        self._new_count = 0
         super().data_received(data)
-        if self._since is not None and self._begun < 2:  # behind a whole request, little has come of the next
+        if self._since is not None and self._new_count < 2:  # little has come of one behind a whole one
             self._bytes_left -= len(data)
             if self._bytes_left < 0:
                 self._end(HeadersTooLarge(MAX_HEAD_BYTES))
@@ -59,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_head, self._since = True, self.loop.time()
         self._bytes_left = MAX_HEAD_BYTES
-        self._begun += 1
+        self._new_count += 1
 
     def on_headers_complete(self) -> None:
         """As in uvicorn."""

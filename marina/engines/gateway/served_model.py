@@ -208,8 +208,8 @@ class ServedModel:
             for stream in self.lane.remove_ended():
                 if not isinstance(stream.failure, Interrupted):
                     self._report_later(loop, _batch_of(stream))
-        is_begun = has_streams and self._is_streams_turn and self._start_step(loop)
-        self._is_active = is_begun or self._start_requests(loop) or (has_streams and self._start_step(loop))
+        stepped = has_streams and self._is_streams_turn and self._start_step(loop)
+        self._is_active = stepped or self._start_requests(loop) or (has_streams and self._start_step(loop))
 
     def _start_requests(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Begin a batch of requests; whether there was one."""

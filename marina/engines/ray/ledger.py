@@ -1,7 +1,7 @@
 """What is registered, kept in a cluster's own control store, so that another controller can take over.
 
-Replicas run on when the controller ends, on whatever machine it was. The next one that joins goes on with
-them, and with the keys that they know.
+Replicas keep running when the controller ends, on any machine. The next controller that joins takes over
+the replicas and the keys that they accept.
 """
 
 import json

@@ -101,8 +101,8 @@ class Precision:
 
     `summary` has "map" and "ap50", and "map_small", "map_medium", "map_large" of objects below, between and
     above 32 and 96 pixels a side, where there are such. `by_class` has {"map", "ap50", "objects"} by label,
-    for the labels that there are objects of. `curves` is the precision at IoU 0.5 over recall 0, 0.01 … 1 as
-    [101, labels], -1 where a label has no objects.
+    for the labels that there are objects of. `curves` is the precision at IoU 0.5 by
+    recall, 0 to 1 in hundredths, as [101, labels], -1 where a label has no objects.
     """
 
     summary: dict[str, float]

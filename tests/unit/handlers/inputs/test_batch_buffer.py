@@ -242,16 +242,16 @@ def test_slots_and_other_arrays_together_are_copied() -> None:
 
 def test_nobody_writes_into_the_batch_once_it_is_answered() -> None:
     handler = handler_with(2)
-    begun, finish, written = threading.Event(), threading.Event(), threading.Event()
+    started, finish, written = threading.Event(), threading.Event(), threading.Event()
     decode, preprocess = handler.readers.decode, handler.readers.preprocess  # type: ignore[union-attr]
 
     def decode_in_turn(instance: Instance) -> Any:
         if instance.position == 0:
-            begun.wait(10)  # the slow one is being read when this one is refused
+            started.wait(10)  # the slow one is being read when this one is refused
         return decode(instance)
 
     def preprocess_slowly(item: Any, instance: Instance) -> Prepared:
-        begun.set()
+        started.set()
         finish.wait(10)
         prepared = preprocess(item, instance)
         written.set()

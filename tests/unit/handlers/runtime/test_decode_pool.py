@@ -140,13 +140,13 @@ def test_waiting_is_shared_out_between_the_stages_and_counted_once() -> None:
         return Prepared((), {}, (instance.position, 0))
 
     telemetry, readers = Telemetry("m", "1"), DecodePool(4, decode, preprocess)
-    begun = readers.begin([Instance(None, position=index) for index in range(8)])
+    reads = readers.begin([Instance(None, position=index) for index in range(8)])
     started = time.perf_counter()
 
-    readers.wait(begun, telemetry)
+    readers.wait(reads, telemetry)
     waited = time.perf_counter() - started
 
-    assert [one.result().prepared.size[0] for one in begun] == list(range(8))
+    assert [one.result().prepared.size[0] for one in reads] == list(range(8))
     assert telemetry.decode.seconds + telemetry.preprocess.seconds == pytest.approx(waited, rel=0.1)
     assert 2 < telemetry.decode.seconds / telemetry.preprocess.seconds < 4
     assert waited < 8 * 0.08  # two rounds of four, were nothing else to do

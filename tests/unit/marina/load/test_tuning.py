@@ -129,7 +129,7 @@ def stalling() -> Iterator[int]:
     """A server that answers at once, but for half a second in which nobody is answered; every tenth
     request gets a 503.
     """
-    begun: list[float] = []
+    started: list[float] = []
     lock, counted = threading.Lock(), iter(range(1_000_000))
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -138,10 +138,10 @@ def stalling() -> Iterator[int]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             with lock:
-                begun.append(time.monotonic())
-                waits = 0.3 <= begun[-1] - begun[0] <= 0.8
+                started.append(time.monotonic())
+                waits = 0.3 <= started[-1] - started[0] <= 0.8
             if waits:
-                time.sleep(max(0.0, begun[0] + 0.8 - time.monotonic()))
+                time.sleep(max(0.0, started[0] + 0.8 - time.monotonic()))
             body = b"{}"
             self.send_response(503 if next(counted) % 10 == 9 else 200)
             self.send_header("content-length", str(len(body)))

@@ -124,10 +124,10 @@ def write_spec(home: Path, recipe: str) -> None:
 def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, number: Signals, home: Path) -> None:
     """Once its run, or its first checkpoint where the recipe writes any, is there."""
     write_spec(home, recipe)
-    has_begun = TRAININGS[recipe][2]
+    first_file = TRAININGS[recipe][2]
 
     with running(["train", "toy"], home, QUICK_CHECKPOINTS) as command:
-        command.wait_for(Moment(file=has_begun, seconds=0.5))
+        command.wait_for(Moment(file=first_file, seconds=0.5))
         ended = command.stop(number)
 
     assert (ended.code, ended.processes, ended.temporary) == (128 + number, [], []), ended.output
@@ -135,7 +135,7 @@ def test_a_stopped_training_keeps_its_checkpoint_alone(recipe: str, number: Sign
     assert "Traceback" not in ended.output
     assert ended.seconds < SECONDS
     assert list((home / "exports" / "toy").iterdir()) == []
-    assert list(home.glob(has_begun))
+    assert list(home.glob(first_file))
 
 
 @pytest.mark.slow
