@@ -36,6 +36,20 @@ def tried(few: int) -> settings:
     )
 
 
+def cells(texts: list[str]) -> st.SearchStrategy[Any]:
+    """What a caller may send in the place of a table's cell; `texts` are near to sound ones."""
+    return st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=12),
+        st.sampled_from(texts),
+        st.lists(st.integers(), max_size=2),
+        st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+    )
+
+
 OPTIONS: dict[str, Option] = {
     "top_k": Number(int, 1, 10, ""),
     "confidence_threshold": Number(float, 0, 1, ""),

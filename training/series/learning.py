@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.runs.fitting import FitModule, fit
+from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.threads import torch_threads
 from training.series.networks import Forecast
 from training.series.settings import ForecastSettings
 from training.series.windows import EVALUATION_BATCH, WindowBatches, Windows
+from training.tensors.learning import LossModule
 from training.tensors.networks import loss_of
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -23,45 +24,27 @@ TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
 EVALUATED = 20_000  # windows of the validation part that choose the epoch, at most
 
 
-class ForecastModule(FitModule):
+class ForecastModule(LossModule):
     """Learns changes [B, horizon]."""
 
     settings: ForecastSettings
 
     def __init__(self, model: nn.Module, settings: ForecastSettings, validation: Windows) -> None:
-        super().__init__(model, settings)
-        self.validation = validation.spread(EVALUATED)
+        super().__init__(model, settings, validation.spread(EVALUATED))
 
-    def training_step(self, batch: Pair) -> torch.Tensor:
-        """One step."""
+    def loss(self, model: nn.Module, batch: Pair) -> torch.Tensor:
+        """The mean over features and targets."""
         features, targets = batch
-        loss = loss_of(self.settings.loss, self.model(features), targets)
-        self.losses.append(float(loss.detach()))
-        return loss
+        return loss_of(self.settings.loss, model(features), targets)
 
-    def evaluate(self) -> dict[str, float]:
-        """The loss on the validation windows."""
-        self.model.eval()
+    def validation_loss(self) -> float:
+        """The mean over the validation windows, which are gathered part by part."""
         total = 0.0
         for start in range(0, len(self.validation), EVALUATION_BATCH):
             part = self.validation.batch(slice(start, start + EVALUATION_BATCH))
-            with torch.no_grad():
-                found = self.average(part.features.to(self.device)).cpu()
-            total += float(loss_of(self.settings.loss, found, part.targets)) * len(found)
-        self.model.train()
-        return {"loss": float(np.mean(self.losses)), "validation_loss": total / len(self.validation)}
-
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """The less the better."""
-        return (-row["validation_loss"],)
-
-    def plateau_loss(self, row: dict[str, float]) -> float:
-        """On validation."""
-        return row["validation_loss"]
-
-    def summary(self, row: dict[str, float]) -> str:
-        """Both losses."""
-        return f"loss {row['loss']:.4g}, validation {row['validation_loss']:.4g}"
+            targets = part.targets.to(self.device)
+            total += float(self.loss(self.average, (part.features.to(self.device), targets))) * len(targets)
+        return total / len(self.validation)
 
     def last_model(self) -> nn.Module:
         """The average of the last epoch, on the CPU and in eval mode."""

@@ -40,27 +40,33 @@ class Rows(Batches[Split]):
 
 
 class LossModule(FitModule):
-    """A module that learns by one loss; the epoch with the least on the validation rows is the best."""
+    """A module that learns by one loss; the epoch with the least on the validation rows is the best. What a
+    batch is, `loss` knows.
+    """
 
-    def __init__(self, model: nn.Module, settings: FitSettings, validation: Split) -> None:
+    def __init__(self, model: nn.Module, settings: FitSettings, validation: Any) -> None:
         super().__init__(model, settings)
         self.validation = validation
 
-    def loss(self, model: nn.Module, batch: Split) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """The mean over one batch."""
         raise NotImplementedError
 
-    def training_step(self, batch: Split) -> torch.Tensor:
+    def validation_loss(self) -> float:
+        """The mean over the validation rows, which are one batch here."""
+        return float(self.loss(self.average, self.validation))
+
+    def training_step(self, batch: Any) -> torch.Tensor:
         """One step."""
         loss = self.loss(self.model, batch)
         self.losses.append(float(loss.detach()))
         return loss
 
     def evaluate(self) -> dict[str, float]:
-        """The loss on the validation rows."""
+        """Both losses."""
         self.model.eval()
         with torch.no_grad():
-            value = float(self.loss(self.average, self.validation))
+            value = self.validation_loss()
         self.model.train()
         return {"loss": float(np.mean(self.losses)), "validation_loss": value}
 

@@ -15,16 +15,9 @@ from handlers.inputs.frequency import MONTHS, SECONDS, Frequency
 from handlers.inputs.series import SeriesInput, interpolated
 from handlers.protocol.errors import RequestError
 from tests.support.series_models import INPUT, PLAIN, REQUEST, monthly
+from tests.support.strategies import cells
 
-CELLS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=12),
-    st.sampled_from(["north", "sun", "NA", "2024-02-29", "9999-12-31", "0001-01-01"]),
-    st.lists(st.integers(), max_size=2),
-)
+CELLS = cells(["north", "sun", "NA", "2024-02-29", "9999-12-31", "0001-01-01"])
 DATES = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(5000, 1, 1)).map(
     lambda date: date.replace(microsecond=0)
 )

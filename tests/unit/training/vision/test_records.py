@@ -190,12 +190,16 @@ def test_what_is_damaged_on_disk_is_prepared_again(
     assert not caplog.text
 
 
-def test_a_preparation_that_was_stopped_is_resumed(
-    examples: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared: list[Any] = []
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The examples that were prepared, in their order."""
+    found: list[Any] = []
     whole = inputs.picture
-    monkeypatch.setattr(inputs, "picture", lambda example, _: prepared.append(example) or whole(example, _))
+    monkeypatch.setattr(inputs, "picture", lambda example, _: found.append(example) or whole(example, _))
+    return found
+
+
+def test_a_preparation_that_was_stopped_is_resumed(examples: list[Example], prepared: list[Any]) -> None:
     steps = inputs.pixels(examples, CONFIG, ON_DISK).tensors[0].ahead([[0, 1], [2, 3]])
     next(steps)
     steps.close()
@@ -207,11 +211,8 @@ def test_a_preparation_that_was_stopped_is_resumed(
 
 
 def test_what_is_measured_on_is_prepared_when_it_is_needed(
-    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    examples: list[Example], prepared: list[Any]
 ) -> None:
-    prepared: list[Any] = []
-    whole = inputs.picture
-    monkeypatch.setattr(inputs, "picture", lambda example, _: prepared.append(example) or whole(example, _))
     now = inputs.pixels(examples, CONFIG, NOT_KEPT)
     held = inputs.pixels(examples, CONFIG, Storage(cache_bytes=0), later=True)
     before = len(prepared)
