@@ -1,6 +1,6 @@
 """The optimizer that the settings of a fit name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -83,6 +83,6 @@ def make_optimizer(
         return torch.optim.RMSprop(groups, momentum=momentum, **options)
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=fused or None, **options)
-    made: Iterable[tuple[str, Any]] = (("adam", torch.optim.Adam), ("nadam", torch.optim.NAdam))
-    chosen: torch.optim.Optimizer = dict(made)[name](groups, **options)
-    return chosen
+    if name == "nadam":
+        return torch.optim.NAdam(groups, **options)
+    return torch.optim.Adam(groups, **options)

@@ -187,7 +187,7 @@ class Management:
         least = _whole(request, "min_worker", 1)
         most = _whole(request, "max_worker", max(least, 1))
         if least < 0 or most < least:
-            raise _bad_request(f"min_worker {least} and max_worker {most}: give 0 <= min <= max")
+            raise bad_request(f"min_worker {least} and max_worker {most}: give 0 <= min <= max")
         work = self.fleet.scale(name, scaled.version, least, most)
         if not _is_synchronous(request):
             self._run_in_background(work)
@@ -246,20 +246,20 @@ async def _registration(request: Request) -> Registration:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise _bad_request("the body must be a JSON object")
+            raise bad_request("the body must be a JSON object")
         given = {**body, **given}
     url = given.get("url")
     if url is None:
-        raise _bad_request("Parameter url is required.")
+        raise bad_request("Parameter url is required.")
     if not isinstance(url, str) or not ARCHIVE.fullmatch(url):
         status, error_type = (404, "ModelNotFoundException") if not url else (400, "InvalidModelException")
         raise ManagementFailure(
             status, error_type, f"{url!r} is no file of the model store; name one, like digits-1.0.mar"
         )
     if given.get("handler"):
-        raise _bad_request("an archive brings its own handler; leave the parameter handler out")
+        raise bad_request("an archive brings its own handler; leave the parameter handler out")
     if given.get("runtime", "python") not in RUNTIMES:
-        raise _bad_request(f"runtime must be one of {', '.join(RUNTIMES)}")
+        raise bad_request(f"runtime must be one of {', '.join(RUNTIMES)}")
     settings = {
         key: value
         for parameter, key in SETTINGS.items()
@@ -269,7 +269,8 @@ async def _registration(request: Request) -> Registration:
     return Registration(url, given.get("model_name"), max(0, workers), settings)
 
 
-def _bad_request(message: str) -> ManagementFailure:
+def bad_request(message: str) -> ManagementFailure:
+    """A call that says something wrong."""
     return ManagementFailure(400, "BadRequestException", message)
 
 
@@ -280,7 +281,7 @@ def _percent(text: str | None) -> float:
     except ValueError:
         percent = math.nan
     if not 0 <= percent <= 100:
-        raise _bad_request("percent must be a number from 0 to 100; 0 ends the shadow")
+        raise bad_request("percent must be a number from 0 to 100; 0 ends the shadow")
     return percent
 
 

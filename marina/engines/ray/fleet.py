@@ -16,7 +16,7 @@ import psutil
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from marina.engines.gateway.management import ManagementFailure, Registration
+from marina.engines.gateway.management import ManagementFailure, Registration, bad_request
 from marina.engines.ray.archives import sha256
 from marina.engines.ray.cluster import Cluster, DeploymentFailed
 from marina.engines.ray.ledger import Kept, KeptVersion, Ledger
@@ -88,9 +88,9 @@ class Replicas:
         a failure it is gone. Raises ManagementFailure.
         """
         if not NAME.fullmatch(version.name) or not VERSION.fullmatch(version.version):
-            raise _bad_request(f"{version.name} {version.version}: use letters, digits, _ and -")
+            raise bad_request(f"{version.name} {version.version}: use letters, digits, _ and -")
         if len(model_prefix(version.name, *self._versions_of(version.name, version))) > LONGEST_PREFIX:
-            raise _bad_request(f"{version.name} has too many versions; unregister some")
+            raise bad_request(f"{version.name} has too many versions; unregister some")
         try:
             scale = _scale(version, count, max(count, version.max_workers))
             per_node = per_node_of(scale, await asyncio.to_thread(self.cluster.computing_nodes))
@@ -299,7 +299,3 @@ def _failed(version: Version, reason: str) -> ManagementFailure:
     logger.error("%s %s did not come up: %s", version.name, version.version, reason)
     words = f"Failed to start workers for model {version.name} version: {version.version}: {reason}"
     return ManagementFailure(500, "InternalServerException", words)
-
-
-def _bad_request(message: str) -> ManagementFailure:
-    return ManagementFailure(400, "BadRequestException", message)

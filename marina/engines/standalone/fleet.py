@@ -22,7 +22,7 @@ from marina.core import files
 from marina.core.errors import CallError
 from marina.core.zip_files import check_unpacked_size
 from marina.engines.gateway.failures import ModelNotFound, VersionNotFound
-from marina.engines.gateway.management import ManagementFailure, Registration
+from marina.engines.gateway.management import ManagementFailure, Registration, bad_request
 from marina.engines.gateway.shadow import RESULTS
 from marina.engines.gateway.unpacking import with_settings
 from marina.engines.standalone.channel import ActionFailed, Disconnected
@@ -138,9 +138,9 @@ class Fleet:
         async with self.pool.change:
             shadow, default = self.find(name, version), self.find(name)
             if percent and shadow is default:
-                raise _bad_request(f"{name} {version} is the default version; a shadow is another one")
+                raise bad_request(f"{name} {version} is the default version; a shadow is another one")
             if percent and not (shadow.min_workers and default.min_workers):
-                raise _bad_request(f"{name}: both versions need workers; scale {version} up first")
+                raise bad_request(f"{name}: both versions need workers; scale {version} up first")
             await self._end_shadow(name)
             if percent:
                 shadow.shadow_percent = percent
@@ -148,7 +148,7 @@ class Fleet:
                     await self._apply_shadow(shadow, percent)
                 except ActionFailed as error:
                     await self._end_shadow(name)
-                    raise _bad_request(f"{name} {version} can't be compared: {error}") from None
+                    raise bad_request(f"{name} {version} can't be compared: {error}") from None
             self._save()
         logger.info("%s %s answers %g %% of the requests too", name, version, percent)
 
@@ -268,10 +268,6 @@ class Fleet:
         """Write down what is registered, for the server that takes this one's place."""
         content = [asdict(version) for version in self.versions.values()]
         files.write_atomic(self.folder / REGISTERED, json.dumps(content, indent=1) + "\n")
-
-
-def _bad_request(message: str) -> ManagementFailure:
-    return ManagementFailure(400, "BadRequestException", message)
 
 
 async def _ask(worker: WorkerProcess, version: Version) -> dict[str, Any]:
