@@ -19,6 +19,7 @@ from training.findings import reporting_to
 from training.imports.user_code import importable
 from training.runs.environment import write_provenance
 from training.runs.run import STAGING, is_helper, open_run
+from training.runs.threads import torch_threads
 
 HELPER = "marina-helper-"
 
@@ -50,7 +51,9 @@ def train(spec: Spec, fresh: bool = False, devices: int = 1, nodes: int = 1, str
             write_provenance(spec, run)
             for left in folder.glob(f"{HELPER}*"):
                 shutil.rmtree(left)
-            return export(spec, trained, folder)
+            # the runtimes that an export tries set torch's threads to one, for the whole process
+            with torch_threads(1):
+                return export(spec, trained, folder)
 
 
 @contextmanager

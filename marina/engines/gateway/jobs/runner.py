@@ -162,7 +162,8 @@ class JobRunner:
         """Write the items to the result's file, and end the job."""
         job = run.job
         path = await self.jobs.do(lambda store: store.result(job))
-        file = run.file = await asyncio.to_thread(ResultFile, path, self.jobs.folder)
+        # not in a thread: a run that is cancelled meanwhile would never get the file to close it
+        file = run.file = ResultFile(path, self.jobs.folder)
         try:
             file.begin(stream.stream.key, stream.stream.is_list)
             while items := await stream.next_items():

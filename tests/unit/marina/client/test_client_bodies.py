@@ -132,14 +132,14 @@ def test_an_option_that_nobody_knows_is_a_mistake_of_the_caller(options: dict[st
 
 
 def test_every_option_of_the_handlers_is_known_to_the_client() -> None:
-    handlers = paths.SOURCE / "handlers"
-    named = {
-        name
-        for file in (handlers / "kinds").glob("*.py")
-        for name in re.findall(
-            r'"(\w+)"\]?(?:: | = )(?:(?:Number|Choice|Flag|Mask)\(|TOP_K)', file.read_text()
-        )
-    }
+    named = set()
+    for file in (paths.SOURCE / "handlers" / "kinds").glob("*.py"):
+        source = file.read_text()
+        constants = dict(re.findall(r'^([A-Z_]+) = "(\w+)"$', source, re.MULTILINE))
+        for literal, constant in re.findall(
+            r'(?:"(\w+)"\]?(?:: | = )|([A-Z_]+): )(?:(?:Number|Choice|Flag|Mask)\(|TOP_K)', source
+        ):
+            named.add(literal or constants[constant])
 
     assert {"top_k", "seed"} <= named
     # it goes with a state, which is too long for a header: both stand in the body

@@ -19,6 +19,7 @@ from marina.kinds.tensor import KIND
 from tests.support.tensor_modules import Plant
 from training.recipes import imported_tensor, tensor
 from training.runs.run import Run
+from training.runs.threads import torch_threads
 from training.train import train
 
 
@@ -77,6 +78,14 @@ def test_heads_learn_are_exported_and_measured_again(tmp_path: Path, arrays: Pat
     assert measurement.compare(measured, measured)["rows"] == 90
     (found,) = answer([(b'{"position": [1, 2, 3], "temperature": 0}', "")], {})
     assert sum(found["mode"]) == pytest.approx(1)
+
+
+def test_the_next_training_has_as_many_threads(tmp_path: Path, arrays: Path) -> None:
+    """An export tries its runtimes with one, of the whole process: it would be left to the next model."""
+    made = write(tmp_path, "toy", {**TRAINING, "data": str(arrays)}, "floor: {force_r2: 0.95}\n")
+    with torch_threads(2):
+        train(made)
+        assert torch.get_num_threads() == 2
 
 
 def test_a_missed_floor_exports_nothing(tmp_path: Path, arrays: Path) -> None:
