@@ -31,6 +31,7 @@ SPEC += "service_level: {{p95_ms: 5000}}\n"
 RECIPES = {"policy": "dqn", "tensor": "imported_tensor"}
 ROW = ("row.json", json.dumps(table_models.ROW).encode())
 BODIES = {
+    "embedder": ("text.txt", TEXTS["light"].encode()),
     "forecaster": ("series.json", json.dumps(series_models.REQUEST).encode()),
     "regressor": ROW,
     "tabular_classifier": ROW,
@@ -47,7 +48,8 @@ TABLE: dict[str, dict[str, str]] = {
     "ready NAME": {},
     "predict NAME FILE": {},
     "predict NAME FILE --draw drawn.png": dict.fromkeys(
-        ("forecaster", "policy", "regressor", "tabular_classifier", "tensor", "text_classifier"), NO_PICTURE
+        ("embedder", "forecaster", "policy", "regressor", "tabular_classifier", "tensor", "text_classifier"),
+        NO_PICTURE,
     ),
     "explain NAME FILE": dict.fromkeys(("detector", "segmenter", "video_classifier"), NO_EXPLANATION),
     "evaluate NAME --episodes 3": {kind: "doesn't name its data" for kind in TOYS if kind != "policy"},
