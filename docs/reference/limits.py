@@ -78,10 +78,7 @@ TABLES = {
             "save it again",
         ),
         Limit(
-            "the entries of an embedder's index",
-            "handlers.inputs.vector_index:MOST_ENTRIES",
-            "texts",
-            "name a smaller file as `training.index`",
+            "an embedder's index", "handlers.inputs.vector_index:MOST_ENTRIES", "texts", "name a smaller file"
         ),
         Limit("a YAML file", "marina.core.yaml_files:LARGEST_BYTES", "bytes", "write a shorter one"),
         Limit(

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.runtime.export import Export
 from marina.core.errors import CallError, WorkError
 from marina.core.spec import Spec
 from marina.kinds.kind import SHORT, Answer, Kind, Measured, MeasurementOptions, Progress
@@ -67,20 +66,19 @@ class RetrievalMeasurement:
         from training.data.texts import Reading
         from training.findings import Findings
 
-        settings = recipes.recipe_of(spec).settings(spec)
         imported = is_import(spec)
-        place = data or (settings.data if imported else None) or data_of(spec, data)
+        place = None if imported else data_of(spec, data)
+        settings = recipes.recipe_of(spec).settings(spec)
+        place = place or data or settings.data or data_of(spec, data)
         self.is_recorded = (imported and place == settings.data) or (
             not imported and is_trained_on(spec, data)
         )
-        limits = Export.open(spec.export_dir).preprocess
         reading = Reading(settings.encoding, limits=settings.limits)
         is_foreign = imported or not self.is_recorded
         arguments = (place, spec.training.seed, Findings(), reading, settings.relevance, is_foreign)
         self.entries = held_out_entries(*arguments)
         if not any(relevant_counts(self.entries)):
             raise CallError(f"{place}: no text belongs to another, so there is nothing to find")
-        self.limits = limits
 
     def run(self, answer: Answer, progress: Progress, *, is_endpoint: bool) -> Measured:
         """Metrics of the vectors."""

@@ -5,13 +5,13 @@ fine-tuned, by contrast with the other texts of the batch. Metrics are those of 
 in the test split, with TF-IDF and cosine beside it.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from training.data.embedding_texts import load_entries
+from training.data.embedding_texts import EmbeddingData, load_entries
 from training.data.texts import Reading
 from training.export.trained import Trained
 from training.runs.curves import draw_curves
@@ -19,20 +19,19 @@ from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
 from training.runs.seeds import seed_everything
-from training.text.contrast import ContrastiveLearner, PairBatches
-from training.text.embedding import Reader, TextEmbedder, build_index, embedded, trained_embedder
-from training.text.embedding_report import write_embedding_report
+from training.text.contrast import ContrastiveLearner, Inputs, PairBatches
+from training.text.embedding import Reader, TextEmbedder, embedded
+from training.text.embedding_assessment import ASSESSMENT_METRICS, assessed
 from training.text.embedding_settings import AnswerSettings
-from training.text.encoders import is_frozen
+from training.text.encoders import Encoder, is_frozen
 from training.text.networks import build_body
-from training.text.retrieval import PREFIX, RETRIEVAL_METRICS, measure_tfidf, retrieve
 from training.text.settings import OWN, NetworkSettings
 from training.text.tokenizers import tokens_of
 from training.text.vectors import vectors_of
 
 __all__ = ["Settings", "train"]
 
-METRICS = (*RETRIEVAL_METRICS, *(PREFIX + name for name in RETRIEVAL_METRICS))
+METRICS = ASSESSMENT_METRICS
 
 
 class Settings(AnswerSettings, NetworkSettings):
@@ -91,33 +90,40 @@ def train(settings: Settings, run: Run) -> Trained:
             ("train", "validation", "test"), (data.train, data.validation, data.test), strict=True
         )
     ]
+    model, learner = _fitted(settings, run, data, reader, encoder, splits[:2])
+    if "mrr" in learner.history[0]:
+        measures = {"recall_at_1": "recall at 1", "mrr": "mean reciprocal rank"}
+        draw_curves(learner.history, measures, "Validation", run.report / "curves.png")
+    facts = {"data": data.about(), "training": learner.training_facts(run)}
+    return assessed(settings, model, reader, data.test, splits[2], run, {}, **facts)
+
+
+def _fitted(
+    settings: Settings,
+    run: Run,
+    data: EmbeddingData,
+    reader: Reader,
+    encoder: Encoder | None,
+    tokens: Sequence[Inputs],
+) -> tuple[TextEmbedder, ContrastiveLearner]:
+    """The network of the best epoch, and how it learned from the `tokens` of training and validation. Above a
+    frozen encoder the linear layer alone learns, from features that are computed once.
+    """
     tokenizer = reader.tokenizer()
     vectors = None
     if settings.vectors:
         vectors = vectors_of(settings.vectors, tokenizer.vocabulary(), run.seed, run.findings)
-    body = encoder or build_body(settings, tokenizer.size, vectors)
-    projection = nn.Linear(int(body.width), settings.dimension) if settings.dimension else None  # type: ignore[arg-type]
-    inputs: list[list[object] | torch.Tensor] = list(splits[:2])  # type: ignore[arg-type]
+    body: Any = encoder or build_body(settings, tokenizer.size, vectors)
+    projection = nn.Linear(body.width, settings.dimension) if settings.dimension else None
+    if encoder is not None and projection is not None:  # begins with the similarities that the encoder has
+        nn.init.orthogonal_(projection.weight)
+        nn.init.zeros_(projection.bias)
+    inputs = tokens
     if frozen := encoder is not None and is_frozen(encoder):
-        inputs = [embedded(body, part) for part in splits[:2]]
+        inputs = [embedded(body, part) for part in tokens]  # type: ignore[arg-type]
     model = TextEmbedder(nn.Identity() if frozen else body, projection)
-    learner = ContrastiveLearner(model, settings, settings.temperature, data.validation, inputs[1])  # type: ignore[arg-type]
-    batches = PairBatches(data.train, inputs[0], settings.batch_size, run.seed)  # type: ignore[arg-type]
+    learner = ContrastiveLearner(model, settings, settings.temperature, data.validation, inputs[1])
+    batches = PairBatches(data.train, inputs[0], settings.batch_size, run.seed)
     fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
-
-    best = learner.best_model()
-    final = TextEmbedder(body if frozen else best.body, best.projection).eval()
-    found = embedded(final, splits[2]).numpy()
-    retrieval = retrieve(found, data.test)
-    beside = measure_tfidf(data.test) if settings.baseline else {}
-    if "mrr" in learner.history[0]:
-        measures = {"recall_at_1": "recall at 1", "mrr": "mean reciprocal rank"}
-        draw_curves(learner.history, measures, "Validation", run.report / "curves.png")
-    write_embedding_report(data.test, found, retrieval, beside, run.report)
-    index = build_index(settings, final, reader, settings.encoding, run.findings)
-    return trained_embedder(
-        *(settings, final, reader, data.test, splits[2], index),
-        metrics={**retrieval.metrics, **beside},
-        data=data.about(),
-        training=learner.training_facts(run),
-    )
+    best: TextEmbedder = learner.best_model()
+    return TextEmbedder(body if frozen else best.body, best.projection), learner

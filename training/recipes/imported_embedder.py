@@ -21,21 +21,20 @@ from training.data.embedding_texts import Entry, held_out_entries
 from training.data.texts import Reading
 from training.export.trained import Trained
 from training.runs.run import Run
-from training.text.embedding import Reader, TextEmbedder, build_index, embedded, trained_embedder
-from training.text.embedding_report import write_embedding_report
+from training.text.embedding import Reader, TextEmbedder
+from training.text.embedding_assessment import ASSESSMENT_METRICS, assessed
 from training.text.embedding_settings import AnswerSettings
 from training.text.encoders import WEIGHTS, folder_of, load_encoder
 from training.text.networks import build
-from training.text.retrieval import PREFIX, RETRIEVAL_METRICS, measure_tfidf, retrieve
-from training.text.settings import POOLING_WORDS, PRETRAINED, NetworkSettings, ReadingSettings
+from training.text.settings import POOLING_WORDS, PRETRAINED, NetworkSettings
 from training.text.tokenizers import PRETRAINED as PRETRAINED_TOKENIZER
 
 IS_IMPORT = True
-METRICS = (*RETRIEVAL_METRICS, *(PREFIX + name for name in RETRIEVAL_METRICS))
+METRICS = ASSESSMENT_METRICS
 MODEL = "model:"
 
 
-class Settings(AnswerSettings, ReadingSettings):
+class Settings(AnswerSettings):
     """What a spec may say under `training`."""
 
     source: str = Field(
@@ -60,23 +59,14 @@ def train(settings: Settings, run: Run) -> Trained:
     """Measure it, where there is data, and describe it. Raises CallError for what can't be read."""
     started = time.monotonic()
     body, reader, facts = _brought(settings)
-    model = TextEmbedder(body).eval()
     entries: list[Entry] = []
     tokens: list[np.ndarray] = []
-    metrics: dict[str, float] = {}
     if settings.data:
         reading = Reading(settings.encoding, limits=reader.limits)
         entries = held_out_entries(settings.data, 0, run.findings, reading, settings.relevance, True)
         tokens = reader.tokens(entries, run.findings, "texts")
-        vectors = embedded(model, tokens).numpy()
-        retrieval = retrieve(vectors, entries)
-        beside = measure_tfidf(entries) if settings.baseline else {}
-        write_embedding_report(entries, vectors, retrieval, beside, run.report)
-        metrics = {**retrieval.metrics, **beside}
-    index = build_index(settings, model, reader, settings.encoding, run.findings)
-    return trained_embedder(
-        *(settings, model, reader, entries, tokens, index),
-        metrics=metrics,
+    return assessed(
+        *(settings, TextEmbedder(body), reader, entries, tokens, run, {}),
         data={
             **{"name": "not known", "source": f"imported: {settings.source}", "licence": settings.licence},
             "measured_on": settings.data,

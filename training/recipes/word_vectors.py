@@ -23,19 +23,17 @@ from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.schedules import BatchSize, Epochs, FitSettings
 from training.runs.seeds import seed_everything
-from training.text.embedding import Reader, TextEmbedder, build_index, embedded, trained_embedder
-from training.text.embedding_report import write_embedding_report
+from training.text.embedding import Reader, TextEmbedder
+from training.text.embedding_assessment import ASSESSMENT_METRICS, assessed
 from training.text.embedding_settings import AnswerSettings
-from training.text.retrieval import PREFIX, RETRIEVAL_METRICS, measure_tfidf, retrieve
-from training.text.settings import ReadingSettings
 from training.text.skip_gram import WordBatches, WordLearner, WordVectors, analogy_accuracy
 from training.text.tokenizers import train_tokenizer
 
-METRICS = (*RETRIEVAL_METRICS, *(PREFIX + name for name in RETRIEVAL_METRICS), "analogies", "validation_loss")
+METRICS = (*ASSESSMENT_METRICS, "analogies", "validation_loss")
 HELD_OUT_WORDS = 4096
 
 
-class Settings(AnswerSettings, ReadingSettings, FitSettings):
+class Settings(AnswerSettings, FitSettings):
     """The settings of this recipe."""
 
     data: str = Field(
@@ -122,25 +120,16 @@ def train(settings: Settings, run: Run) -> Trained:
     fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
 
     words: np.ndarray = learner.best_model().words.weight.detach().numpy()
-    final = TextEmbedder(WeightedMean(words, word_weights(counts, settings.weighting))).eval()
-    found = embedded(final, test).numpy()
-    retrieval = retrieve(found, data.test)
-    metrics = {**retrieval.metrics, **(measure_tfidf(data.test) if settings.baseline else {})}
-    metrics["validation_loss"] = learner.history[learner.best_epoch - 1]["validation_loss"]
-    facts: dict[str, Any] = {"words": len(vocabulary)}
+    embedder = TextEmbedder(WeightedMean(words, word_weights(counts, settings.weighting)))
+    metrics = {"validation_loss": learner.history[learner.best_epoch - 1]["validation_loss"]}
+    facts: dict[str, Any] = {**learner.training_facts(run), "words": len(vocabulary)}
     if settings.analogies:
         right, facts["analogies_asked"] = analogy_accuracy(words, vocabulary, questions)
         if right is None:
             raise CallError(f"analogies: no line of {settings.analogies} has four words of the vocabulary")
         metrics["analogies"] = right
-    write_embedding_report(data.test, found, retrieval, metrics if settings.baseline else {}, run.report)
-    index = build_index(settings, final, reader, settings.encoding, run.findings)
-    return trained_embedder(
-        *(settings, final, reader, data.test, test, index),
-        metrics=metrics,
-        data=data.about(),
-        training={**learner.training_facts(run), **facts},
-    )
+    about = {"data": data.about(), "training": facts}
+    return assessed(settings, embedder, reader, data.test, test, run, metrics, **about)
 
 
 def word_weights(counts: np.ndarray, weighting: float) -> np.ndarray:

@@ -21,6 +21,7 @@ from training.text.encoders import Encoder, layer_rates
 from training.text.retrieval import retrieve
 from training.text.settings import NetworkSettings
 
+Inputs = Sequence[np.ndarray] | torch.Tensor  # tokens of each text, or what a frozen encoder made of them
 PairBatch = tuple[torch.Tensor, torch.Tensor]  # tokens or features [2 B, ...], the group of each pair [B]
 
 
@@ -31,9 +32,7 @@ class PairBatches(Batches[PairBatch]):
     `inputs` are tokens, or what a frozen encoder made of them.
     """
 
-    def __init__(
-        self, entries: Sequence[Entry], inputs: Sequence[np.ndarray] | torch.Tensor, size: int, seed: int
-    ) -> None:
+    def __init__(self, entries: Sequence[Entry], inputs: Inputs, size: int, seed: int) -> None:
         super().__init__(seed)
         groups: dict[str, list[int]] = defaultdict(list)
         for row, one in enumerate(entries):
@@ -84,7 +83,7 @@ class ContrastiveLearner(FitModule):
         settings: NetworkSettings,
         temperature: float,
         validation: Sequence[Entry],
-        inputs: Sequence[np.ndarray] | torch.Tensor,
+        inputs: Inputs,
     ) -> None:
         super().__init__(model, settings)
         self.temperature, self.validation, self.inputs = temperature, validation, inputs

@@ -86,12 +86,12 @@ def embedded(
 
 
 def build_index(
-    settings: AnswerSettings, model: nn.Module, reader: Reader, encoding: str, findings: Findings
+    settings: AnswerSettings, model: nn.Module, reader: Reader, findings: Findings
 ) -> VectorIndex | None:
     """The index of the settings. Raises CallError for too many entries, and for an id that is there twice."""
     if settings.index is None:
         return None
-    entries = all_entries(settings.index, findings, Reading(encoding, limits=reader.limits))
+    entries = all_entries(settings.index, findings, Reading(settings.encoding, limits=reader.limits))
     if len(entries) > MOST_ENTRIES:
         raise CallError(f"index {settings.index} has {len(entries):,} texts; {MOST_ENTRIES:,} at most")
     ids = [one.name for one in entries]

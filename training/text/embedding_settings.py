@@ -4,13 +4,13 @@ from pydantic import Field, field_validator
 
 from handlers.inputs.vector_index import MOST_ENTRIES
 from handlers.kinds.embedder import LABEL_CHARACTERS, MOST_NEAREST
-from marina.core.spec import Section
 from training.data.embedding_texts import Relevance
+from training.text.settings import ReadingSettings
 
 SPEC_LABELS = 1000
 
 
-class AnswerSettings(Section):
+class AnswerSettings(ReadingSettings):
     """What an answer has beside the vector."""
 
     relevance: Relevance = Field(

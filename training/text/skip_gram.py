@@ -99,7 +99,8 @@ class WordBatches(Batches[WordBatch]):
         if not len(self.kept):
             self.kept = np.arange(len(self.words))
         order = torch.randperm(len(self.kept), generator=self.generator).numpy()
-        return np.resize(order, self.steps * self.size).reshape(self.steps, self.size)  # type: ignore[return-value]
+        rows: list[list[int]] = np.resize(order, (self.steps, self.size)).tolist()
+        return rows
 
     def batch(self, read: Any) -> WordBatch:
         """The words at these places, those around them, and drawn ones."""
