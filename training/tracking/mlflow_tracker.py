@@ -45,12 +45,10 @@ class MlflowTracker:
 
     def start(self, model: TrackedModel, run_id: str | None) -> str:
         """Begin a run of the experiment, by default called like the model, or resume one."""
-        import mlflow  # noqa: F401  its import sets levels of logging
         from lightning.pytorch.loggers import MLFlowLogger
 
-        for name in ("lightning.pytorch.loggers.mlflow", "alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # that an experiment or a table is new
-        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, of SQLAlchemy
+        self._quiet_client()
+        resumed = run_id if run_id and self._is_known(run_id) else None
         is_local = not self.uri.startswith(("http:", "https:", "databricks"))
         self._logger = MLFlowLogger(
             experiment_name=self._experiment(model),
@@ -58,7 +56,7 @@ class MlflowTracker:
             tracking_uri=self.uri,
             tags={MODEL: model.name, VERSION: model.version, KIND: model.kind, "marina.about": model.about},
             artifact_location=(self.home / "mlruns").as_uri() if is_local else None,
-            run_id=run_id if run_id and self._is_known(run_id) else None,
+            run_id=resumed,
         )
         started = str(self._logger.run_id)
         self._client.update_run(started, status="RUNNING")
@@ -97,9 +95,7 @@ class MlflowTracker:
 
         Raises LookupError where no run of the experiment has logged it.
         """
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.uri)
+        client = self._quiet_client()
         number = self._registered(client, model, sha256) or self._register(client, model, sha256)
         client.set_registered_model_alias(model.name, self.settings.alias, number)
         return f"{model.name} {model.version} is version {number} there, with the alias {self.settings.alias}"
@@ -127,6 +123,15 @@ class MlflowTracker:
         tags = {VERSION: model.version, ARCHIVE: sha256}
         return str(client.create_model_version(model.name, source, info.run_id, tags=tags).version)
 
+    def _quiet_client(self) -> Any:
+        """A client that says nothing of new experiments and tables."""
+        from mlflow import MlflowClient  # its import sets levels of logging
+
+        for name in ("lightning.pytorch.loggers.mlflow", "alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, of SQLAlchemy
+        return MlflowClient(self.uri)
+
     def _experiment(self, model: TrackedModel) -> str:
         return self.settings.experiment or model.name
 
@@ -136,10 +141,10 @@ class MlflowTracker:
 
     def _is_known(self, run_id: str) -> bool:
         """Whether the run is there and not deleted."""
-        from mlflow import MlflowClient, MlflowException
+        from mlflow import MlflowException
 
         try:
-            return bool(MlflowClient(self.uri).get_run(run_id).info.lifecycle_stage == "active")
+            return bool(self._quiet_client().get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False

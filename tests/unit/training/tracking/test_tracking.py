@@ -143,7 +143,7 @@ def test_a_model_below_its_floor_is_tracked_and_its_run_resumed(
     assert [step for _, step in second.of("log_metrics")] == [None]
 
 
-@pytest.mark.parametrize("method", ["log_parameters", "log_metrics", "log_report", "end"])
+@pytest.mark.parametrize("method", ["log_metrics", "end"])
 def test_a_tracker_that_fails_costs_one_warning(
     monkeypatch: pytest.MonkeyPatch, model: spec.Spec, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
@@ -242,6 +242,7 @@ def test_a_missing_package_is_named_with_its_extra(
             train(model)
 
 
+@pytest.mark.slow
 def test_mlflow_has_runs_and_the_released_version(
     monkeypatch: pytest.MonkeyPatch, home: Path, model: spec.Spec
 ) -> None:
