@@ -57,7 +57,8 @@ def write(
     home: Path, training: dict[str, Any], more: str = "export: {runtimes: []}\n", floor: float = 0.8
 ) -> spec.Spec:
     (home / "models").mkdir(exist_ok=True)
-    text = f"# A toy.\nkind: sequence_classifier\ntraining: {json.dumps(training)}\nfloor: {{accuracy: {floor}}}\n"
+    text = f"# A toy.\nkind: sequence_classifier\nfloor: {{accuracy: {floor}}}\n"
+    text += f"training: {json.dumps(training)}\n"
     (home / "models" / "toy.yaml").write_text(text + more, encoding="utf-8")
     return spec.load("toy", home=home)
 
