@@ -55,7 +55,7 @@ _add("data", "data_loading.py", "Measure training pictures from disk, beside tor
 _add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
 _add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
-_add("series", "series.py", "Measure forecasters over seeds, beside naive forecasts and ridge regression.")
+_add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
 _add(
     "steps",
     "policy_steps.py",

@@ -128,7 +128,7 @@ class Spec(Section):
     kind: str = Field(
         description=(
             "classifier, detector, segmenter, video_classifier, regressor, tabular_classifier, forecaster, "
-            "policy, tensor, or one of your own in kinds/"
+            "sequence_classifier, policy, tensor, or one of your own in kinds/"
         )
     )
     handler: str | None = Field(

@@ -46,6 +46,11 @@ class TextRow(NamedTuple):
     group: str
     place: str
 
+    @property
+    def stratum(self) -> tuple[str, ...]:
+        """The first of its labels, which splits are drawn evenly by."""
+        return self.labels[:1]
+
 
 class Rows(NamedTuple):
     """All rows of a data set, and whether a text may have several labels."""
