@@ -1,4 +1,4 @@
-"""In which precision a GPU computes. The device is "cpu:0": torch takes it for the CPU, and Marina for another
+"""In which precision a GPU computes. The device is "cpu:0": for torch it is the CPU, for Marina it is another
 device than the one that compiled forms are for.
 """
 
