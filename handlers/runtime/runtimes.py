@@ -311,8 +311,8 @@ def arrays(outputs: Any) -> Any:
 def usable(export: Export, device: str, precision: str = "auto") -> Generator[Runtime]:
     """The runtimes of an export that this machine has, best first; the last is the portable program.
 
-    On a GPU it computes in bfloat16 first where `precision` is "bfloat16", or "auto" and the export has a form
-    of that precision, which was measured to answer like the trained model.
+    On a GPU it computes in bfloat16 first where `precision` is "bfloat16", or "auto" and the export has a
+    form of that precision, which was measured to answer like the trained model.
 
     A runtime that ends the process while it is loaded, or before the next one is requested, is skipped at the
     next start. Close the generator once a runtime is taken. Raises BrokenArchive where the portable
