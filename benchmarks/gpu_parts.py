@@ -128,7 +128,7 @@ def copies(device: str, budget: Budget, _: Path) -> list[Row]:
     pixels = torch.zeros(size, 3, budget.size, budget.size, dtype=torch.uint8)
     pinned = pixels if device == "cpu" else pixels.pin_memory()
     ready = pinned.to(device).to(torch.bfloat16)
-    stream: Any = nullcontext() if device == "cpu" else torch.cuda.stream(torch.cuda.Stream(device))
+    stream = _stream(device)
 
     def copy() -> torch.Tensor:
         return pinned.to(device, non_blocking=True)
@@ -250,10 +250,15 @@ def _finished(call: Callable[[], Any], device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def _stream(device: str) -> Any:
+    """A context in which work is queued beside all other work of the GPU."""
+    return nullcontext() if device == "cpu" else torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
 def _gpu_memory(device: str) -> float | None:
     """MiB of the GPU that are in use; None without one, or without its library."""
     with suppress(ImportError):
-        import pynvml
+        import pynvml  # type: ignore[import-untyped]
 
         if device != "cpu":
             pynvml.nvmlInit()
