@@ -252,7 +252,9 @@ def _finished(call: Callable[[], Any], device: str) -> None:
 
 def _stream(device: str) -> Any:
     """A context in which work is queued beside all other work of the GPU."""
-    return nullcontext() if device == "cpu" else torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    if device == "cpu":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def _gpu_memory(device: str) -> float | None:

@@ -40,7 +40,7 @@ from marina.load.load_generator import LoadResult, closed_loops, request
 from marina.pipeline import steps as up
 
 PERIOD = 100_000  # microseconds of a cgroup's quota
-IDLE_SECONDS = 5.0
+QUIET_SECONDS = 5.0
 REPLICAS_SECONDS = 120.0
 COLUMNS = (
     "model",
@@ -166,8 +166,8 @@ def measure(
     with capped(served.capped, arguments.cap):
         load(contents, 4, arguments.seconds / 2)
         before = processor_seconds(served.roots)
-        time.sleep(IDLE_SECONDS)
-        idle = (processor_seconds(served.roots) - before) / IDLE_SECONDS
+        time.sleep(QUIET_SECONDS)
+        idle = (processor_seconds(served.roots) - before) / QUIET_SECONDS
         for clients in arguments.clients or [8]:
             before = processor_seconds(served.roots)
             measured = load(contents, clients, arguments.seconds)

@@ -99,44 +99,26 @@ def start_node(
     return process
 
 
-def test_two_machines_answer_as_one(network: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started by the commands of deploy/ray/cluster.yaml: both fronts reach the replica, strangers without a
-    key reach nothing, the token is needed, and what the probes ask is there.
-    """
-    archive.build(export_toy(home))
+@pytest.fixture
+def machines(network: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A head here and a node on the other machine, to be joined; the port of their fronts."""
     token = home / "ray_token"
     token.write_text(secrets.token_hex(32))
     port, head_port = server_process.free_port_base(), 26400 + os.getpid() % 1000
     metrics = f"--metrics-export-port={head_port + 1}"
     started: list[subprocess.Popen[bytes]] = []
     folders = [Path(f"/tmp/m{secrets.token_hex(2)}") for _ in range(2)]  # short, as paths of sockets must be
+    roles = (
+        (HEAD, ["--head", f"--port={head_port}", f"--node-ip-address={ADDRESSES[0]}"], []),
+        (WORKERS, [f"--address={ADDRESSES[0]}:{head_port}", f"--node-ip-address={ADDRESSES[1]}"], network),
+    )
     try:
-        for folder, group, role, before in (
-            (folders[0], HEAD, ["--head", f"--port={head_port}", f"--node-ip-address={ADDRESSES[0]}"], []),
-            (
-                folders[1],
-                WORKERS,
-                [f"--address={ADDRESSES[0]}:{head_port}", f"--node-ip-address={ADDRESSES[1]}"],
-                network,
-            ),
-        ):
+        for folder, (group, role, before) in zip(folders, roles, strict=True):
             folder.mkdir()
             started.append(start_node(group, [*role, metrics], before, folder, port, token))
         monkeypatch.setenv("MARINA_RAY_ADDRESS", f"{ADDRESSES[0]}:{head_port}")
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-        with steps.serving([], port, Output(as_json=True), engines.get("ray")) as client:
-            client.register("balance", "1.0", "balance-1.0.mar")
-            for address in ADDRESSES:
-                with Client(url=f"http://{address}:{port}", token=client.token("inference")) as other:
-                    assert other.predict("balance", GOOD)["action"] == 1, address
-                    assert other.ping() == "Healthy"
-                for stranger in (port, SERVE_PORT):
-                    path = f"http://{address}:{stranger}/predictions/balance"
-                    assert requests.post(path, json=GOOD, timeout=10).status_code in (401, 404), path
-                for group in (HEAD, WORKERS):
-                    assert opens(address, _probed(group, "livenessProbe"))
-            (worker,) = client.describe("balance")[0]["workers"]
-            assert worker["node"] == ADDRESSES[1]
+        yield port
     finally:
         for process in started:
             for one in [*psutil.Process(process.pid).children(recursive=True), process]:
@@ -145,6 +127,26 @@ def test_two_machines_answer_as_one(network: list[str], home: Path, monkeypatch:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
             folder.with_suffix(".log").unlink(missing_ok=True)
+
+
+def test_two_machines_answer_as_one(home: Path, machines: int) -> None:
+    """Started by the commands of deploy/ray/cluster.yaml: both fronts reach the replica, strangers without a
+    key reach nothing, the token is needed, and what the probes ask is there.
+    """
+    archive.build(export_toy(home))
+    with steps.serving([], machines, Output(as_json=True), engines.get("ray")) as client:
+        client.register("balance", "1.0", "balance-1.0.mar")
+        for address in ADDRESSES:
+            with Client(url=f"http://{address}:{machines}", token=client.token("inference")) as other:
+                assert other.predict("balance", GOOD)["action"] == 1, address
+                assert other.ping() == "Healthy"
+            for stranger in (machines, SERVE_PORT):
+                path = f"http://{address}:{stranger}/predictions/balance"
+                assert requests.post(path, json=GOOD, timeout=10).status_code in (401, 404), path
+            for group in (HEAD, WORKERS):
+                assert opens(address, _probed(group, "livenessProbe"))
+        (worker,) = client.describe("balance")[0]["workers"]
+        assert worker["node"] == ADDRESSES[1]
 
 
 def _probed(group: dict[str, Any], probe: str) -> int:

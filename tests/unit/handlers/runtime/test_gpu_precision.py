@@ -67,7 +67,7 @@ def test_bfloat16_is_near_the_program_and_not_the_same(exported: Callable[..., S
     assert different
 
 
-def test_where_bfloat16_answers_a_golden_sample_differently_the_program_serves(
+def test_the_program_serves_where_bfloat16_answers_differently(
     exported: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = exported()
