@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from training.imports.user_code import importable
 from training.runs.environment import write_provenance
 from training.runs.run import STAGING, is_helper, open_run
 from training.runs.threads import torch_threads
+from training.tracking.session import tracked
 
 HELPER = "marina-helper-"
 
@@ -42,15 +44,16 @@ def train(spec: Spec, fresh: bool = False, devices: int = 1, nodes: int = 1, str
             shared_trial_process().start()  # its imports take seconds and are done when the export begins
         written = settings.model_dump(mode="json")
         opened = open_run(spec, written, folder / "report", fresh, devices, nodes, strict)
-        with importable(home=spec.home), opened as run:
+        with importable(home=spec.home), opened as run, tracked(spec, written, run) as session:
             with reporting_to(run.findings):
-                trained = recipe.train(settings, run)
+                trained = recipe.train(settings, replace(run, log_metrics=session.log_metrics))
             run.findings.report()
             trained.findings = run.findings.as_json()
             trained.training = {**written, **trained.training}
             write_provenance(spec, run)
             for left in folder.glob(f"{HELPER}*"):
                 shutil.rmtree(left)
+            session.log_result(trained.metrics, trained.data, run.report)
             # the runtimes that an export tries set torch's threads to one, for the whole process
             with torch_threads(1):
                 return export(spec, trained, folder)

@@ -49,6 +49,12 @@ TABLES = {
             "say fewer `--processes`, or end a program that keeps `cache/search/` locked",
         ),
         Limit(
+            "a tracker's start, and that of W&B; what is left to send, and after a signal",
+            "training.tracking.tracker:START_SECONDS INIT_SECONDS FLUSH_SECONDS INTERRUPTED_SECONDS",
+            "seconds",
+            "mend the server, or take it out of `marina.yaml`",
+        ),
+        Limit(
             "a server of weights that says nothing",
             "training.imports.fetching:SILENT_SECONDS",
             "seconds",
@@ -107,12 +113,7 @@ TABLES = {
             "seconds",
             "that candidate is left out",
         ),
-        Limit(
-            "their memory",
-            "training.export.runtimes.trial_process:MEMORY_GB",
-            "GB",
-            "that candidate is left out",
-        ),
+        Limit("their memory", "training.export.runtimes.trial_process:MEMORY_GB", "GB", "the same"),
         Limit(
             "a cache file that another program has locked",
             "training.vision.record_cache:LOCK_SECONDS",
@@ -125,12 +126,7 @@ TABLES = {
             "seconds",
             "see what they wait for",
         ),
-        Limit(
-            "git, for the report",
-            "training.runs.environment:GIT_SECONDS",
-            "seconds",
-            "the commit is left out",
-        ),
+        Limit("git, for the report", "training.runs.environment:GIT_SECONDS", "seconds", "no commit is said"),
     ),
     "Archiving, serving, releasing": (
         Limit(

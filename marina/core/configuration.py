@@ -1,8 +1,10 @@
 """The project's own configuration, `marina.yaml` beside `models/`; without the file all is as by default."""
 
+import re
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
 from marina.core import paths
 from marina.core.errors import CallError
@@ -50,12 +52,72 @@ class RaySettings(Section):
     )
 
 
+def _free_alias(alias: str) -> str:
+    if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        raise ValueError(f"{alias!r} is a tracker's own; take another one, like production")
+    return alias
+
+
+Alias = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$", description="marks the released version of a model"),
+    AfterValidator(_free_alias),
+]
+
+
+class MlflowSettings(Section):
+    """Runs and released models at MLflow (extra `mlflow`)."""
+
+    uri: str | None = Field(
+        default=None,
+        pattern=r"^[a-z+]+://\S+$",
+        description="http(s)://… of a server, or sqlite:///FILE; default: `MLFLOW_TRACKING_URI`, else "
+        "mlflow.db in the project",
+    )
+    experiment: str | None = Field(
+        default=None, min_length=1, max_length=256, description="of all runs; default: the model's name"
+    )
+    alias: Alias = "production"
+
+
+class WandbSettings(Section):
+    """Runs and released models at Weights & Biases (extra `wandb`)."""
+
+    project: str = Field(
+        default="marina", pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="the project of all runs"
+    )
+    entity: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="the user or team; default: the key's own"
+    )
+    mode: Literal["online", "offline"] | None = Field(
+        default=None,
+        description="offline: runs stay in wandb/ until `wandb sync`; default: `WANDB_MODE`, else online",
+    )
+    alias: Alias = "production"
+
+
+class TrackingSettings(Section):
+    """Where trainings and releases are kept beside the project; {} has a tracker's defaults."""
+
+    mlflow: MlflowSettings | None = Field(default=None, description="default: not tracked there")
+    wandb: WandbSettings | None = Field(default=None, description="default: not tracked there")
+
+    @field_validator("mlflow", "wandb", mode="before")
+    @classmethod
+    def _named(cls, content: Any) -> Any:
+        """A key without a value, which YAML reads as none, is a tracker with its defaults."""
+        return {} if content is None else content
+
+
 class Configuration(Section):
     """What a project sets for all of its models."""
 
     engine: str = Field(default="torchserve", description="what serves, where --engine says nothing else")
     ray: RaySettings = Field(default=RaySettings(), description="the engine ray's cluster")
     jobs: JobSettings = Field(default=JobSettings(), description="bounds of jobs; the standalone engine's")
+    tracking: TrackingSettings = Field(
+        default=TrackingSettings(), description="MLflow and Weights & Biases, for trainings and releases"
+    )
 
 
 def read_configuration(home: Path | None = None) -> Configuration:

@@ -77,6 +77,10 @@ def pack(spec: Spec, output: Output) -> archive.Archive:
     packed = archive.build(spec)
     state = "built" if packed.changed else "unchanged"
     output.say(f"{spec.name}: {packed.path} ({state}, sha256 {packed.sha256[:12]}…)")
+    if packed.changed:
+        from training.tracking.session import log_archive
+
+        log_archive(spec)
     return packed
 
 

@@ -3,8 +3,9 @@
     register (its workers start) -> verify (ready, golden samples) -> compare with the running version ->
     switch the default -> drain the running version -> keep it for a rollback
 
-Every release, rollback and refusal is recorded (`history`). What a killed command left undone is settled by
-the next release or rollback at that server: recorded where the default had switched, else taken back.
+Every release, rollback and refusal is recorded (`history`), and the project's trackers move their alias. What
+a killed command left undone is settled by the next release or rollback at that server: recorded where the
+default had switched, else taken back.
 
 Several servers behind one address are not covered: release on each.
 """
@@ -25,6 +26,7 @@ from marina.pipeline import readiness
 from marina.release import history
 from marina.release.comparison import Say, check, compare
 from marina.release.history import Entry
+from training.tracking.session import register_release
 
 DRAIN_SECONDS = 60.0
 UNPACK_SECONDS = 10.0  # within which the server lists a version whose registration it has accepted
@@ -57,6 +59,7 @@ def release(
             _drain(client, name, entry.replaced, say)
             if not keep_older:
                 _unregister_older(client, name, keep={version, entry.replaced}, say=say)
+        register_release(new, say)
         return entry
 
 
@@ -113,6 +116,8 @@ def rollback(client: Client, name: str, say: Say, home: Path | None = None) -> E
         left = history.unfinished(name, _port_of(client), home)
         settled = _settle(client, name, say, home)
         if left and settled and (left.action == "release") == (settled.action == "refused"):
+            if settled.action == "rollback":
+                register_release(archive.spec_of(name, settled.version, home), say)
             return settled
         running = default_version(client, name)
         target = _find_replaced(history.read(name, home), running)
@@ -129,6 +134,7 @@ def rollback(client: Client, name: str, say: Say, home: Path | None = None) -> E
         history.append(entry, name, home)
         say(f"{name}: {target} is the default again")
         _drain(client, name, running, say)
+        register_release(old, say)
         return entry
 
 

@@ -99,7 +99,12 @@ def go(client: Client, version: str, least_agreement: float = 0.0) -> history.En
     return release.release(client, "balance", version, least_agreement, keep_older=False, say=print)
 
 
-def test_versions_take_over_go_back_and_leave_no_trace_when_they_fail(client: Client) -> None:
+def test_versions_take_over_go_back_and_leave_no_trace_when_they_fail(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is released, and nothing else, is told to the project's trackers."""
+    released: list[str] = []
+    monkeypatch.setattr(release, "register_release", lambda spec, _say: released.append(spec.version))
     first = go(client, "1.1")
     assert (first.replaced, first.comparison and first.comparison["agreement"]) == ("1.0", 1.0)
     assert versions_of(client) == ("1.1", ["1.0", "1.1"])
@@ -114,10 +119,13 @@ def test_versions_take_over_go_back_and_leave_no_trace_when_they_fail(client: Cl
     assert client.predict("balance", GOOD)["action"] == 1
 
     go(client, "1.2")
+    assert released == ["1.1", "1.2"]
     assert versions_of(client) == ("1.2", ["1.1", "1.2"])
     assert client.predict("balance", GOOD)["action"] == 0
 
+    released.clear()
     back = release.rollback(client, "balance", print)
+    assert released == ["1.1"]
     assert (back.version, versions_of(client)[0]) == ("1.1", "1.1")
     assert client.predict("balance", GOOD)["action"] == 1
     assert [(one.action, one.version, one.replaced) for one in history.read("balance")] == [

@@ -12,7 +12,7 @@ from PIL import Image
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from handlers.inputs.tokenization import FILE
-from tests.support import series_models, table_models
+from tests.support import series_models, signal_models, table_models
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
 from tests.support.text_models import EMBEDDING, PREPROCESS, TEXTS, WORDS, Brightness, Direction
 from tests.support.toy_policies import balance
@@ -198,5 +198,13 @@ def forecaster() -> Trained:
     return series_models.trained()
 
 
-OTHERS = (embedder, forecaster, policy, regressor, tabular_classifier, tensor, text_classifier)
+def sequence_classifier() -> Trained:
+    """Whether a signal rises."""
+    return signal_models.trained()
+
+
+OTHERS = (
+    *(sequence_classifier, forecaster, policy, regressor, tabular_classifier, tensor),
+    *(embedder, text_classifier),
+)
 TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

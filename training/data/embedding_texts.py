@@ -16,8 +16,9 @@ from marina.core import paths
 from marina.core.errors import CallError
 from training.data.copies import SPLITS as SPLIT_NAMES
 from training.data.near_texts import near_groups
+from training.data.splits import ALL, split_rows
 from training.data.text_rows import TextRow, read_rows
-from training.data.texts import ALL, Reading, groups_by_place, sound_rows, split_rows
+from training.data.texts import Reading, groups_by_place, sound_rows
 from training.findings import Findings
 
 Relevance = Literal["auto", "pairs", "groups", "labels", "near_copies"]
@@ -74,7 +75,7 @@ def load_entries(
             rows = [row._replace(group=f"copy {groups.first(number)}") for number, row in enumerate(rows)]
         elif kind != "labels":
             groups.join_equal([row.group for row in rows])
-        splits, words = split_rows(rows, groups_by_place(rows, groups), seed, place)
+        splits, words = split_rows(rows, groups_by_place(rows, groups), seed, place, "texts")
     if empty := [split for split in SPLIT_NAMES if not splits[split]]:
         raise CallError(f"{place}: no text is left for {empty[0]}; add some")
     train, validation, test = (_entries(splits[split]) for split in SPLIT_NAMES)

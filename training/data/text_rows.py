@@ -53,6 +53,11 @@ class TextRow(NamedTuple):
     positive: str = ""
     name: str = ""
 
+    @property
+    def stratum(self) -> tuple[str, ...]:
+        """The first of its labels, which splits are drawn evenly by."""
+        return self.labels[:1]
+
 
 class Rows(NamedTuple):
     """All rows of a data set, and whether a text may have several labels."""

@@ -1,5 +1,5 @@
-"""A learner's history while it grows: report/history.json, and for TensorBoard in report/tensorboard/
-where that is installed.
+"""A learner's history while it grows: report/history.json, the project's trackers, and for TensorBoard in
+report/tensorboard/ where that is installed.
 """
 
 import json
@@ -15,7 +15,7 @@ class HistoryLogger(Callback):
     """Writes every row of `learner.history` once; after a training was gone on with, the earlier ones too."""
 
     def __init__(self, run: Run) -> None:
-        self.report, self.written = run.report, 0
+        self.report, self.log_metrics, self.written = run.report, run.log_metrics, 0
         self.report.mkdir(parents=True, exist_ok=True)
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -31,8 +31,9 @@ class HistoryLogger(Callback):
         if not trainer.is_global_zero:
             return
         (self.report / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
-        for epoch, row in enumerate(history[self.written :] if self.board else [], start=self.written + 1):
-            for name, value in row.items():
+        for epoch, row in enumerate(history[self.written :], start=self.written + 1):
+            self.log_metrics(row, epoch)
+            for name, value in row.items() if self.board else ():
                 split, _, measure = name.rpartition("_")
                 self.board.add_scalar(
                     f"{measure}/{split}" if split in ("train", "validation") else name, value, epoch

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -33,6 +33,14 @@ KEPT_DAYS = 14  # a run that nobody resumes for so long is removed
 log = logging.getLogger("marina")
 
 
+# measurements by name, and the epoch or number of timesteps that they are of, from 1 on
+LogMetrics = Callable[[Mapping[str, float], int], None]
+
+
+def _ignore(_metrics: Mapping[str, float], _step: int) -> None:
+    """Without trackers."""
+
+
 class FitEnded(Exception):
     """Raised at the end of `fit` where a run says `after_epoch`: what comes after it is not wanted."""
 
@@ -54,6 +62,7 @@ class Run:
     findings: Findings = field(default_factory=Findings)
     # called with the learner after each epoch; a run that has one ends with its fit, before the test split
     after_epoch: Callable[[Any], None] | None = None
+    log_metrics: LogMetrics = _ignore  # to the trackers of the project
     started: float = field(default_factory=time.monotonic)  # on that clock
     computed: float = field(default_factory=time.process_time)  # CPU seconds before it
 

@@ -28,7 +28,7 @@ from training.policies.loops.settings import PolicySettings
 from training.policies.networks.optim import seeded_single_thread
 from training.policies.plots import plot_training
 from training.policies.spaces import ActionSpec, ObservationSpec
-from training.runs.run import Run
+from training.runs.run import LogMetrics, Run
 
 
 def train(settings: PolicySettings, run: Run, make_learner: MakeLearner) -> Trained:
@@ -42,7 +42,9 @@ def train(settings: PolicySettings, run: Run, make_learner: MakeLearner) -> Trai
     with seeded_single_thread(run.seed):
         learner = make_learner(settings, observations, actions, run.seed)
         selection = Selection(settings, learner.policy)
-        history = learn(learner, selection, settings, run.checkpoints, run.checkpoint_seconds)
+        history = learn(
+            learner, selection, settings, run.checkpoints, run.checkpoint_seconds, run.log_metrics
+        )
         policy = measure_policy(selection.best, settings, observations, actions)
     history.tick()
     plot_training(
@@ -82,6 +84,7 @@ def learn(
     settings: PolicySettings,
     checkpoints: Path | None = None,
     checkpoint_seconds: float = 20.0,
+    log_metrics: LogMetrics = lambda *_: None,
 ) -> History:
     """Iterate until `selection` confirms the policy, the steps are used up, or Ctrl-C.
 
@@ -104,6 +107,8 @@ def learn(
                 if envs.num_timesteps >= min(next_evaluation, settings.total_timesteps):
                     mean, is_confirmed = selection.evaluate(learner.policy)
                     history.evaluations.append((envs.num_timesteps, mean))
+                    row = {"evaluation_return": mean, "loss": loss, "exploration": exploration}
+                    log_metrics(row, envs.num_timesteps)
                 if time.monotonic() - last_saved > checkpoint_seconds:
                     history.tick()
                     checkpoint.save()

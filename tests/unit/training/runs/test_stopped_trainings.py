@@ -14,6 +14,7 @@ import yaml
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
+from tests.support import signal_models
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
@@ -60,6 +61,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
         CHECKPOINT,
     ),
     "forecaster": ("forecaster", {"target": "x", "epochs": 100_000}, CHECKPOINT),
+    "sequence_classifier": ("sequence_classifier", {"series": "id", "epochs": 100_000}, CHECKPOINT),
     "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
@@ -72,7 +74,6 @@ SIGNALS = [
     *((recipe, number) for recipe in ("classifier", "detector", "tensor") for number in (SIGINT, SIGHUP)),
     ("ppo", SIGHUP),  # Ctrl-C lets a policy's training export its best so far
 ]
-TEXTS = ("embedder", "text_classifier", "word_vectors")
 METRICS = {
     "embedder": "mrr",
     "policy": "mean_return",
@@ -82,6 +83,13 @@ METRICS = {
     "regressor": "r2",
     "forecaster": "skill",
 }
+
+
+ROW_WRITERS = {
+    **dict.fromkeys(("embedder", "text_classifier", "word_vectors"), write_csv),
+    "sequence_classifier": signal_models.write_csv,
+}
+ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
 
 def test_every_recipe_has_its_training_here() -> None:
@@ -96,12 +104,13 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
-    if recipe in TEXTS or recipe in ("forecaster", "regressor", "tabular_classifier"):
-        if recipe in TEXTS:
-            write_csv(home / "rows.csv")
+    if recipe in ROWS:
+        path = home / "rows.csv"
+        if recipe in ROW_WRITERS:
+            ROW_WRITERS[recipe](path)
         else:
-            (home / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
-        return {"data": f"{home}/rows.csv"}
+            path.write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
+        return {"data": str(path)}
     if recipe in ("imported_classifier", "imported_detector", "imported_embedder", "imported_tensor"):
         write_encoder(home / "encoder")
         (home / "own.py").write_text(OWN)
