@@ -13,7 +13,7 @@ import torch
 
 from handlers.inputs.word_features import parts_of
 from handlers.kinds.tag_spans import is_bio, spans_of
-from training.data.tagged_texts import TaggedData
+from training.data.tagged_texts import Sentence, TaggedData
 from training.tables.drawing import draw_comparison
 from training.vision.classification import drawing
 
