@@ -97,7 +97,8 @@ class PredictorStartup:
         """
         self.open_export(folder)
         last = BrokenArchive("there is no runtime for this model")
-        with closing(usable(self.export, self.device)) as runtimes:
+        precision = ((model_config or {}).get("handler") or {}).get("precision", "auto")
+        with closing(usable(self.export, self.device, precision)) as runtimes:
             for runtime in runtimes:
                 self.model = runtime
                 try:
@@ -105,7 +106,8 @@ class PredictorStartup:
                     readers = self.choose_readers(model_config or {})
                     checked = self.check_golden()
                 except BrokenArchive as error:
-                    logger.warning("the runtime %s is not taken: %s", runtime.name, error)
+                    named = f"{runtime.name} {runtime.precision}"
+                    logger.warning("the runtime %s is not taken: %s", named, error)
                     last = error
                     continue
                 self.computing = {

@@ -31,6 +31,7 @@ SPEC += "service_level: {{p95_ms: 5000}}\n"
 RECIPES = {"policy": "dqn", "tensor": "imported_tensor"}
 ROW = ("row.json", json.dumps(table_models.ROW).encode())
 BODIES = {
+    "embedder": ("text.txt", TEXTS["light"].encode()),
     "forecaster": ("series.json", json.dumps(series_models.REQUEST).encode()),
     "sequence_classifier": ("signal.json", json.dumps({"signal": signal_models.SIGNAL}).encode()),
     "regressor": ROW,
@@ -45,7 +46,7 @@ NO_EXPLANATION = "has no explanations"
 ONLY_POLICIES = "only policies play"
 NO_PICTURES = (
     *("forecaster", "policy", "regressor", "sequence_classifier", "tabular_classifier", "tensor"),
-    "text_classifier",
+    *("embedder", "text_classifier"),
 )
 # command -> kind -> what it says where it can't; nothing for a command that works
 TABLE: dict[str, dict[str, str]] = {
