@@ -334,21 +334,17 @@ def usable(export: Export, device: str, precision: str = "auto") -> Generator[Ru
                 logger.warning("the runtime %s can't be used here, the next is taken: %s", name, error)
                 continue
             yield runtime
-    if export.program.name == ONNX_PROGRAM:
-        _check_installed("onnxruntime")
-        yield OnnxRuntime(export.program, "fp32", index["outputs"])
-        return
-    _check_installed("torch")
-    measured = precision == "auto" and any(entry["precision"] == "bf16" for entry in index.get("serve", []))
-    if device != "cpu" and (measured or precision == "bfloat16"):
-        yield TorchRuntime.load(export.program, device, "bf16")
-    yield TorchRuntime.load(export.program, device)
-
-
-def _check_installed(package: str) -> None:
-    """Raise BrokenArchive where what computes the portable program is missing."""
+    is_onnx = export.program.name == ONNX_PROGRAM
+    package = "onnxruntime" if is_onnx else "torch"
     if find_spec(package) is None:
         raise BrokenArchive(
             "no compiled form of this model can be used here (the log says why), and its portable program "
             f"needs {package}, which is not installed"
         )
+    if is_onnx:
+        yield OnnxRuntime(export.program, "fp32", index["outputs"])
+        return
+    measured = precision == "auto" and any(entry["precision"] == "bf16" for entry in index.get("serve", []))
+    if device != "cpu" and (measured or precision == "bfloat16"):
+        yield TorchRuntime.load(export.program, device, "bf16")
+    yield TorchRuntime.load(export.program, device)

@@ -107,7 +107,7 @@ class PredictorStartup:
                     checked = self.check_golden()
                 except BrokenArchive as error:
                     named = f"{runtime.name} {runtime.precision}"
-                    logger.warning("the runtime %s is not taken: %s", named, error)
+                    logger.warning("the runtime %s is not taken, the next is: %s", named, error)
                     last = error
                     continue
                 self.computing = {

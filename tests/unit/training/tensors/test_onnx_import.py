@@ -53,6 +53,11 @@ def cases() -> dict[str, Case]:
     """Ten signatures: vectors, scalars, inputs and heads, any length, whole numbers, truths, images."""
     torch.manual_seed(1)
     rows = torch.randn(4, 3)
+    return vectors(rows) | others(rows)
+
+
+def vectors(rows: torch.Tensor) -> dict[str, Case]:
+    """One or several, of one or several heads."""
     return {
         "vector": Case(Call(lambda m, x: m[0](x), nn.Linear(3, 2)), {"x": rows}, ["y"]),
         "scalar": Case(Call(lambda m, x: x * 2 + 1), {"x": torch.randn(4)}, ["y"]),
@@ -66,6 +71,12 @@ def cases() -> dict[str, Case]:
             {"a": rows, "b": torch.randn(4, 2)},
             ["y"],
         ),
+    }
+
+
+def others(rows: torch.Tensor) -> dict[str, Case]:
+    """Series, whole numbers, truths, images, doubles."""
+    return {
         "a series": Case(
             Call(lambda m, x: m[0](x.transpose(1, 2)).mean(2), nn.Conv1d(3, 4, 3, padding=1)),
             {"history": torch.randn(4, 6, 3)},
