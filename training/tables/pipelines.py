@@ -153,15 +153,21 @@ def _is_missing(value: Any) -> bool:
 
 def _parts(model: Any, count: int) -> list[tuple[Any, list[int]]]:
     """What each column goes through first, and which columns."""
-    from sklearn.compose import ColumnTransformer
-    from sklearn.pipeline import Pipeline
-
-    first = model.steps[0][1] if isinstance(model, Pipeline) else model
-    if not isinstance(first, ColumnTransformer):
+    first = _column_transformer(model)
+    if first is None:
         return [(model, list(range(count)))]
     places = first._transformer_to_input_indices
     parts = [(one, list(places[name])) for name, one, _ in first.transformers_ if name in places]
     return [(one, which) for one, which in parts if not (isinstance(one, str) and one == "drop")]
+
+
+def _column_transformer(model: Any) -> Any:
+    """What gives each column its own steps first, if anything does."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+
+    first = model.steps[0][1] if isinstance(model, Pipeline) else model
+    return first if isinstance(first, ColumnTransformer) else None
 
 
 def _steps(transformer: Any) -> list[Any]:
@@ -207,7 +213,7 @@ def graph_of(model: Any, columns: Sequence[PipelineColumn], path: Path) -> tuple
         raise CallError(f"{path}: {NEEDED}") from error
     types = {"O": StringTensorType, "U": StringTensorType, "i": Int64TensorType, "u": Int64TensorType}
     types["b"] = Int64TensorType
-    if hasattr(model, "feature_names_in_"):
+    if hasattr(model, "feature_names_in_") and _column_transformer(model) is not None:
         groups = [(column.name, [column]) for column in columns]
     else:
         groups = [("X", list(columns))]

@@ -172,7 +172,7 @@ def test_rows_without_data_are_drawn_and_bad_cells_refused(home: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_arrays_without_names_are_numbered_columns(home: Path) -> None:
-    """As a model that was fitted on numpy arrays takes them."""
+    """As a model that was fitted on numpy arrays takes them; one on a table, without steps, has its names."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(100, 3))
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, rows[:, 0] > 0)
@@ -181,6 +181,12 @@ def test_arrays_without_names_are_numbered_columns(home: Path) -> None:
     export = Export.open(train(made))
     assert [one["name"] for one in export.preprocess["columns"]] == ["x0", "x1", "x2"]
     assert export.labels == ["False", "True"]
+    table = pandas.DataFrame(rows, columns=["a", "b", "c"])
+    alone = HistGradientBoostingRegressor(max_iter=5).fit(table, rows[:, 0])
+    path, types = dumped(alone, home / "toy.skops")
+    export = Export.open(train(write(home, "regressor", path, trusted_types=types)))
+    columns = [(one["name"], one["missing"]) for one in export.preprocess["columns"]]
+    assert columns == [("a", "impute"), ("b", "impute"), ("c", "impute")]
 
 
 class Harmful:
