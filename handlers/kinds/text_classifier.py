@@ -5,7 +5,7 @@ the vocabulary. The graph takes tokens int64 [B, length], filled up with 0 to th
 changes no answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +17,7 @@ from ..protocol.errors import BadRequest, TooLarge
 from ..protocol.options import Number, keyed_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
-from .classes import ClassPredictor
-from .labels import LabelAnswers
+from .labels import LabelPredictor
 from .occlusion import occlusions
 
 KEYS = ("text", "data")
@@ -26,7 +25,7 @@ ALSO = ("content", "input", "sentence")  # as clients of other servers name it
 LEAST_GROUP = 32  # tokens; shorter texts are computed with those of this length
 
 
-class TextClassifierPredictor(ClassPredictor):
+class TextClassifierPredictor(LabelPredictor):
     """Answers `ClassAnswers` or `LabelAnswers`, with "truncated": whether the text has more tokens than
     count.
     """
@@ -40,8 +39,6 @@ class TextClassifierPredictor(ClassPredictor):
         config = export.preprocess
         self.text_limits = TextLimits(int(config["max_characters"]), int(config["max_tokens"]))
         self.tokenizer = load_tokenizer(export.content(FILE), str(config["tokenizer"]))
-        if export.postprocess["type"] == "labels":
-            self.answers = LabelAnswers.from_config(export.postprocess, self.labels)
         self.explain_options = {
             "class_index": Number(
                 int, 0, len(self.labels) - 1, "the class to explain; by default the first of the answer"
@@ -124,21 +121,6 @@ class TextClassifierPredictor(ClassPredictor):
             "truncated": encoded.truncated,
             "tokens": tokens,
         }
-
-    @classmethod
-    def mismatch(cls, expect: Mapping[str, Any], answer: Any) -> str:
-        """Where `answer` is not what a sample expects: its first class, or exactly its labels."""
-        if "labels" not in expect or not isinstance(answer, dict):
-            return super().mismatch(expect, answer)
-        found = answer.get("labels")
-        same = isinstance(found, list) and sorted(found) == sorted(expect["labels"])
-        return "" if same else f"labels {found!r} instead of {expect['labels']!r}"
-
-    def same_answer(self, one: Any, other: Any, certain: float) -> float:
-        """1 if both have the same labels, or the same first class."""
-        if "labels" in one:
-            return float(one["labels"] == other["labels"])
-        return super().same_answer(one, other, certain)
 
     def limits(self) -> dict[str, int]:
         """Characters of a text, and tokens that count."""
