@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install train archive run test test-all test-slow fuzz lint docs reference lock proto clean
+.PHONY: help install train archive run test test-all test-slow gpu-check fuzz lint docs reference lock proto clean
 
 # What the site would otherwise load from other hosts: files of npm packages, checked by their hash.
 SCRIPTS := docs/javascripts
@@ -42,6 +42,9 @@ test-all: $(INSTALLED) lint ## Run lint and all tests, those that every engine p
 
 test-slow: $(INSTALLED) ## Run the slow tests alone: releases, supervision, readiness, trainings to their targets
 	$(PYTEST) -m "slow and not ray"
+
+gpu-check: $(INSTALLED) ## Measure on a machine with an NVIDIA GPU what it is worth: serving, training, copies, decoding
+	$(VENV)/bin/python -m benchmarks benchmarks/gpu_check.py
 
 fuzz: $(INSTALLED) ## Try random files and requests for MINUTES (10); what fails is kept in cache/fuzz
 	$(VENV)/bin/python -m tests.fuzz.run --minutes $(or $(MINUTES),10)

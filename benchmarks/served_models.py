@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,10 @@ def digits() -> tuple[Trained, bytes, str]:
     )
 
 
-def resnet18(weights: Path | None = None) -> tuple[Trained, bytes, str]:
-    """ResNet-18 on a JPEG of 500 x 375; `weights` is a state dict of torchvision's own."""
+def resnet(architecture: str, weights: Path | None = None) -> tuple[Trained, bytes, str]:
+    """A ResNet of torchvision on a JPEG of 500 x 375; `weights` is a state dict of torchvision's own."""
     inputs = ImageInput(224, 224, fit="crop", resize=256)
-    network = torchvision.models.resnet18(weights=None)
+    network = torchvision.models.get_model(architecture, weights=None)
     if weights:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return _classifier(
@@ -102,7 +103,8 @@ def resnet18(weights: Path | None = None) -> tuple[Trained, bytes, str]:
 MODELS: dict[str, Callable[..., tuple[Trained, bytes, str]]] = {
     "policy": policy,
     "digits": digits,
-    "resnet18": resnet18,
+    "resnet18": partial(resnet, "resnet18"),
+    "resnet50": partial(resnet, "resnet50"),
 }
 
 
@@ -142,10 +144,10 @@ def _trained(kind: Any, module: torch.nn.Module, example: torch.Tensor) -> Train
 
 
 def build_model(
-    name: str, arguments: argparse.Namespace, home: Path, **serving: int
+    name: str, arguments: argparse.Namespace, home: Path, **serving: Any
 ) -> tuple[spec.Spec, bytes, str]:
     """Export and archive a model into `home`, or archive the export that `arguments` names; `serving` are
-    settings of its spec.
+    settings of its spec, and `runtimes` those that are tried (export.runtimes).
     """
     if name == "resnet18" and arguments.export:
         model = _spec(name, "classifier", arguments, home, serving)
@@ -153,7 +155,8 @@ def build_model(
         archive.build(model)
         return model, _file(_crop(0, 500, 375), "JPEG"), "image/jpeg"
     torch.manual_seed(0)
-    trained, body, content_type = MODELS[name](arguments.weights) if name == "resnet18" else MODELS[name]()
+    has_weights = name.startswith("resnet")
+    trained, body, content_type = MODELS[name](arguments.weights) if has_weights else MODELS[name]()
     with torch.inference_mode():
         output = trained.module(*(part[:1] for part in trained.example))
     if trained.kind == "policy":
@@ -171,8 +174,9 @@ def build_model(
 
 
 def _spec(
-    name: str, kind: str, arguments: argparse.Namespace, home: Path, serving: dict[str, int]
+    name: str, kind: str, arguments: argparse.Namespace, home: Path, serving: dict[str, Any]
 ) -> spec.Spec:
+    runtimes = {"runtimes": list(serving.pop("runtimes"))} if "runtimes" in serving else {}
     batch = 32 if name == "policy" else 8
     defaults = {"workers": WORKERS.get(name, 2), "batch_size": batch, "max_batch_delay_ms": arguments.delay}
     content = {
@@ -180,7 +184,7 @@ def _spec(
         "training": {"recipe": "benchmark"},
         "floor": {"none": 0},
         "serving": {**defaults, **serving},
-        "export": {"agreement": arguments.agreement},
+        "export": {"agreement": arguments.agreement, **runtimes},
     }
     (home / "models").mkdir(exist_ok=True)
     (home / "models" / f"{name}.yaml").write_text(f"# {name}\n{yaml.safe_dump(content)}", encoding="utf-8")

@@ -33,7 +33,7 @@ from training.vision.records import Storage
 LABEL = "classifier, {}"
 
 
-def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int) -> float:
+def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int, device: str = "cpu") -> float:
     """Pictures per second of the usual loop, without its first batch and the start of the workers."""
     augment = v2.Compose(
         [
@@ -53,17 +53,18 @@ def usual(folder: Path, architecture: str, size: int, batch: int, epochs: int) -
         num_workers=torch.get_num_threads(),
         persistent_workers=True,
     )
-    model = torchvision.models.get_model(architecture, num_classes=len(pictures.classes)).train()
+    model = torchvision.models.get_model(architecture, num_classes=len(pictures.classes)).train().to(device)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     seen, started = -batch, 0.0
     for _ in range(epochs):
         for images, labels in loader:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(images), labels)
+            loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seen += batch
             started = started or time.perf_counter()
+    loss.item()  # a GPU has finished
     return seen / (time.perf_counter() - started)
 
 

@@ -12,6 +12,7 @@ runtime that needs it.
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -45,31 +46,33 @@ class Runtime(Protocol):
 
 class TorchRuntime:
     """A torch module, computed by torch itself on `device`: the graph of the portable program, or one that
-    was never exported.
+    was never exported. In bfloat16 (bf16) torch chooses by operation: automatic mixed precision.
     """
 
-    name, precision = "torch", "fp32"
+    name = "torch"
 
-    def __init__(self, module: Any, device: str = "cpu") -> None:
+    def __init__(self, module: Any, device: str = "cpu", precision: str = "fp32") -> None:
         import torch
 
-        self.torch, self.module, self.device = torch, module, device
+        self.torch, self.module, self.device, self.precision = torch, module, device, precision
         self.set_threads(1)
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> "TorchRuntime":
+    def load(cls, path: Path, device: str = "cpu", precision: str = "fp32") -> "TorchRuntime":
         """The program of a .pt2 file."""
         from torch.export.passes import move_to_device_pass
 
         program = read_program(path)
         if device != "cpu":  # the graph itself names the device that it was exported on
             program = move_to_device_pass(program, device)
-        return cls(program.module(), device)
+        return cls(program.module(), device, precision)
 
     def __call__(self, *inputs: np.ndarray) -> Any:
         """One batch."""
-        with self.torch.inference_mode():
-            return arrays(self.module(*(self.torch.from_numpy(one).to(self.device) for one in inputs)))
+        kind, torch = self.device.partition(":")[0], self.torch
+        mixed = torch.autocast(kind, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with torch.inference_mode(), mixed:
+            return arrays(self.module(*(torch.from_numpy(one).to(self.device) for one in inputs)))
 
     def set_threads(self, threads: int) -> None:
         """Of the whole process, as torch has it."""
@@ -305,8 +308,11 @@ def arrays(outputs: Any) -> Any:
     )
 
 
-def usable(export: Export, device: str) -> Generator[Runtime]:
+def usable(export: Export, device: str, precision: str = "auto") -> Generator[Runtime]:
     """The runtimes of an export that this machine has, best first; the last is the portable program.
+
+    On a GPU it computes in bfloat16 first where `precision` is "bfloat16", or "auto" and the export has a
+    form of that precision, which was measured to answer like the trained model.
 
     A runtime that ends the process while it is loaded, or before the next one is requested, is skipped at the
     next start. Close the generator once a runtime is taken. Raises BrokenArchive where the portable
@@ -333,4 +339,7 @@ def usable(export: Export, device: str) -> Generator[Runtime]:
             "no compiled form of this model can be used here (the log says why), and its portable program "
             "needs torch, which is not installed"
         )
+    measured = precision == "auto" and any(entry["precision"] == "bf16" for entry in index.get("serve", []))
+    if device != "cpu" and (measured or precision == "bfloat16"):
+        yield TorchRuntime.load(export.folder / PROGRAM, device, "bf16")
     yield TorchRuntime.load(export.folder / PROGRAM, device)

@@ -96,7 +96,8 @@ class PredictorStartup:
         differently.
         """
         self.open_export(folder)
-        with closing(usable(self.export, self.device)) as runtimes:
+        precision = ((model_config or {}).get("handler") or {}).get("precision", "auto")
+        with closing(usable(self.export, self.device, precision)) as runtimes:
             for runtime in runtimes:
                 self.model = runtime
                 try:
@@ -104,9 +105,10 @@ class PredictorStartup:
                     readers = self.choose_readers(model_config or {})
                     checked = self.check_golden()
                 except BrokenArchive as error:
-                    if isinstance(runtime, TorchRuntime):
+                    if isinstance(runtime, TorchRuntime) and runtime.precision == "fp32":
                         raise
-                    logger.warning("the runtime %s is not taken, the next is: %s", runtime.name, error)
+                    named = f"{runtime.name} {runtime.precision}"
+                    logger.warning("the runtime %s is not taken, the next is: %s", named, error)
                     continue
                 self.computing = {
                     "runtime": runtime.name,

@@ -22,10 +22,10 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 app = typer.Typer()
 bench = typer.Typer(
     no_args_is_help=True,
-    help="Measure a served request (serve), a stop under load (stop), a detector (detect), the decoding of "
-    "pictures (decode), the loading of training pictures (data), models of rows (tables), forecasts "
-    "(series), the training of policies (rl) and its steps (steps), and the packages of the images (images). "
-    "`marina bench serve --help` lists the options of serve.",
+    help="Measure a served request (serve), a stop under load (stop), more nodes of a cluster (scale), a "
+    "detector (detect), the decoding of pictures (decode), the loading of training pictures (data), models "
+    "of rows (tables), forecasts (series), the training of policies (rl) and its steps (steps), and the "
+    "packages of the images (images). `marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)
 
@@ -44,6 +44,7 @@ _add(
     "Measure a served request: rate, latencies, CPU time and stages, beside the bare model.",
 )
 _add("stop", "shutdown.py", "Count the accepted requests that each engine answers when it is stopped.")
+_add("scale", "scale.py", "Measure what more nodes of a Ray cluster serve, and what the cluster costs.")
 _add("images", "image_sizes.py", "Add up the packages of the container images, with torch and without.")
 _add(
     "decode",
@@ -54,7 +55,7 @@ _add("data", "data_loading.py", "Measure training pictures from disk, beside tor
 _add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
 _add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
-_add("series", "series.py", "Measure forecasters over seeds, beside naive forecasts and ridge regression.")
+_add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
 _add(
     "steps",
     "policy_steps.py",

@@ -51,7 +51,10 @@ class Serving(Section):
         default=6_000_000, ge=10_000, le=19_000_000, description="a longer answer is an error"
     )
     device: Literal["cpu", "gpu"] = Field(default="cpu", description="where the workers compute")
-
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of a GPU; auto: bfloat16 where the export was measured to answer alike in it",
+    )
     device_ids: tuple[int, ...] = Field(
         default=(), description="GPUs to spread the workers over; default: all"
     )
@@ -62,6 +65,11 @@ class Serving(Section):
             raise ValueError(
                 f"device_ids {list(self.device_ids)} have no effect on the cpu; write device: gpu, or "
                 "leave them out"
+            )
+        if self.precision != "auto" and self.device == "cpu":
+            raise ValueError(
+                f"precision {self.precision} has no effect on the cpu, where the export has chosen it by "
+                "measuring; write device: gpu, or leave it out"
             )
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(
@@ -97,6 +105,7 @@ class Serving(Section):
             "maxNumSequence": 0,
             "handler": {
                 "threads": self.threads,
+                **({"precision": self.precision} if self.device == "gpu" else {}),
                 "decode_threads": self.decode_threads,
                 "max_answer_bytes": self.max_answer_bytes,
             },

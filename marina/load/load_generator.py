@@ -7,6 +7,7 @@ when its request is due.
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -38,7 +39,7 @@ def request(port: int, path: str, body: bytes, headers: dict[str, str]) -> bytes
 
 def closed_loop(port: int, content: bytes, clients: int, seconds: float) -> LoadResult:
     """Load by `clients` that each wait for an answer before the next request."""
-    return asyncio.run(_closed_loop(port, content, clients, seconds))
+    return asyncio.run(closed_loops({port: content}, clients, seconds))
 
 
 def open_loop(port: int, content: bytes, rate: float, seconds: float, clients: int = 256) -> LoadResult:
@@ -46,18 +47,19 @@ def open_loop(port: int, content: bytes, rate: float, seconds: float, clients: i
     return asyncio.run(_open_loop(port, content, rate, seconds, clients))
 
 
-async def _closed_loop(port: int, content: bytes, clients: int, seconds: float) -> LoadResult:
+async def closed_loops(contents: Mapping[int, bytes], clients: int, seconds: float) -> LoadResult:
+    """Load by `clients` at each of several ports, all measured together."""
     measured = LoadResult()
     started = time.perf_counter()
 
-    async def client() -> None:
+    async def client(port: int, content: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < started + seconds:
             sent = time.perf_counter()
             await _send(reader, writer, content, sent, measured)
         writer.close()
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    await asyncio.gather(*(client(*one) for one in contents.items() for _ in range(clients)))
     measured.seconds = time.perf_counter() - started
     return measured
 

@@ -157,6 +157,7 @@ def test_the_images_are_those_of_the_containerfile_in_this_version() -> None:
         "standalone": "marina-standalone",
         "models": "marina-models",
         "bundle": "marina-bundle",
+        "ray": "marina-ray",
     }
 
 

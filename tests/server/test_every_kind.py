@@ -17,7 +17,7 @@ from marina.core.console import Output
 from marina.engines import server_process
 from marina.packaging import archive
 from marina.pipeline import steps
-from tests.support import series_models, table_models
+from tests.support import series_models, signal_models, table_models
 from tests.support.text_models import TEXTS
 from tests.support.toy_kinds import TOYS, clip, picture
 from training.export.writer import export
@@ -31,7 +31,9 @@ SPEC += "service_level: {{p95_ms: 5000}}\n"
 RECIPES = {"policy": "dqn", "tensor": "imported_tensor"}
 ROW = ("row.json", json.dumps(table_models.ROW).encode())
 BODIES = {
+    "embedder": ("text.txt", TEXTS["light"].encode()),
     "forecaster": ("series.json", json.dumps(series_models.REQUEST).encode()),
+    "sequence_classifier": ("signal.json", json.dumps({"signal": signal_models.SIGNAL}).encode()),
     "regressor": ROW,
     "tabular_classifier": ROW,
     "policy": ("step.json", b'{"observation": [0, 0, 0.1, 0.2]}'),
@@ -42,13 +44,15 @@ BODIES = {
 NO_PICTURE = "only answers about pictures can be drawn"
 NO_EXPLANATION = "has no explanations"
 ONLY_POLICIES = "only policies play"
+NO_PICTURES = (
+    *("forecaster", "policy", "regressor", "sequence_classifier", "tabular_classifier", "tensor"),
+    *("embedder", "text_classifier"),
+)
 # command -> kind -> what it says where it can't; nothing for a command that works
 TABLE: dict[str, dict[str, str]] = {
     "ready NAME": {},
     "predict NAME FILE": {},
-    "predict NAME FILE --draw drawn.png": dict.fromkeys(
-        ("forecaster", "policy", "regressor", "tabular_classifier", "tensor", "text_classifier"), NO_PICTURE
-    ),
+    "predict NAME FILE --draw drawn.png": dict.fromkeys(NO_PICTURES, NO_PICTURE),
     "explain NAME FILE": dict.fromkeys(("detector", "segmenter", "video_classifier"), NO_EXPLANATION),
     "evaluate NAME --episodes 3": {kind: "doesn't name its data" for kind in TOYS if kind != "policy"},
     "play NAME": {kind: ONLY_POLICIES for kind in TOYS if kind != "policy"},

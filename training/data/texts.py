@@ -1,7 +1,6 @@
 """Labeled texts in three splits: checked as serving checks them, copies kept together."""
 
 import hashlib
-import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +12,14 @@ from marina.core import paths
 from marina.core.errors import CallError
 from training.data.class_order import class_order
 from training.data.copies import SPLITS as SPLIT_NAMES
-from training.data.copies import grouped, take
-from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
+from training.data.copies import grouped
 from training.data.near_texts import Groups, near_groups
 from training.data.picture_files import SPLITS
+from training.data.splits import ALL, split_rows
 from training.data.text_rows import Rows, TextRow, read_rows
 from training.data.translations import PREFIX, about_translations, read_translations
 from training.findings import Findings
 
-ALL = "all"  # the split of texts that come without one
 LEAST = 5  # texts of a class
 
 
@@ -80,12 +78,12 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
     place = paths.expanded(data)
     with findings.reported():
         rows, has_several = _rows(data, reading, findings)
-        sound = _sound(rows, has_several, reading.limits, findings)
+        sound = sound_rows(rows, has_several, reading.limits, findings)
         _check_labels(place, sound, has_several)
         groups = near_groups([row.text for row in sound])
-        near = _by_place(sound, groups)
+        near = groups_by_place(sound, groups)
         groups.join_equal([row.group for row in sound])
-        splits, words = _split(sound, _by_place(sound, groups), seed, place)
+        splits, words = split_rows(sound, groups_by_place(sound, groups), seed, place, "texts")
         _report_copies(splits, near, findings)
         learned = [name for row in splits["train"] for name in row.labels]
         classes = class_order(learned)
@@ -112,7 +110,7 @@ def held_out_texts(
     place = paths.expanded(data)
     with findings.reported():
         rows, _ = _rows(data, reading, findings)
-        sound = _sound(rows, has_several, reading.limits, findings)
+        sound = sound_rows(rows, has_several, reading.limits, findings)
     given = {row.split for row in sound}
     split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
     chosen = [row for row in sound if row.split == split]
@@ -142,7 +140,7 @@ def _text(row: TextRow, index: Mapping[str, int]) -> Text:
     return Text(row.text, tuple(index[name] for name in row.labels), row.place)
 
 
-def _sound(
+def sound_rows(
     rows: Sequence[TextRow], has_several: bool, limits: TextLimits, findings: Findings
 ) -> list[TextRow]:
     """The rows that can be learned from."""
@@ -163,45 +161,9 @@ def _sound(
     return kept
 
 
-def _by_place(rows: Sequence[TextRow], groups: Groups) -> dict[str, int]:
+def groups_by_place(rows: Sequence[TextRow], groups: Groups) -> dict[str, int]:
     """Place of a row -> number of its group."""
     return {row.place: groups.first(number) for number, row in enumerate(rows)}
-
-
-def _split(
-    rows: Sequence[TextRow], groups: Mapping[str, int], seed: int, place: Path
-) -> tuple[dict[str, list[TextRow]], str]:
-    """Split -> rows, and in words where they come from."""
-    splits: dict[str, list[TextRow]] = {name: [] for name in SPLIT_NAMES}
-    given = {row.split for row in rows}
-    if given <= {ALL}:
-        rest, splits["test"] = _parted(rows, groups, TEST_SHARE, seed)
-        share = VALIDATION_SHARE / (1 - TEST_SHARE)
-        splits["train"], splits["validation"] = _parted(rest, groups, share, seed + 1)
-        return splits, f"drawn with seed {seed}, {TEST_SHARE:.0%} each, copies together"
-    if ALL in given:
-        raise CallError(f"{place}: some texts name a split, others don't; name it for all, or for none")
-    for row in rows:
-        splits[row.split].append(row)
-    if not splits["test"]:
-        splits["test"], splits["validation"] = splits["validation"], []
-    if splits["validation"]:
-        return splits, "as the source has them"
-    splits["train"], splits["validation"] = _parted(splits["train"], groups, VALIDATION_SHARE, seed)
-    return splits, f"validation drawn from train with seed {seed}, {VALIDATION_SHARE:.0%}, copies together"
-
-
-def _parted(
-    rows: Sequence[TextRow], groups: Mapping[str, int], share: float, seed: int
-) -> tuple[list[TextRow], list[TextRow]]:
-    """(the rest, about `share` of the rows of each class); groups stay whole, rows in their order."""
-    together = grouped(rows, lambda row: groups[row.place])
-    random.Random(seed).shuffle(together)
-    taken: set[str] = set()
-    for of_class in grouped(together, lambda group: group[0].labels[:1]):
-        count = max(1, round(share * sum(map(len, of_class))))
-        taken |= {row.place for row in take(of_class, count)[0]}
-    return [row for row in rows if row.place not in taken], [row for row in rows if row.place in taken]
 
 
 def _report_copies(

@@ -65,11 +65,14 @@ class Trained:
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser
                     resolution
         text_classifier   logits float32 [B, classes] of tokens int64 [B, length], where 0 is padding
+        embedder    unit vectors float32 [B, dimension] of the same tokens
         regressor   values float32 [B] in the target's unit, for features float32 [B, F] as the table in
                     `preprocess` encodes rows
         tabular_classifier  logits float32 [B, classes], for the same
         forecaster  changes float32 [B, horizon] from the last value, in deviations, for features float32
                     [B, F] as the series input in `preprocess` encodes windows
+        sequence_classifier  logits float32 [B, classes] of signals float32 [B, T, C], filled up with zeros,
+                    and their steps int64 [B]
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and
                     "q_values", "probabilities" or "value" where the policy has them
     """

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from sklearn.metrics import f1_score
 
 from handlers.kinds.decision import Decision, ranked
 from marina.core.errors import CallError
-from training.text.settings import Settings
 from training.vision.classification import calibration
 from training.vision.classification.label_scores import (
     LABEL_METRICS,
@@ -18,6 +18,14 @@ from training.vision.classification.label_scores import (
 )
 
 Thresholds = tuple[float, ...]
+
+
+class HasOperatingPoint(Protocol):
+    """The settings of a recipe for texts or signals."""
+
+    @property
+    def operating_point(self) -> Mapping[Any, Any] | None:
+        """{"class": name, "recall": share}."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ def assess_one(
     logits: torch.Tensor,
     labels: torch.Tensor,
     classes: Sequence[str],
-    settings: Settings,
+    settings: HasOperatingPoint,
 ) -> Assessment:
     """Of one label per text: temperature and operating point from the logits and labels of validation,
     metrics of those of test.
@@ -108,13 +116,15 @@ def assess_several(
     return Assessment(probabilities, labels, answers, metrics, thresholds=thresholds)
 
 
-def by_class(assessment: Assessment, classes: Sequence[str]) -> list[Mapping[str, object]]:
-    """A row per class for the report: its texts, precision, recall, F1, AUROC or threshold."""
+def by_class(
+    assessment: Assessment, classes: Sequence[str], things: str = "texts"
+) -> list[Mapping[str, object]]:
+    """A row per class for the report: how many `things` it has, precision, recall, F1, AUROC or threshold."""
     if not assessment.thresholds:
         rows = calibration.by_class(
             assessment.probabilities, assessment.labels, assessment.answers, list(classes)
         )
-        return [{"class": row["class"], "texts": row["pictures"], **_without(row)} for row in rows]
+        return [{"class": row["class"], things: row["pictures"], **_without(row)} for row in rows]
     scores = f1_score(assessment.labels, assessment.answers, average=None, zero_division=0)
     counts = assessment.labels.sum(0).long().tolist()
     columns = zip(classes, counts, scores.tolist(), assessment.thresholds, strict=True)
@@ -133,7 +143,7 @@ def _without(row: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in row.items() if key not in ("class", "pictures")}
 
 
-def operating_class(settings: Settings, classes: Sequence[str]) -> int | None:
+def operating_class(settings: HasOperatingPoint, classes: Sequence[str]) -> int | None:
     """The index of the class that the operating point is about; None without one. Raises CallError for a
     class that isn't there.
     """
@@ -146,13 +156,13 @@ def operating_class(settings: Settings, classes: Sequence[str]) -> int | None:
 
 
 def _decision(
-    settings: Settings, classes: Sequence[str], probabilities: torch.Tensor, labels: torch.Tensor
+    settings: HasOperatingPoint, classes: Sequence[str], probabilities: torch.Tensor, labels: torch.Tensor
 ) -> Decision | None:
     index = operating_class(settings, classes)
     if settings.operating_point is None or index is None:
         return None
     if not bool((labels == index).any()):
         raise CallError(
-            f"operating_point: validation has no text of {classes[index]!r} to choose a threshold by"
+            f"operating_point: validation has nothing of {classes[index]!r} to choose a threshold by"
         )
     return calibration.fit_decision(probabilities, labels, index, float(settings.operating_point["recall"]))

@@ -1,0 +1,69 @@
+"""Splits of labeled rows: as the data has them, or drawn by a seed, class by class, what belongs together in
+one of them.
+"""
+
+import random
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from marina.core.errors import CallError
+from training.data.copies import SPLITS, grouped, take
+from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
+
+ALL = "all"  # the split of rows that come without one
+
+
+class Row(Protocol):
+    """What is split: where it stands, the split that the data says, and what it is taken evenly by."""
+
+    @property
+    def place(self) -> str:
+        """No other row has it."""
+
+    @property
+    def split(self) -> str:
+        """train, validation, test or ALL."""
+
+    @property
+    def stratum(self) -> Hashable:
+        """Its class."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+def split_rows(
+    rows: Sequence[R], groups: Mapping[str, int], seed: int, place: Path | str, things: str
+) -> tuple[dict[str, list[R]], str]:
+    """Split -> rows, and in words where they come from; `groups` are numbers of what belongs together, by
+    the rows' places. Raises CallError where some `things` name a split and others don't.
+    """
+    splits: dict[str, list[R]] = {name: [] for name in SPLITS}
+    given = {row.split for row in rows}
+    if given <= {ALL}:
+        rest, splits["test"] = _parted(rows, groups, TEST_SHARE, seed)
+        share = VALIDATION_SHARE / (1 - TEST_SHARE)
+        splits["train"], splits["validation"] = _parted(rest, groups, share, seed + 1)
+        return splits, f"drawn with seed {seed}, {TEST_SHARE:.0%} each, copies together"
+    if ALL in given:
+        raise CallError(f"{place}: some {things} name a split, others don't; name it for all, or for none")
+    for row in rows:
+        splits[row.split].append(row)
+    if not splits["test"]:
+        splits["test"], splits["validation"] = splits["validation"], []
+    if splits["validation"]:
+        return splits, "as the source has them"
+    splits["train"], splits["validation"] = _parted(splits["train"], groups, VALIDATION_SHARE, seed)
+    return splits, f"validation drawn from train with seed {seed}, {VALIDATION_SHARE:.0%}, copies together"
+
+
+def _parted(rows: Sequence[R], groups: Mapping[str, int], share: float, seed: int) -> tuple[list[R], list[R]]:
+    """(the rest, about `share` of the rows of each class); groups stay whole, rows in their order."""
+    together = grouped(rows, lambda row: groups[row.place])
+    random.Random(seed).shuffle(together)
+    taken: set[str] = set()
+    for of_class in grouped(together, lambda group: group[0].stratum):
+        count = max(1, round(share * sum(map(len, of_class))))
+        taken |= {row.place for row in take(of_class, count)[0]}
+    return [row for row in rows if row.place not in taken], [row for row in rows if row.place in taken]

@@ -1,0 +1,73 @@
+"""How networks learn classes: losses and shares of right answers by epoch, the best one by validation."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.runs.fitting import FitModule
+
+
+class ClassModule(FitModule):
+    """A network that gives logits; a subclass says the loss, and the logits and labels of validation."""
+
+    remembered: ClassVar[tuple[str, ...]] = (*FitModule.remembered, "rights")
+
+    def __init__(self, model: nn.Module, settings: Any) -> None:
+        super().__init__(model, settings)
+        self.rights: list[float] = []
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over a batch."""
+        raise NotImplementedError
+
+    def validated(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the average and labels of the validation split, on the CPU."""
+        raise NotImplementedError
+
+    def learn_from(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of a step, noted with its share of right answers."""
+        loss = self.loss(logits, labels)
+        self.losses.append(float(loss.detach()))
+        self.rights.append(share_right(logits.detach(), labels))
+        return loss
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and share of right answers, in training and on validation."""
+        self.model.eval()
+        device = next(self.average.parameters()).device
+        logits, labels = self.validated(device)
+        loss = float(self.loss(logits.to(device), labels.to(device)))
+        self.model.train()
+        row = {
+            "train_loss": float(np.mean(self.losses)),
+            "train_accuracy": float(np.mean(self.rights)),
+            "validation_loss": loss,
+            "validation_accuracy": share_right(logits, labels),
+        }
+        self.rights.clear()
+        return row
+
+    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
+        """Accuracy, ties by loss."""
+        return (row["validation_accuracy"], -row["validation_loss"])
+
+    def plateau_loss(self, row: dict[str, float]) -> float:
+        """On validation."""
+        return row["validation_loss"]
+
+    def summary(self, row: dict[str, float]) -> str:
+        """Loss and accuracy."""
+        return f"loss {row['train_loss']:.3f}, validation accuracy {row['validation_accuracy']:.3f}"
+
+    def best_model(self) -> Any:
+        """The average of the best epoch, on the CPU, to be served."""
+        return super().best_model().requires_grad_(False)
+
+
+def share_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of right answers; of several labels the share of right decisions."""
+    if labels.is_floating_point():
+        return float(((logits > 0) == (labels > 0.5)).float().mean())
+    return float((logits.argmax(1) == labels).float().mean())
