@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from marina.core.errors import CallError
 from training.data import Example, ImageData, coco, label_table, object_folder
 from training.data.class_order import class_order
 from training.data.copies import report_copies
-from training.data.inspection import Inspected, inspect_all, inspect_picture, report_faults
+from training.data.inspection import report_faults
 from training.data.labeled_files import PICTURES
 from training.data.limits import Limits
 from training.data.object_folder import Given
@@ -66,6 +66,7 @@ def load(
     with findings.reported():
         given = _given(place, findings, limits, separator)
         parts, splits = object_folder.split(given, seed)
+        parts = object_folder.without_damaged(given, parts, findings, limits)
         data = _data(given, parts, splits)
         _check_labels(place, data)
         for split in ("train", "validation", "test"):
@@ -86,7 +87,8 @@ def held_out(place: Path, findings: Findings, limits: Limits, separator: str | N
         test = next((given.splits[name] for name in names if given.splits.get(name)), [])
         if not test:
             raise CallError(f"no pictures to measure with in {place}; {LAYOUT}")
-        return _data(given, ([], [], test), "as the source has them")
+        parts = object_folder.without_damaged(given, ([], [], test), findings, limits)
+        return _data(given, parts, "as the source has them")
 
 
 def _has_objects(place: Path) -> bool:
@@ -117,7 +119,7 @@ def _given(place: Path, findings: Findings, limits: Limits, separator: str | Non
     folder = place if place.is_dir() else place.parent
     rows = _read(place, separator)
     placed = _placed(rows, folder, findings)
-    inspected = inspect_all(placed, limits, inspect_picture)
+    inspected = object_folder.inspected_pictures(placed, limits)
     report_faults(inspected, "pictures", folder, findings)
     sound = {path: row for path, row in placed.items() if not inspected[path].fault}
     classes = class_order(label for row in sound.values() for label in row.labels)
@@ -126,11 +128,7 @@ def _given(place: Path, findings: Findings, limits: Limits, separator: str | Non
     for path, row in sound.items():
         labels = np.array(sorted(index[name] for name in row.labels), np.int64)
         examples[row.split].append(Example(path, labels=labels, value_range=limits.value_range))
-    return Given(folder, classes, dict(examples), _of_paths(inspected))
-
-
-def _of_paths(inspected: Mapping[Any, Inspected]) -> dict[Path, Inspected]:
-    return {Path(path): found for path, found in inspected.items()}
+    return Given(folder, classes, dict(examples), inspected)
 
 
 def _check_labels(place: Path, data: ImageData) -> None:
