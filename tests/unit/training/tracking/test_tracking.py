@@ -15,7 +15,7 @@ from marina.core.console import Output
 from marina.core.errors import BelowFloor, CallError
 from marina.pipeline import steps
 from tests.support.table_models import as_csv
-from training.recipes import reinforce
+from training.recipes import regressor, reinforce
 from training.runs.run import Run
 from training.tracking import session, tracker, wandb_tracker
 from training.tracking.background import Background
@@ -229,6 +229,16 @@ def test_a_policy_is_tracked_by_its_timesteps(tmp_path: Path) -> None:
     assert len(rows) >= 2
     assert rows[-1][0] >= 4000
     assert all(row.keys() == {"evaluation_return", "loss", "exploration"} for _, row in rows)
+
+
+def test_epochs_of_folds_are_not_tracked(model: spec.Spec, tmp_path: Path) -> None:
+    """They are fits beside the one that is exported."""
+    steps_logged: list[int] = []
+    settings = regressor.Settings.model_validate({**model.training.settings, "folds": 2, "coverage": None})
+
+    regressor.train(settings, Run(tmp_path, log_metrics=lambda _row, step: steps_logged.append(step)))
+
+    assert steps_logged == [1, 2, 3]
 
 
 def test_a_missing_package_is_named_with_its_extra(
