@@ -1,9 +1,9 @@
 """Data sets: one file per source, all giving the same `ImageData`.
 
 `load_images`, `load_labels`, `load_clips`, `load_objects` and `load_outlines` take the name of a built-in
-set, or a folder or file of the user's own, and find the layout by looking. `held_out_…` takes the same for a
-model that learned elsewhere. All of them add what they leave out, cut or guess to the `findings` of the run
-and report it before they return; without a run it is logged.
+set, or a folder or file of the user's own, and find the layout by looking. `held_out_…` takes the same for
+a model that learned elsewhere. All of them add what they leave out, cut or guess to the `findings` of the
+run and report it before they return; without a run it is logged.
 """
 
 import gc

@@ -178,7 +178,7 @@ def _labels(path: Path) -> dict[str, str]:
         or not all(type(label) in (str, int) for label in content.values())
     ):
         raise CallError(
-            f'{path} must say {{"file.jpg": class, …}}, each class by its name or by its index in the model; '
+            f'{path} must say {{"file.jpg": class, …}}, each class by its name or its index in the model; '
             "lists of labels are for training.several_labels: true"
         )
     return {name: str(label) for name, label in content.items()}

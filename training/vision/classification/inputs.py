@@ -147,6 +147,7 @@ def features(
     labels = known.repeat(views, *[1] * (known.ndim - 1))
     shape = _feature_shape(model, config)
     key = _read_by(model, examples, config) | _varied_by(settings, views, seed)
+    key |= {"labels": several} if several else {}
     size = 4 * math.prod(shape)
     storage = settings.storage(findings)
     cache = RecordCache("features", [key], len(labels), size, storage.cache_bytes)
@@ -167,12 +168,17 @@ def features(
     model.cpu()
     if table is not None:
         return TensorDataset(table, labels)
+    _check_complete(cache, len(labels) * size)
+    return ColumnDataset(Column(records, "features"), labels)
+
+
+def _check_complete(cache: RecordCache, size: int) -> None:
+    """Raise CallError where not all features are kept; they take `size` bytes."""
     if not cache.is_complete:
         raise CallError(
-            f"the features need {len(labels) * size / 1e9:.1f} GB in {cache.path.parent}, where there is no "
-            "room; set a larger cache_gb, free some of the disk, or say fewer cached_views"
+            f"the features need {size / 1e9:.1f} GB in {cache.path.parent}, where there is no room; set a "
+            "larger cache_gb, free some of the disk, or say fewer cached_views"
         )
-    return ColumnDataset(Column(records, "features"), labels)
 
 
 def _feature_shape(model: Classifier, config: ImageInput | ClipInput) -> torch.Size:
