@@ -90,6 +90,9 @@ class Trained:
     dimensions: tuple[Mapping[int, Dimension], ...] = ()
     # further files of the export by name, which the kind's predictor reads
     files: Mapping[str, bytes] = field(default_factory=dict)
+    # the program where the model came as an ONNX graph: `module` computes it, and torch can't export it
+    onnx: bytes | None = None
+    parameters: int | None = None  # of such a graph; of others they are the module's
     # held-out inputs like `example`, HELD_OUT at most, to check a runtime with
     validation: tuple[torch.Tensor, ...] = ()
     # detectors: score from which on a find is no mere guess, so that a runtime must find it too
