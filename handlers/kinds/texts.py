@@ -35,7 +35,11 @@ class TextPredictor(Predictor):
         super().configure(export)
         config = export.preprocess
         self.text_limits = TextLimits(int(config["max_characters"]), int(config["max_tokens"]))
-        self.tokenizer = load_tokenizer(export.content(FILE), str(config["tokenizer"]))
+        self.tokenizer = self.read_tokenizer(export)
+
+    def read_tokenizer(self, export: Export) -> Any:
+        """What makes tokens of texts."""
+        return load_tokenizer(export.content(FILE), str(export.preprocess["tokenizer"]))
 
     def rows_of(self, payload: Any, most: int) -> list[Any] | None:
         """The texts of a list, alone or under one of the keys. Raises BadRequest for none, TooLarge."""
@@ -50,7 +54,7 @@ class TextPredictor(Predictor):
             raise TooLarge(f"{len(payload):,} texts in one request; send at most {most:,}")
         return payload
 
-    def decode(self, instance: Instance) -> str:
+    def decode(self, instance: Instance) -> Any:
         """The text. Raises a RequestError for what is none."""
         payload = only_key(instance.payload, *KEYS, also=ALSO)
         if isinstance(payload, bytes):
@@ -62,7 +66,7 @@ class TextPredictor(Predictor):
             )
         return check_text(payload, self.text_limits)
 
-    def preprocess(self, item: str, instance: Instance) -> Prepared:
+    def preprocess(self, item: Any, instance: Instance) -> Prepared:
         """Its tokens. Raises BadRequest for a text without any."""
         encoded = self.encoded(item)
         return Prepared((encoded.ids,), instance.options, truncated=encoded.truncated)
@@ -99,7 +103,7 @@ class TextPredictor(Predictor):
 
     def encoded(self, text: str) -> Encoded:
         """The tokens of a text. Raises BadRequest for one without any."""
-        encoded = self.tokenizer.encode(text, self.text_limits.max_tokens)
+        encoded: Encoded = self.tokenizer.encode(text, self.text_limits.max_tokens)
         if not len(encoded.ids):
             raise BadRequest("the text has nothing that could be read as a word; send some letters")
         return encoded
@@ -134,8 +138,8 @@ def length_groups(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def padded(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Tokens of several texts as int64 [B, longest], filled up with PAD."""
-    filled = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
+    """Tokens of several texts as int64 [B, longest, ...], filled up with PAD."""
+    filled = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), PAD, np.int64)
     for row, tokens in zip(filled, rows, strict=True):
         row[: len(tokens)] = tokens
     return filled

@@ -51,6 +51,8 @@ class RequestOptions(TypedDict, total=False):
     """Embedders: false leaves the vector out."""
     other: str | None
     """Explanations of embedders: the similarity to this text."""
+    token: int | None
+    """Explanations of taggers: of the tag of this word, counted from 0."""
     class_index: int | None
     """Explanations: of this class instead of the answer."""
     output: str | None

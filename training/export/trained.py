@@ -65,6 +65,7 @@ class Trained:
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser
                     resolution
         text_classifier   logits float32 [B, classes] of tokens int64 [B, length], where 0 is padding
+        tagger      logits float32 [B, length, tags] of features int64 [B, length, F], where 0 is padding
         embedder    unit vectors float32 [B, dimension] of the same tokens
         regressor   values float32 [B] in the target's unit, for features float32 [B, F] as the table in
                     `preprocess` encodes rows

@@ -14,7 +14,7 @@ import yaml
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
-from tests.support import signal_models
+from tests.support import signal_models, tagged_data
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
@@ -65,6 +65,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
+    "tagger": ("tagger", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "imported_embedder": ("embedder", {}, RUNNING),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
@@ -88,6 +89,7 @@ METRICS = {
 ROW_WRITERS = {
     **dict.fromkeys(("embedder", "text_classifier", "word_vectors"), write_csv),
     "sequence_classifier": signal_models.write_csv,
+    "tagger": tagged_data.write_conll,
 }
 ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
@@ -105,7 +107,7 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
     if recipe in ROWS:
-        path = home / "rows.csv"
+        path = home / ("rows.conll" if recipe == "tagger" else "rows.csv")
         if recipe in ROW_WRITERS:
             ROW_WRITERS[recipe](path)
         else:
