@@ -187,7 +187,7 @@ TABLES = {
         ),
         Limit(
             "on Ray: the process of a replica, a change of routes, a description",
-            "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS ASK_SECONDS",
+            "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS FRONTS_SECONDS ASK_SECONDS",
             "seconds",
             "the call fails with the reason",
         ),
