@@ -83,6 +83,9 @@ TABLES = {
             "bytes",
             "save it again",
         ),
+        Limit(
+            "an embedder's index", "handlers.inputs.vector_index:MOST_ENTRIES", "texts", "name a smaller file"
+        ),
         Limit("a YAML file", "marina.core.yaml_files:LARGEST_BYTES", "bytes", "write a shorter one"),
         Limit(
             "a YAML file, every alias followed", "marina.core.yaml_files:MOST_VALUES", "values", "the same"

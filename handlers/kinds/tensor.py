@@ -21,7 +21,7 @@ from ..inputs.tensors import Size, TensorField
 from ..protocol.errors import BadRequest, NotSupported
 from ..protocol.options import Choice, Number
 from ..protocol.requests import Instance, Prepared
-from ..runtime.export import Export
+from ..runtime.export import ONNX_PROGRAM, Export
 from ..runtime.predictor import Predictor
 
 ALONE = "data"  # the key under which a model with one input also takes it
@@ -134,8 +134,12 @@ class TensorPredictor(Predictor):
             "required": [field.name for field in self.outputs],
         }
 
-    def explanation_schema(self) -> dict[str, Any]:
-        """The explained value, and a gradient shaped like each input of floats."""
+    def explanation_schema(self) -> dict[str, Any] | None:
+        """The explained value, and a gradient shaped like each input of floats; None for an ONNX graph, which
+        has none.
+        """
+        if self.export.program.name == ONNX_PROGRAM:
+            return None
         floats = [field for field in self.fields if field.numpy_dtype.kind == "f"]
         gradient = {
             "type": "object",

@@ -123,6 +123,47 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """At most `most` different texts of `longest` characters."""
+
+    most: int
+    longest: int
+    about: str
+
+    def read(self, name: str, value: Any) -> tuple[str, ...]:
+        """The texts of a list; as text it is JSON, or one text alone."""
+        texts = _text(value)
+        if isinstance(texts, str):
+            try:
+                texts = json.loads(texts) if texts.lstrip().startswith("[") else [texts]
+            except (ValueError, RecursionError):
+                raise BadRequest(f"{name} must be a JSON list of texts, not {texts[:40]!r}") from None
+        if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+            raise BadRequest(f"{name} must be a list of texts")
+        if not 1 <= len(texts) <= self.most:
+            raise BadRequest(f"{name} must have 1 to {self.most:,} texts, not {len(texts):,}")
+        if len(longest := max(texts, key=len)) > self.longest:
+            raise BadRequest(
+                f"{name} must have at most {self.longest:,} characters each, not {len(longest):,}"
+            )
+        if len(set(texts)) < len(texts):
+            twice = next(one for place, one in enumerate(texts) if one in texts[:place])
+            raise BadRequest(f"{name} has {twice[:40]!r} twice; send each once")
+        return tuple(texts)
+
+    def schema(self) -> dict[str, Any]:
+        """{"type": "array"} of strings."""
+        return {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "maxLength": self.longest},
+            "minItems": 1,
+            "maxItems": self.most,
+            "uniqueItems": True,
+            "description": self.about,
+        }
+
+
+@dataclass(frozen=True)
 class Mask:
     """`size` truths: which of so many things are allowed, at least one; of several `branches`, one after
     the other, one in each.

@@ -23,6 +23,7 @@ from .checksums import file_digest, listed_digests
 
 METADATA, PREPROCESS, POSTPROCESS = "model_metadata.json", "preprocess_config.json", "postprocess_config.json"
 LABELS, RUNTIMES, PROGRAM = "class_mapping.json", "runtime.json", "model.pt2"
+ONNX_PROGRAM = "model.onnx"  # in the place of PROGRAM where a model came as an ONNX graph
 SAMPLES_FOLDER, SAMPLES_INDEX = "samples", "samples.json"
 AGAIN = "make it again: an export with marina train (or import), an archive with marina archive"
 # what reading a file of a folder or of a damaged zip raises
@@ -150,6 +151,12 @@ class Export:
         return sorted(
             (path for path in self.folder.iterdir() if path.name.endswith(".pt2")), key=lambda path: path.name
         )
+
+    @property
+    def program(self) -> Path:
+        """The portable program: torch's, or the ONNX graph that the model came as."""
+        path = self.folder / ONNX_PROGRAM
+        return path if path.is_file() else self.folder / PROGRAM
 
     @cached_property
     def checksum(self) -> str | None:

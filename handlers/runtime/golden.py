@@ -38,9 +38,12 @@ def difference(golden: Any, answer: Any, where: str = "answer", reduced: bool = 
 
 
 def _difference(golden: Any, answer: Any, where: str, patience: Patience) -> str:
-    special = {"bbox": _box_difference, "mask": _mask_difference, "state": _state_difference}.get(
-        where.rpartition(".")[2]
-    )
+    special = {
+        "bbox": _box_difference,
+        "embedding": _vector_difference,
+        "mask": _mask_difference,
+        "state": _state_difference,
+    }.get(where.rpartition(".")[2])
     if special and (found := special(golden, answer, where, patience)) is not None:
         return found
     if isinstance(golden, bool) or not isinstance(golden, int | float | dict | list):
@@ -71,6 +74,8 @@ def _same_but_for_ties(golden: list[Any], answer: list[Any], where: str, patienc
     entries = [*golden, *answer]
     if all(isinstance(entry, dict) and {"class", "probability"} <= entry.keys() for entry in entries):
         return not _ranking_difference(golden, answer, where, patience.number)
+    if all(isinstance(entry, dict) and "similarity" in entry for entry in entries):
+        return _same_similarities(golden, answer, patience.number)
     if not all(isinstance(entry, dict) and {"class", "score", "bbox"} <= entry.keys() for entry in entries):
         return False
     left = list(answer)
@@ -124,6 +129,29 @@ def _is_named(entry: Any, golden: list[Any]) -> bool:
     return all(
         entry["class_index"] == known["class_index"] for known in golden if known["class"] == entry["class"]
     )
+
+
+def _same_similarities(golden: list[Any], answer: list[Any], tolerance: float) -> bool:
+    """Whether two lists of what is most similar differ by entries alone that are as similar as others."""
+
+    def by_entry(entries: list[Any]) -> dict[str, float]:
+        return {
+            repr({key: value for key, value in entry.items() if key != "similarity"}): entry["similarity"]
+            for entry in entries
+        }
+
+    one, other = by_entry(golden), by_entry(answer)
+    names = {**one, **other}  # one that is not listed is at most as similar as the last that is
+    pairs = [(one.get(name, min(one.values())), other.get(name, min(other.values()))) for name in names]
+    return all(abs(left - right) <= tolerance for left, right in pairs)
+
+
+def _vector_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:
+    """As `difference` for unit vectors, by their distance; None where `golden` is none."""
+    if not isinstance(golden, list) or not isinstance(answer, list) or len(golden) != len(answer):
+        return None
+    distance = float(np.linalg.norm(np.subtract(golden, answer)))
+    return "" if distance <= 2 * patience.number else f"{where}: a vector at the distance {distance:.3g}"
 
 
 def _box_difference(golden: Any, answer: Any, where: str, patience: Patience) -> str | None:

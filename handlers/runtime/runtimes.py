@@ -2,8 +2,8 @@
 be faster.
 
 `runtime.json` lists the runtimes of an export, best first, as `training/runtimes/` measured them; the last is
-always the portable program `model.pt2`. A worker takes the first that its machine can run and that answers
-the golden samples.
+always the portable program: `model.pt2`, or `model.onnx` of a model that came as an ONNX graph. A worker
+takes the first that its machine can run and that answers the golden samples.
 
 Runtimes take and give numpy arrays: torch, which costs a worker more than all the rest of it, is read by the
 runtime that needs it.
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..protocol.errors import BrokenArchive
 from .checksums import file_digest
-from .export import PROGRAM, RUNTIMES, Export
+from .export import ONNX_PROGRAM, RUNTIMES, Export
 from .lazy_imports import without
 from .machine import processor_instructions
 from .start_guard import StartGuard
@@ -334,12 +334,17 @@ def usable(export: Export, device: str, precision: str = "auto") -> Generator[Ru
                 logger.warning("the runtime %s can't be used here, the next is taken: %s", name, error)
                 continue
             yield runtime
-    if find_spec("torch") is None:
+    is_onnx = export.program.name == ONNX_PROGRAM
+    package = "onnxruntime" if is_onnx else "torch"
+    if find_spec(package) is None:
         raise BrokenArchive(
             "no compiled form of this model can be used here (the log says why), and its portable program "
-            "needs torch, which is not installed"
+            f"needs {package}, which is not installed"
         )
+    if is_onnx:
+        yield OnnxRuntime(export.program, "fp32", index["outputs"])
+        return
     measured = precision == "auto" and any(entry["precision"] == "bf16" for entry in index.get("serve", []))
     if device != "cpu" and (measured or precision == "bfloat16"):
-        yield TorchRuntime.load(export.folder / PROGRAM, device, "bf16")
-    yield TorchRuntime.load(export.folder / PROGRAM, device)
+        yield TorchRuntime.load(export.program, device, "bf16")
+    yield TorchRuntime.load(export.program, device)

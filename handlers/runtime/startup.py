@@ -16,13 +16,13 @@ from typing import Any, ClassVar
 import psutil
 
 from ..inputs.batch_buffer import BatchBuffer
-from ..protocol.errors import BrokenArchive
+from ..protocol.errors import BrokenArchive, NotSupported
 from ..protocol.options import Option
 from ..protocol.replies import MAX_ANSWER_BYTES, Reply
 from ..protocol.requests import Instance, Prepared, Row
 from .checksums import verify_checksums
 from .decode_pool import WORTH_READING_APART_SECONDS, DecodePool
-from .export import AGAIN, LABELS, POSTPROCESS, PREPROCESS, PROGRAM, Export
+from .export import AGAIN, LABELS, ONNX_PROGRAM, POSTPROCESS, PREPROCESS, PROGRAM, Export
 from .golden import difference
 from .machine import usable_cores
 from .runtimes import TorchRuntime, usable
@@ -96,6 +96,7 @@ class PredictorStartup:
         differently.
         """
         self.open_export(folder)
+        last = BrokenArchive("there is no runtime for this model")
         precision = ((model_config or {}).get("handler") or {}).get("precision", "auto")
         with closing(usable(self.export, self.device, precision)) as runtimes:
             for runtime in runtimes:
@@ -105,10 +106,9 @@ class PredictorStartup:
                     readers = self.choose_readers(model_config or {})
                     checked = self.check_golden()
                 except BrokenArchive as error:
-                    if isinstance(runtime, TorchRuntime) and runtime.precision == "fp32":
-                        raise
                     named = f"{runtime.name} {runtime.precision}"
                     logger.warning("the runtime %s is not taken, the next is: %s", named, error)
+                    last = error
                     continue
                 self.computing = {
                     "runtime": runtime.name,
@@ -117,13 +117,15 @@ class PredictorStartup:
                     "decode_threads": readers,
                 }
                 return checked
-        raise BrokenArchive("there is no runtime for this model")
+        raise last
 
     @cached_property
     def graph(self) -> Any:
         """The portable program's graph, which alone has gradients: read when it is first asked for, unless
-        it serves.
+        it serves. Raises NotSupported for an ONNX graph.
         """
+        if self.export.program.name == ONNX_PROGRAM:
+            raise NotSupported("this model came as an ONNX graph, which has no gradients; call /predictions")
         return (
             self.model
             if isinstance(self.model, TorchRuntime)

@@ -32,7 +32,7 @@ class RequestOptions(TypedDict, total=False):
     """
 
     top_k: int | None
-    """Classifiers: this many classes."""
+    """Classifiers: this many classes; embedders: labels and neighbors."""
     confidence_threshold: float | None
     """Detectors: no detection below this score."""
     masks: str | None
@@ -45,6 +45,14 @@ class RequestOptions(TypedDict, total=False):
     """Policies: actions that are allowed."""
     horizon: int | None
     """Forecasters: so many steps ahead; by default all."""
+    labels: Sequence[str] | None
+    """Embedders: which of these is nearest."""
+    embedding: bool | None
+    """Embedders: false leaves the vector out."""
+    other: str | None
+    """Explanations of embedders: the similarity to this text."""
+    token: int | None
+    """Explanations of taggers: of the tag of this word, counted from 0."""
     class_index: int | None
     """Explanations: of this class instead of the answer."""
     output: str | None

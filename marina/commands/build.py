@@ -73,7 +73,7 @@ def import_model(
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="torchvision:NAME, timm:NAME, package.module:function, file.py:function, .pt2, .pth, .zip",
+            help="torchvision:NAME, timm:NAME, package.module:function, file.py:function, .pt2, .onnx, .zip",
         ),
     ],
     weights: Annotated[

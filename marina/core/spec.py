@@ -127,8 +127,9 @@ class Spec(Section):
     )
     kind: str = Field(
         description=(
-            "classifier, detector, segmenter, video_classifier, regressor, tabular_classifier, forecaster, "
-            "sequence_classifier, policy, tensor, or one of your own in kinds/"
+            "classifier, detector, segmenter, video_classifier, text_classifier, embedder, tagger, "
+            "regressor, tabular_classifier, forecaster, sequence_classifier, policy, tensor, or one of "
+            "your own in kinds/"
         )
     )
     handler: str | None = Field(

@@ -22,6 +22,7 @@ import yaml
 from handlers.protocol.errors import BrokenArchive
 from handlers.runtime.checksums import NAME as CHECKSUMS
 from handlers.runtime.checksums import file_digest, verify_checksums, write_checksums
+from handlers.runtime.export import Export
 from marina.core import files, paths, programs
 from marina.core.errors import CallError, WorkError
 from marina.core.scratch import scratch_folder
@@ -135,7 +136,12 @@ def _lay_out(spec: Spec, contents: Path, scratch: Path) -> Path:
     call = [
         *archiver,
         *("--model-name", spec.name, "--version", spec.version, "--archive-format", "no-archive"),
-        *("--handler", str(contents / entry_point(spec)), "--serialized-file", str(contents / "model.pt2")),
+        *(
+            "--handler",
+            str(contents / entry_point(spec)),
+            "--serialized-file",
+            str(Export.open(contents).program),
+        ),
         *("--config-file", str(contents / "model-config.yaml"), "--extra-files", str(contents)),
         *("--export-path", str(scratch)),
     ]

@@ -86,6 +86,8 @@ def detect_kind(source: str, arguments: dict[str, Any], trust_pickle: bool) -> s
     from training.imports import sources
 
     kind, name = sources.origin(source)
+    if kind == "onnx":
+        return "tensor"
     if kind in ("program", "timm"):
         return "classifier"
     if kind == "torchvision":

@@ -17,7 +17,7 @@ from marina.core.console import Output
 from marina.engines import server_process
 from marina.packaging import archive
 from marina.pipeline import steps
-from tests.support import series_models, signal_models, table_models
+from tests.support import series_models, signal_models, table_models, tagged_data
 from tests.support.text_models import TEXTS
 from tests.support.toy_kinds import TOYS, clip, picture
 from training.export.writer import export
@@ -31,6 +31,8 @@ SPEC += "service_level: {{p95_ms: 5000}}\n"
 RECIPES = {"policy": "dqn", "tensor": "imported_tensor"}
 ROW = ("row.json", json.dumps(table_models.ROW).encode())
 BODIES = {
+    "tagger": ("text.txt", tagged_data.TEXT.encode()),
+    "embedder": ("text.txt", TEXTS["light"].encode()),
     "forecaster": ("series.json", json.dumps(series_models.REQUEST).encode()),
     "sequence_classifier": ("signal.json", json.dumps({"signal": signal_models.SIGNAL}).encode()),
     "regressor": ROW,
@@ -45,7 +47,7 @@ NO_EXPLANATION = "has no explanations"
 ONLY_POLICIES = "only policies play"
 NO_PICTURES = (
     *("forecaster", "policy", "regressor", "sequence_classifier", "tabular_classifier", "tensor"),
-    "text_classifier",
+    *("embedder", "tagger", "text_classifier"),
 )
 # command -> kind -> what it says where it can't; nothing for a command that works
 TABLE: dict[str, dict[str, str]] = {

@@ -1,4 +1,4 @@
-"""Small text classifiers that need no training, and predictors that serve them."""
+"""Small models of texts that need no training, and predictors that serve them."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from handlers.inputs.tokenization import FILE, SPECIAL
+from handlers.kinds.embedder import EmbedderPredictor
 from handlers.kinds.text_classifier import TextClassifierPredictor
+from handlers.kinds.texts import TextPredictor
 from handlers.protocol.fields import field_value
 from handlers.runtime.export import Export
 from handlers.runtime.runtimes import TorchRuntime
@@ -33,6 +35,40 @@ class Brightness(nn.Module):
         """The more light words, the more the second class leads."""
         light = self.evidence[tokens].sum(1)  # type: ignore[index]
         return torch.stack([-light, light], 1)
+
+
+class Direction(nn.Module):
+    """Tokens int64 [B, length] -> unit vectors [B, 3]: how much light, dark and else a text has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        light = torch.tensor([max(EVIDENCE.get(word, 0.0), 0.0) for word in WORDS])
+        dark = torch.tensor([max(-EVIDENCE.get(word, 0.0), 0.0) for word in WORDS])
+        neither = torch.tensor([0.0, *(0.5 for _ in WORDS[1:])])
+        self.register_buffer("table", torch.stack([light, dark, neither], 1))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The direction of the sum."""
+        return nn.functional.normalize(self.table[tokens].sum(1), dim=1)  # type: ignore[index]
+
+
+EMBEDDING: dict[str, Any] = {"type": "embedding", "dimension": 3, "top_k": 2}
+
+
+def serve_embedder(folder: Path, module: nn.Module | None = None, **postprocess: Any) -> EmbedderPredictor:
+    """A predictor of `module`, by default a Direction; its files go to the empty `folder`."""
+    files: dict[str, Any] = {
+        "model_metadata": {"name": "toy", "version": "1.0", "kind": "embedder", "max_batch": 8},
+        "preprocess_config": {**PREPROCESS, "max_characters": 1_000_000},
+        "postprocess_config": {**EMBEDDING, **postprocess},
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / FILE).write_bytes(word_file(WORDS, True))
+    predictor = EmbedderPredictor()
+    predictor.configure(Export.open(folder))
+    predictor.model = TorchRuntime((module or Direction()).eval())
+    return predictor
 
 
 def serve(
@@ -59,7 +95,7 @@ def serve(
     return predictor
 
 
-def answer(predictor: TextClassifierPredictor, body: bytes | Any, **headers: str) -> Any:
+def answer(predictor: TextPredictor, body: bytes | Any, **headers: str) -> Any:
     """What one body gets: bytes as they are, all else as JSON."""
     content_type = headers.get(
         "content_type", "text/plain" if isinstance(body, bytes) else "application/json"

@@ -12,9 +12,9 @@ from PIL import Image
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from handlers.inputs.tokenization import FILE
-from tests.support import series_models, signal_models, table_models
+from tests.support import series_models, signal_models, table_models, tagged_data
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
-from tests.support.text_models import PREPROCESS, TEXTS, WORDS, Brightness
+from tests.support.text_models import EMBEDDING, PREPROCESS, TEXTS, WORDS, Brightness, Direction
 from tests.support.toy_policies import balance
 from training.export.trained import Dimension, Sample, Trained
 from training.tensors.evaluation import outputs_of, samples_of
@@ -164,6 +164,22 @@ def text_classifier() -> Trained:
     )
 
 
+def embedder() -> Trained:
+    """The direction of light and dark words."""
+    samples = [
+        Sample(f"{name}-text", json.dumps({"text": text}).encode(), "application/json", {"dimension": 3})
+        for name, text in TEXTS.items()
+    ]
+    return dataclasses.replace(
+        text_classifier(),
+        kind="embedder",
+        module=Direction().eval(),
+        postprocess=EMBEDDING,
+        samples=samples,
+        classes=None,
+    )
+
+
 def regressor() -> Trained:
     """A number from a row."""
     return table_models.trained("regressor")
@@ -187,5 +203,13 @@ def sequence_classifier() -> Trained:
     return signal_models.trained()
 
 
-OTHERS = (sequence_classifier, forecaster, policy, regressor, tabular_classifier, tensor, text_classifier)
+def tagger() -> Trained:
+    """Names of people and places."""
+    return tagged_data.trained()
+
+
+OTHERS = (
+    *(sequence_classifier, forecaster, policy, regressor, tabular_classifier, tensor),
+    *(embedder, tagger, text_classifier),
+)
 TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

@@ -26,6 +26,8 @@ TEXT_COLUMNS = (
     *("tweet", "title", "input"),
 )
 GROUP_COLUMNS = ("group", "group_id", "cluster", "thread")
+PAIR_COLUMNS = ("positive", "paraphrase", "answer", "text2", "sentence2")
+ID_COLUMNS = ("id", "name", "key")
 LAYOUT = """labeled texts look like one of these:
 
     texts.csv (.tsv, .parquet,     FOLDER/                FOLDER/
@@ -34,10 +36,13 @@ LAYOUT = """labeled texts look like one of these:
       hello,mail,train                                    (or FOLDER/train/spam/*.txt …)
     (split may be left out)"""
 
+WITHOUT_LABELS = """beside 'text' there may be 'positive' (a text of the same meaning), 'group' or 'label'
+(which texts belong together), 'id' and 'split'"""
+
 
 class TextRow(NamedTuple):
     """A text with its labels, the word for its split (empty for none), the group that must stay together
-    (empty for none), and where it stands.
+    (empty for none), and where it stands; of texts without labels also one of the same meaning, and an id.
     """
 
     text: str
@@ -45,6 +50,8 @@ class TextRow(NamedTuple):
     split: str
     group: str
     place: str
+    positive: str = ""
+    name: str = ""
 
     @property
     def stratum(self) -> tuple[str, ...]:
@@ -59,21 +66,23 @@ class Rows(NamedTuple):
     has_several: bool
 
 
-def read_rows(place: Path, encoding: str, separator: str | None, findings: Findings) -> Rows:
+def read_rows(
+    place: Path, encoding: str, separator: str | None, findings: Findings, needs_label: bool = True
+) -> Rows:
     """The rows of a table, of a folder of tables or of a folder of files. `separator` is between the labels
     of one text; in JSON and Parquet they are a list.
 
     Raises CallError for what is none of these.
     """
     if place.is_file():
-        return _joined([_table_rows(place, encoding, separator, "")])
+        return _joined([_table_rows(place, encoding, separator, "", needs_label)])
     if not place.is_dir():
         raise CallError(f"data {str(place)!r} is neither a file nor a folder; {LAYOUT}")
     tables = [path for path in entries(place) if form_of(path) in TABLES and path.is_file()]
     if tables:
         return _joined(
             [
-                _table_rows(path, encoding, separator, split)
+                _table_rows(path, encoding, separator, split, needs_label)
                 for path, split in _by_split(place, tables).items()
             ]
         )
@@ -94,19 +103,24 @@ def _by_split(folder: Path, tables: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _table_rows(path: Path, encoding: str, separator: str | None, split: str) -> Rows:
+def _table_rows(
+    path: Path, encoding: str, separator: str | None, split: str, needs_label: bool = True
+) -> Rows:
     form = form_of(path)
     if form not in TABLES:
         raise CallError(f"{path} is no table of texts; {LAYOUT}")
     cells = {".parquet": _parquet_cells, ".jsonl": _json_cells, ".ndjson": _json_cells}.get(form, _csv_cells)
     rows, has_several = [], separator is not None
-    for number, (text, label, own_split, group) in cells(path, encoding):
+    for number, (text, label, own_split, group, positive, name) in cells(path, encoding, needs_label):
         if not isinstance(text, str):
             raise CallError(f"{path}, line {number}: the text is {_short(text)}, not a string")
         labels, is_list = _labels(label, separator, f"{path}, line {number}")
         has_several = has_several or is_list
         where = f"{path.name}, line {number}"
-        rows.append(TextRow(text, labels, cell_text(own_split) or split, cell_text(group), where))
+        if not isinstance(positive, str | None):
+            raise CallError(f"{path}, line {number}: the second text is {_short(positive)}, not a string")
+        own = (cell_text(own_split) or split, cell_text(group), where, positive or "", cell_text(name))
+        rows.append(TextRow(text, labels, *own))
     return Rows(rows, has_several)
 
 
@@ -122,10 +136,10 @@ def _labels(label: Any, separator: str | None, place: str) -> tuple[tuple[str, .
     return tuple(dict.fromkeys(name for name in names if name)), is_list
 
 
-Cells = Iterator[tuple[int, tuple[Any, Any, Any, Any]]]  # number of the line, text, label, split, group
+Cells = Iterator[tuple[int, tuple[Any, ...]]]  # number of the line; text, label, split, group, second, id
 
 
-def _csv_cells(path: Path, encoding: str) -> Cells:
+def _csv_cells(path: Path, encoding: str, needs_label: bool) -> Cells:
     text = read_text(path, encoding)
     first = text.split("\n", 1)[0]
     delimiter = "\t" if form_of(path) == ".tsv" else max(",;\t|", key=first.count)
@@ -136,10 +150,9 @@ def _csv_cells(path: Path, encoding: str) -> Cells:
     try:
         for cells in reader:
             if columns is None:
-                columns = _columns(path, [cell.strip() for cell in cells])
+                columns = _columns(path, [cell.strip() for cell in cells], needs_label)
             elif cells:
-                picked = [cells[k] if 0 <= k < len(cells) else "" for k in columns]
-                yield start, (picked[0], picked[1], picked[2], picked[3])
+                yield start, tuple(cells[k] if 0 <= k < len(cells) else "" for k in columns)
             start = reader.line_num + 1
     except csv.Error as error:
         raise CallError(f"{path}, line {reader.line_num}: {error}; quote texts with line breaks") from error
@@ -147,7 +160,7 @@ def _csv_cells(path: Path, encoding: str) -> Cells:
         raise CallError(f"{path} is empty; {LAYOUT}")
 
 
-def _json_cells(path: Path, encoding: str) -> Cells:
+def _json_cells(path: Path, encoding: str, needs_label: bool) -> Cells:
     columns: list[str] | None = None
     for number, line in enumerate(read_text(path, encoding).split("\n"), 1):
         if not line.strip():
@@ -161,39 +174,41 @@ def _json_cells(path: Path, encoding: str) -> Cells:
             raise CallError(f"{path}, line {number}: write an object {form} on each line")
         if columns is None:
             names = list(row)
-            columns = [names[k] if k >= 0 else "" for k in _columns(path, names)]
+            columns = [names[k] if k >= 0 else "" for k in _columns(path, names, needs_label)]
         yield number, _picked(row, columns)
 
 
-def _parquet_cells(path: Path, _encoding: str) -> Cells:
+def _parquet_cells(path: Path, _encoding: str, needs_label: bool) -> Cells:
     with parquet_file(path) as file:
         names = list(file.schema_arrow.names)
-        columns = [names[k] if k >= 0 else "" for k in _columns(path, names)]
+        columns = [names[k] if k >= 0 else "" for k in _columns(path, names, needs_label)]
         content = file.read(columns=[name for name in columns if name]).to_pylist()
     for number, row in enumerate(content, 1):
         yield number, _picked(row, columns)
 
 
-def _picked(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, Any, Any, Any]:
-    text, label, split, group = (row.get(name) if name else None for name in columns)
-    return text, label, split, group
+def _picked(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row.get(name) if name else None for name in columns)
 
 
-def _columns(path: Path, head: Sequence[str]) -> list[int]:
-    """Where text, label, split and group are, -1 for none. Raises CallError with the names that are there."""
+def _columns(path: Path, head: Sequence[str], needs_label: bool) -> list[int]:
+    """Where text, label, split, group, second text and id are, -1 for none; the last two only where no label
+    is needed. Raises CallError with the names that are there.
+    """
     lower = [name.lower() for name in head]
 
     def place(names: Iterable[str]) -> int:
         return next((lower.index(name) for name in names if name in lower), -1)
 
     text, label = place(TEXT_COLUMNS), place(LABEL_COLUMNS)
-    if text < 0 or label < 0:
+    if text < 0 or (label < 0 and needs_label):
         said = ", ".join(map(repr, head[:12]))
         raise CallError(
             f"{path} has the columns {said}; call that of the texts 'text', that of the labels 'label' and, "
-            f"if there is one, that of the splits 'split'; {LAYOUT}"
+            f"if there is one, that of the splits 'split'; {LAYOUT if needs_label else WITHOUT_LABELS}"
         )
-    return [text, label, place(SPLIT_COLUMNS), place(GROUP_COLUMNS)]
+    others = [-1, -1] if needs_label else [place(PAIR_COLUMNS), place(ID_COLUMNS)]
+    return [text, label, place(SPLIT_COLUMNS), place(GROUP_COLUMNS), *others]
 
 
 def _file_rows(folder: Path, encoding: str, findings: Findings) -> list[TextRow]:

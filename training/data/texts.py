@@ -78,12 +78,12 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
     place = paths.expanded(data)
     with findings.reported():
         rows, has_several = _rows(data, reading, findings)
-        sound = _sound(rows, has_several, reading.limits, findings)
+        sound = sound_rows(rows, has_several, reading.limits, findings)
         _check_labels(place, sound, has_several)
         groups = near_groups([row.text for row in sound])
-        near = _by_place(sound, groups)
+        near = groups_by_place(sound, groups)
         groups.join_equal([row.group for row in sound])
-        splits, words = split_rows(sound, _by_place(sound, groups), seed, place, "texts")
+        splits, words = split_rows(sound, groups_by_place(sound, groups), seed, place, "texts")
         _report_copies(splits, near, findings)
         learned = [name for row in splits["train"] for name in row.labels]
         classes = class_order(learned)
@@ -110,7 +110,7 @@ def held_out_texts(
     place = paths.expanded(data)
     with findings.reported():
         rows, _ = _rows(data, reading, findings)
-        sound = _sound(rows, has_several, reading.limits, findings)
+        sound = sound_rows(rows, has_several, reading.limits, findings)
     given = {row.split for row in sound}
     split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
     chosen = [row for row in sound if row.split == split]
@@ -140,7 +140,7 @@ def _text(row: TextRow, index: Mapping[str, int]) -> Text:
     return Text(row.text, tuple(index[name] for name in row.labels), row.place)
 
 
-def _sound(
+def sound_rows(
     rows: Sequence[TextRow], has_several: bool, limits: TextLimits, findings: Findings
 ) -> list[TextRow]:
     """The rows that can be learned from."""
@@ -161,7 +161,7 @@ def _sound(
     return kept
 
 
-def _by_place(rows: Sequence[TextRow], groups: Groups) -> dict[str, int]:
+def groups_by_place(rows: Sequence[TextRow], groups: Groups) -> dict[str, int]:
     """Place of a row -> number of its group."""
     return {row.place: groups.first(number) for number, row in enumerate(rows)}
 

@@ -64,6 +64,8 @@ class Trained:
         segmenter   logits float32 [B, classes, h, w] of the graph's whole input, in its own or a coarser
                     resolution
         text_classifier   logits float32 [B, classes] of tokens int64 [B, length], where 0 is padding
+        tagger      logits float32 [B, length, tags] of features int64 [B, length, F], where 0 is padding
+        embedder    unit vectors float32 [B, dimension] of the same tokens
         regressor   values float32 [B] in the target's unit, for features float32 [B, F] as the table in
                     `preprocess` encodes rows
         tabular_classifier  logits float32 [B, classes], for the same
@@ -88,6 +90,9 @@ class Trained:
     dimensions: tuple[Mapping[int, Dimension], ...] = ()
     # further files of the export by name, which the kind's predictor reads
     files: Mapping[str, bytes] = field(default_factory=dict)
+    # the program where the model came as an ONNX graph: `module` computes it, and torch can't export it
+    onnx: bytes | None = None
+    parameters: int | None = None  # of such a graph; of others they are the module's
     # held-out inputs like `example`, HELD_OUT at most, to check a runtime with
     validation: tuple[torch.Tensor, ...] = ()
     # detectors: score from which on a find is no mere guess, so that a runtime must find it too

@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from torch.export import ExportedProgram
 
 import marina
 from handlers.runtime.checksums import write_checksums
-from handlers.runtime.export import SAMPLES_FOLDER, SAMPLES_INDEX, Export
+from handlers.runtime.export import ONNX_PROGRAM, PROGRAM, SAMPLES_FOLDER, SAMPLES_INDEX, Export
 from handlers.runtime.predictor import Predictor
-from handlers.runtime.runtimes import TorchRuntime, arrays, flat
+from handlers.runtime.runtimes import OnnxRuntime, TorchRuntime, arrays, flat, form_of
 from marina.core import paths
 from marina.core.errors import BelowFloor, CallError, ParityError, WorkError
 from marina.core.spec import Spec
@@ -64,7 +65,11 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
     handler.configure(Export.open(folder))
     handler.model = TorchRuntime(trained.module)
     write_samples(spec, trained, handler, folder)
-    program = save_program(spec, trained, folder / "model.pt2")
+    program = None
+    if trained.onnx:
+        save_onnx(spec, trained, folder / ONNX_PROGRAM)
+    else:
+        program = save_program(spec, trained, folder / PROGRAM)
     chosen = choose(spec, trained, handler, program, folder)
     if any(one["precision"] != "fp32" for one in chosen["serve"]):
         _accept_reduced(folder)
@@ -101,7 +106,7 @@ def metadata(spec: Spec, trained: Trained) -> dict[str, Any]:
         "data": {**trained.data, **pixel_statistics(trained)},
         "findings": trained.findings,
         "training": {"recipe": spec.training.recipe, "seed": spec.training.seed, **trained.training},
-        "parameters": sum(parameter.numel() for parameter in trained.module.parameters()),
+        "parameters": parameter_count(trained),
         "versions": {
             "marina": marina.__version__,
             "python": platform.python_version(),
@@ -109,6 +114,13 @@ def metadata(spec: Spec, trained: Trained) -> dict[str, Any]:
             "torchvision": version("torchvision"),
         },
     }
+
+
+def parameter_count(trained: Trained) -> int:
+    """How many numbers a model has learned."""
+    if trained.parameters is not None:
+        return trained.parameters
+    return sum(one.numel() for one in trained.module.parameters())
 
 
 def pixel_statistics(trained: Trained) -> dict[str, Any]:
@@ -141,14 +153,30 @@ def save_program(spec: Spec, trained: Trained, path: Path) -> ExportedProgram:
     # on a full disk torch's own writer aborts the process instead of raising
     path.write_bytes(buffer.getvalue())
     loaded = torch.export.load(path).module()
+    for rows, where in _rows_to_check(spec, trained):
+        with torch.inference_mode():
+            found = arrays(loaded(*rows))
+        _check_equal(spec, trained.module, found, rows, where)
+    return program
+
+
+def save_onnx(spec: Spec, trained: Trained, path: Path) -> None:
+    """The ONNX graph that the model came as, saved, loaded again and compared with the module."""
+    assert trained.onnx
+    path.write_bytes(trained.onnx)
+    runtime = OnnxRuntime(path, "fp32", form_of(trained.module(*trained.example)))
+    for rows, where in _rows_to_check(spec, trained):
+        _check_equal(spec, trained.module, runtime(*(part.numpy() for part in rows)), rows, where)
+
+
+def _rows_to_check(spec: Spec, trained: Trained) -> Iterator[tuple[tuple[torch.Tensor, ...], str]]:
+    """Batches of several sizes, and of several sizes of what has no fixed one, with their names."""
     most = spec.export.max_batch
-    batches = {1, 2, min(3, most), min(spec.serving.batch_size, most), most}
-    for size in sorted(batches):
-        _check_parity(spec, trained.module, loaded, trained.rows(size), f"batch {size}")
+    for size in sorted({1, 2, min(3, most), min(spec.serving.batch_size, most), most}):
+        yield trained.rows(size), f"batch {size}"
     for sizes in trained.sizes_to_check():
         where = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        _check_parity(spec, trained.module, loaded, trained.rows(2, sizes), where)
-    return program
+        yield trained.rows(2, sizes), where
 
 
 def _exported(spec: Spec, trained: Trained, example: tuple[torch.Tensor, ...]) -> ExportedProgram:
@@ -190,12 +218,12 @@ def _dynamic_shapes(spec: Spec, trained: Trained) -> tuple[Any, ...]:
     return (shapes,) if takes_any else shapes  # torch counts *inputs as one
 
 
-def _check_parity(
-    spec: Spec, module: torch.nn.Module, loaded: torch.nn.Module, inputs: tuple[torch.Tensor, ...], where: str
+def _check_equal(
+    spec: Spec, module: torch.nn.Module, found: Any, inputs: tuple[torch.Tensor, ...], where: str
 ) -> None:
-    """Raise ParityError where the loaded program differs from the module."""
+    """Raise ParityError where what the loaded program gives differs from the module's outputs."""
     with torch.inference_mode():
-        expected, found = arrays(module(*inputs)), arrays(loaded(*inputs))
+        expected = arrays(module(*inputs))
     worst = max(distance(*pair) for pair in zip(flat(expected), flat(found), strict=True))
     if not worst <= spec.export.parity:
         raise ParityError(

@@ -42,8 +42,11 @@ from training.imports.files import (
 )
 from training.imports.user_code import called, folder_of, importable, load_function
 
-Kind = Literal["torchvision", "timm", "program", "pickle", "factory"]
-FORMS = "torchvision:NAME, timm:NAME, package.module:function, file.py:function, or a file .pt2, .pth or .pt"
+Kind = Literal["torchvision", "timm", "program", "onnx", "pickle", "factory"]
+FORMS = (
+    "torchvision:NAME, timm:NAME, package.module:function, file.py:function, or a file .pt2, .onnx, .pth "
+    "or .pt"
+)
 # other inputs, or another epsilon, beside it
 MORE_THAN_THE_FILE = ("googlenet", "inception_v3", "retinanet_resnet50_fpn")
 
@@ -127,6 +130,8 @@ def origin(source: str) -> Origin:
         return Origin(library, name)  # type: ignore[arg-type]
     if source.endswith(".pt2"):
         return Origin("program", source)
+    if source.endswith(".onnx"):
+        return Origin("onnx", source)
     if source.endswith((".pth", ".pt", ".ckpt", ".bin", ".pkl")):
         return Origin("pickle", source)
     if name.isidentifier():
@@ -150,6 +155,10 @@ def build(
     trusted.
     """
     kind, name = origin(settings.source)
+    if kind == "onnx":
+        raise CallError(
+            f"{name} is an ONNX graph, whose tensors are served by name: import it with --kind tensor"
+        )
     if kind == "torchvision":
         module = _torchvision(name, settings, findings)
     elif kind == "timm":

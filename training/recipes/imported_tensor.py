@@ -1,8 +1,9 @@
-"""Brings a module of tensors that learned elsewhere: a program of torch.export, or a function of one's own
-with weights.
+"""Brings a module of tensors that learned elsewhere: a program of torch.export, an ONNX graph, or a function
+of one's own with weights.
 
-Nothing is learned. The inputs of a .pt2 are read from it; those of a function are declared in the spec. What
-the outputs are is found by running it. Where there are arrays with their truth, it is measured on them.
+Nothing is learned. The inputs of a .pt2 or .onnx are read from it; those of a function are declared in the
+spec. What the outputs are is found by running it. Where there are arrays with their truth, it is measured on
+them.
 """
 
 import time
@@ -26,6 +27,7 @@ from training.tensors.evaluation import (
     outputs_of,
     samples_of,
 )
+from training.tensors.onnx_graphs import OnnxModule, inputs_of_graph, module_of, read_onnx
 from training.tensors.programs import inputs_of_program, positional
 from training.tensors.signatures import (
     Bounds,
@@ -47,7 +49,8 @@ class Settings(ModuleSource):
     """What a spec may say under `training`."""
 
     inputs: dict[Name, Input] = Field(
-        default={}, description="the module's inputs by name, in its order; default: as a .pt2 has them"
+        default={},
+        description="the module's inputs by name, in its order; default: as a .pt2 or .onnx has them",
     )
     outputs: dict[Name, Output] = Field(
         default={}, description="what is known of the outputs, by name, in the module's order"
@@ -69,6 +72,7 @@ def train(settings: Settings, run: Run) -> Trained:
     started = time.monotonic()
     torch.manual_seed(run.seed)
     module, inputs, sizes = _brought(settings)
+    graph = module if isinstance(module, OnnxModule) else None
     named, signature = with_outputs(module, inputs, sizes, settings.outputs)
     if settings.data:
         rows, metrics = _measured(settings.data, named, signature)
@@ -84,6 +88,8 @@ def train(settings: Settings, run: Run) -> Trained:
         metrics=metrics,
         preprocess=signature.preprocess(),
         postprocess=signature.postprocess(),
+        onnx=graph.graph if graph else None,
+        parameters=graph.count if graph else None,
         samples=samples_of(rows, found, signature, word),
         data={
             "name": "not known",
@@ -103,6 +109,11 @@ def _brought(settings: Settings) -> tuple[nn.Module, tuple[TensorField, ...], di
         program = read_program(path, settings.trust_pickle)
         fields, sizes = inputs_of_program(program, settings.inputs, settings.dimensions, str(path))
         return positional(program), fields, sizes
+    if kind == "onnx":
+        path = existing(name, "source")
+        model = read_onnx(path)
+        fields, sizes = inputs_of_graph(model, settings.inputs, settings.dimensions, str(path))
+        return module_of(model, str(path)), fields, sizes
     if not settings.inputs:
         raise CallError(
             f"{settings.source} doesn't say what it takes; declare its inputs in the order in which it takes "

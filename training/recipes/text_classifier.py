@@ -4,12 +4,15 @@ The tokenizer is learned from the training split and lies in the export. Probabi
 a threshold per label, on validation; metrics are those of the test split, with TF-IDF
 and logistic regression on the same split beside them.
 
-Not covered: encoders that were pretrained elsewhere.
+A pretrained encoder from a folder (hf:FOLDER) brings its own tokenizer; frozen, its features are computed
+once, and the head alone learns.
 """
 
 import json
 from collections import Counter
 from typing import Any
+
+from torch import nn
 
 from handlers.inputs.tokenization import CHARACTERS, FILE, Tokenizer, load_tokenizer
 from marina.core.errors import CallError
@@ -28,11 +31,13 @@ from training.text.assessment import (
 )
 from training.text.baseline import PREFIX, measure_baseline
 from training.text.batches import TextBatches, TokenizedTexts, logits_of
+from training.text.embedding import embedded
+from training.text.encoders import Encoder, is_frozen
 from training.text.learner import Learner
 from training.text.networks import TextNetwork, build
 from training.text.report import write_report
 from training.text.settings import Settings
-from training.text.tokenizers import train_tokenizer
+from training.text.tokenizers import tokens_of
 from training.text.vectors import vectors_of
 
 __all__ = ["Settings", "train"]
@@ -54,20 +59,15 @@ def train(settings: Settings, run: Run) -> Trained:
     if data.has_several and (settings.operating_point or settings.label_smoothing):
         raise CallError("operating_point and label_smoothing are for one label per text; leave them out")
     operating_class(settings, data.classes)
-    content = train_tokenizer(
-        settings.tokenizer,
-        [one.text for one in data.train],
-        settings.vocabulary_size,
-        settings.lowercase,
-        settings.character_ngrams,
-    )
-    tokenizer = load_tokenizer(content, settings.tokenizer)
+    content, kind, encoder = tokens_of(settings, [one.text for one in data.train])
+    tokenizer = load_tokenizer(content, kind)
     splits = [_tokenized(settings, data, split, tokenizer, run) for split in ("train", "validation", "test")]
     vectors = None
     if settings.vectors:
         vectors = vectors_of(settings.vectors, tokenizer.vocabulary(), run.seed, run.findings)
-    network = build(settings, tokenizer.size, len(data.classes), vectors)
-    learner = Learner(network, settings, *splits[:2])
+    network = build(settings, tokenizer.size, len(data.classes), vectors, encoder)
+    fitted = _with_features(network, splits)
+    learner = Learner(fitted, settings, *splits[:2])
     fingerprint = data.about()["fingerprint"]
     fit(learner, TextBatches(splits[0], settings.batch_size, run.seed), run, fingerprint=fingerprint)
 
@@ -77,13 +77,28 @@ def train(settings: Settings, run: Run) -> Trained:
         assessment = assess_several(validated, splits[1].labels, logits, splits[2].labels)
     else:
         assessment = assess_one(validated, splits[1].labels, logits, splits[2].labels, data.classes, settings)
+    if fitted is not network:
+        model = TextNetwork(network.body, model.head).eval()
+        for split in splits:
+            split.features = None
     model.temperature = assessment.temperature
     ngrams = settings.character_ngrams if settings.tokenizer == CHARACTERS else None
     baseline = measure_baseline(data, settings.lowercase, ngrams) if settings.baseline else None
     write_report(learner, assessment, data, baseline, run.report)
     metrics = assessment.metrics | (baseline.metrics if baseline else {})
     facts = learner.training_facts(run)
-    return _trained(settings, data, model, splits, assessment, metrics, content, facts)
+    return _trained(settings, data, model, splits, assessment, metrics, (content, kind), facts)
+
+
+def _with_features(network: TextNetwork, splits: list[TokenizedTexts]) -> TextNetwork:
+    """What learns: the network, or its head alone where the body is a frozen encoder, whose features are then
+    computed once.
+    """
+    if not isinstance(network.body, Encoder) or not is_frozen(network.body):
+        return network
+    for split in splits:
+        split.features = embedded(network.body, split.tokens)
+    return TextNetwork(nn.Identity(), network.head)
 
 
 def reading_of(settings: Settings) -> Reading:
@@ -110,7 +125,7 @@ def _trained(
     splits: list[TokenizedTexts],
     assessment: Assessment,
     metrics: dict[str, float],
-    tokenizer: bytes,
+    tokenizer: tuple[bytes, str],
     facts: dict[str, Any],
 ) -> Trained:
     example, _ = splits[0].batch(range(min(8, len(splits[0]))))
@@ -128,12 +143,12 @@ def _trained(
         metrics=metrics,
         preprocess={
             "input": "text",
-            "tokenizer": settings.tokenizer,
+            "tokenizer": tokenizer[1],
             "max_tokens": settings.max_tokens,
             "max_characters": settings.max_characters,
         },
         postprocess=postprocess,
-        files={FILE: tokenizer},
+        files={FILE: tokenizer[0]},
         samples=_samples(data, assessment),
         data=data.about(),
         classes=list(data.classes),

@@ -23,7 +23,7 @@ def inputs_of_program(
     the spec contradicts it.
     """
     nodes = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    names = list(declared) or [_free(node.name) for node in nodes]
+    names = list(declared) or [free_name(node.name) for node in nodes]
     if len(names) != len(nodes):
         raise CallError(f"{path} takes {len(nodes)} inputs, and the spec declares {len(names)}")
     fields: list[TensorField] = []
@@ -46,7 +46,7 @@ def inputs_of_program(
             label = known.setdefault(str(size), spelled if isinstance(spelled, str) else f"size_{len(known)}")
             shape.append(label)
             sizes[label] = _bounds(program, size, dimensions.get(label))
-        _check(path, name, about, tuple(shape), value.dtype)
+        check_declared(path, name, about, tuple(shape), value.dtype)
         dtype = next(key for key, one in DTYPES.items() if one == value.dtype)
         fields.append(TensorField(name, **{**about.model_dump(), "dtype": dtype, "shape": tuple(shape)}))
     return tuple(fields), sizes
@@ -73,7 +73,8 @@ class ByPosition(nn.Module):
         return self.module(*inputs[: self.count], **named)
 
 
-def _free(name: str) -> str:
+def free_name(name: str) -> str:
+    """A name that a request's JSON doesn't have already."""
     return f"{name}_" if name in RESERVED else name
 
 
@@ -89,7 +90,9 @@ def _bounds(program: ExportedProgram, size: Any, said: Bounds | None) -> Size:
     return Size(max(least, said.minimum if said else 1), min(most, said.maximum if said else most))
 
 
-def _check(path: str, name: str, about: Input, shape: tuple[int | str, ...], dtype: torch.dtype) -> None:
+def check_declared(
+    path: str, name: str, about: Input, shape: tuple[int | str, ...], dtype: torch.dtype
+) -> None:
     """Raise CallError where the spec declares another shape or dtype than the program has."""
     if dtype not in DTYPES.values():
         raise CallError(f"{path}: the input {name!r} is {dtype}; known: {', '.join(DTYPES)}")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from handlers.inputs.tokenization import Tokenizer
-from handlers.kinds.text_classifier import padded
+from handlers.kinds.texts import padded
 from training.data.texts import Text
 from training.runs.batches import Batches
 
@@ -30,6 +30,7 @@ class TokenizedTexts:
         self.tokens = [one.ids for one in encoded]
         self.truncated = [row for row, one in enumerate(encoded) if one.truncated]
         self.lengths = np.array([len(tokens) for tokens in self.tokens])
+        self.features: torch.Tensor | None = None  # what a frozen encoder makes of each, while a head learns
         if several:
             self.labels = torch.zeros(len(texts), classes)
             for row, one in enumerate(texts):
@@ -41,7 +42,9 @@ class TokenizedTexts:
         return len(self.tokens)
 
     def batch(self, rows: Sequence[int]) -> TextBatch:
-        """Tokens int64 [B, longest] and labels."""
+        """Tokens int64 [B, longest], or the features of a frozen encoder, and labels."""
+        if self.features is not None:
+            return self.features[torch.as_tensor(rows)], self.labels[torch.as_tensor(rows)]
         tokens = padded([self.tokens[row] for row in rows])
         return torch.from_numpy(tokens), self.labels[torch.as_tensor(rows)]
 

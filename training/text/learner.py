@@ -1,15 +1,18 @@
 """How a text classifier learns: cross-entropy of one label, binary cross-entropy of several."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 
 from handlers.inputs.tokenization import PAD, UNKNOWN
 from training.runs.class_learning import ClassModule
 from training.text.batches import TextBatch, TokenizedTexts, logits_of
+from training.text.encoders import Encoder, layer_rates
 from training.text.networks import TextNetwork
 from training.text.settings import Settings
 
@@ -30,10 +33,18 @@ class Learner(ClassModule):
     def training_step(self, batch: TextBatch) -> torch.Tensor:
         """One step; some tokens are unknown (Iyyer et al. 2015, section 3.2)."""
         tokens, labels = batch
-        if self.settings.token_dropout:
+        if self.settings.token_dropout and not tokens.is_floating_point():
             dropped = torch.rand(tokens.shape, device=tokens.device) < self.settings.token_dropout
             tokens = tokens.masked_fill(dropped & (tokens != PAD), UNKNOWN)
         return self.learn_from(self.model(tokens), labels)
+
+    def parameter_groups(self) -> dict[float, list[nn.Parameter]]:
+        """A pretrained encoder learns slower than the head, layer by layer."""
+        if not isinstance(self.model.body, Encoder):
+            return super().parameter_groups()
+        rates = layer_rates(self.model.body, self.settings.encoder_learning_rate, self.settings.layer_decay)
+        head: Any = self.model.head
+        return {**rates, self.settings.learning_rate: [*head.parameters()]}
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean over the texts, and over the classes where there may be several labels."""

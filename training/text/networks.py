@@ -6,6 +6,7 @@ length of their input.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from handlers.inputs.tokenization import PAD
 from marina.core.errors import CallError
 from training.imports.user_code import called, folder_of, importable, load_function
-from training.text.settings import OWN, Settings
+from training.text.settings import OWN, NetworkSettings
 
 EXPANSION = 4  # of the transformer's inner layers
 
@@ -117,14 +118,27 @@ class TextNetwork(nn.Module):
         return logits if self.temperature == 1 else logits / self.temperature
 
 
-def build(settings: Settings, size: int, outputs: int, vectors: np.ndarray | None) -> TextNetwork:
+def build(
+    settings: NetworkSettings,
+    size: int,
+    outputs: int,
+    vectors: np.ndarray | None,
+    encoder: nn.Module | None = None,
+) -> TextNetwork:
     """The network of the settings for a vocabulary of `size`, not trained yet; the embeddings begin with
-    `vectors`, float32 [size, width].
+    `vectors`, float32 [size, width], and an `encoder` that was pretrained is its body.
 
     Raises CallError for a function of the user's own that doesn't give such a module.
     """
-    if OWN in settings.architecture:
+    if OWN in settings.architecture and encoder is None:
         return TextNetwork(_own(settings.architecture, size, outputs), nn.Identity())
+    body = encoder or build_body(settings, size, vectors)
+    width: Any = body.width
+    return TextNetwork(body, nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(width, outputs)))
+
+
+def build_body(settings: NetworkSettings, size: int, vectors: np.ndarray | None) -> nn.Module:
+    """What makes a vector of `width` numbers of a text: tokens int64 [B, length] -> float32 [B, width]."""
     width = settings.embedding_size if vectors is None else vectors.shape[1]
     embedding = nn.Embedding(size, width, PAD)
     if vectors is None:
@@ -134,14 +148,13 @@ def build(settings: Settings, size: int, outputs: int, vectors: np.ndarray | Non
     else:
         embedding.weight.data = torch.from_numpy(vectors.copy())
         embedding.weight.requires_grad_(not settings.freeze_vectors)
-    body: Bag | Convolutions | Transformer = Bag(embedding)
     if settings.architecture == "cnn":
-        body = Convolutions(embedding, settings.filters, settings.filter_widths)
-    elif settings.architecture == "transformer":
+        return Convolutions(embedding, settings.filters, settings.filter_widths)
+    if settings.architecture == "transformer":
         if width % settings.heads:
             raise CallError(f"heads: vectors of width {width} have no {settings.heads} equal parts")
-        body = Transformer(embedding, settings.layers, settings.heads, settings.max_tokens, settings.dropout)
-    return TextNetwork(body, nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(body.width, outputs)))
+        return Transformer(embedding, settings.layers, settings.heads, settings.max_tokens, settings.dropout)
+    return Bag(embedding)
 
 
 def _own(name: str, size: int, outputs: int) -> nn.Module:

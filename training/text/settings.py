@@ -5,27 +5,22 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from handlers.inputs.texts import TextLimits
+from marina.core.spec import Section
 from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
 
 OWN = ":"  # in the name of a function of the user's own
+PRETRAINED = "hf:"  # in front of the folder of an encoder
+POOLING_WORDS = (
+    "of hf: the mean of all tokens or the first one ([CLS]); auto: what the folder says, else the mean"
+)
+OF_TOKENS = ("tokenizer", "character_ngrams", "vocabulary_size", "lowercase", "vectors", "freeze_vectors")
+OF_ENCODERS = ("pooling", "frozen_layers", "encoder_learning_rate", "layer_decay")
 
 
-class Settings(FitSettings):
-    """The settings of this recipe."""
+class ReadingSettings(Section):
+    """How texts are read."""
 
-    data: str = Field(
-        description=(
-            "a table or JSON lines of texts and labels (.csv, .tsv, .parquet, .jsonl, also .gz and .xz), "
-            "a folder of tables or of .txt files per class, or gettext:PACKAGE:LANGUAGE,LANGUAGE "
-            "for the translations that a package brings"
-        )
-    )
     encoding: str = Field(default="utf-8", description="of the files; a byte-order mark may be there or not")
-    label_separator: str | None = Field(
-        default=None,
-        min_length=1,
-        description="between the labels of one text in a table; lists of labels need none",
-    )
     max_characters: int = Field(
         default=TextLimits.max_characters,
         ge=100,
@@ -35,6 +30,15 @@ class Settings(FitSettings):
     max_tokens: int = Field(
         default=256, ge=4, le=8192, description="of one text; the rest doesn't count, and the answer says so"
     )
+
+    @property
+    def limits(self) -> TextLimits:
+        """Of the texts that are learned from and sent."""
+        return TextLimits(self.max_characters, self.max_tokens)
+
+
+class TokenSettings(ReadingSettings):
+    """How texts become tokens."""
 
     tokenizer: Literal["words", "characters", "bpe", "wordpiece", "unigram"] = Field(
         default="words",
@@ -55,12 +59,47 @@ class Settings(FitSettings):
     )
     freeze_vectors: bool = Field(default=False, description="with vectors: whether they stay as they are")
 
+    def check_tokens(self) -> None:
+        """Raise ValueError for settings that don't go together."""
+        if not 1 <= self.character_ngrams[0] <= self.character_ngrams[1] <= 8:
+            raise ValueError("character_ngrams are the fewest and the most characters, 1 to 8, like [1, 3]")
+        if self.vectors and self.tokenizer != "words":
+            raise ValueError("vectors are of words; say tokenizer: words, or leave them out")
+        if self.freeze_vectors and not self.vectors:
+            raise ValueError("freeze_vectors keeps pretrained vectors as they are, so it needs 'vectors'")
+
+
+class NetworkSettings(TokenSettings, FitSettings):
+    """What a network that learns from tokens is made of."""
+
     architecture: str = Field(
         default="bag",
         description=(
-            "bag (mean and maximum of the embeddings), cnn (Kim 2014), transformer, or "
+            "bag (mean and maximum of the embeddings), cnn (Kim 2014), transformer, hf:FOLDER (a pretrained "
+            "BERT, DistilBERT or MiniLM: config.json, tokenizer.json, model.safetensors), or "
             "file.py:function(vocabulary_size, outputs) that gives tokens int64 [B, length] -> logits"
         ),
+    )
+    pooling: Literal["auto", "mean", "first"] = Field(
+        default="auto",
+        description=POOLING_WORDS,
+    )
+    frozen_layers: int | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "of hf: so many layers from the input on stay as they are, and the embeddings; default: all; "
+            "0: everything learns"
+        ),
+    )
+    encoder_learning_rate: float = Field(
+        default=5e-5, gt=0, le=1, description="of hf: peak for its last layer; learning_rate is the head's"
+    )
+    layer_decay: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="of hf: each layer learns at this share of the rate of the next (Howard and Ruder 2018)",
     )
     embedding_size: int = Field(default=64, ge=4, le=2048, description="width of the embeddings")
     filters: int = Field(default=100, ge=4, le=2048, description="of the cnn, for each of its widths")
@@ -72,6 +111,47 @@ class Settings(FitSettings):
     dropout: float = Field(default=0.3, ge=0, lt=1, description="share of activations that are dropped")
     token_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="share of tokens that are <unk> in a training step"
+    )
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the network is an encoder that was pretrained elsewhere, which has its own tokenizer."""
+        return self.architecture.startswith(PRETRAINED)
+
+    def check_network(self) -> None:
+        """Raise ValueError for settings that don't go together."""
+        self.check_tokens()
+        others = OF_TOKENS if self.is_pretrained else OF_ENCODERS
+        if wrong := [name for name in others if name in self.model_fields_set]:
+            why = "that is the encoder's own" if self.is_pretrained else "that is of architecture: hf:FOLDER"
+            raise ValueError(f"{wrong[0]}: {why}; leave it out")
+        if self.is_pretrained:
+            return
+        if self.vectors and "embedding_size" in self.model_fields_set:
+            raise ValueError("embedding_size is that of the vectors; leave it out")
+        if self.architecture not in ("bag", "cnn", "transformer") and OWN not in self.architecture:
+            raise ValueError(
+                "architecture must be bag, cnn, transformer, hf:FOLDER, or a function like file.py:build. "
+                "There is no lstm or gru: torch.export fixes the length of their input"
+            )
+        if self.architecture == "transformer" and not self.vectors and self.embedding_size % self.heads:
+            raise ValueError(f"embedding_size {self.embedding_size} has no {self.heads} equal heads")
+
+
+class Settings(NetworkSettings):
+    """The settings of this recipe."""
+
+    data: str = Field(
+        description=(
+            "a table or JSON lines of texts and labels (.csv, .tsv, .parquet, .jsonl, also .gz and .xz), "
+            "a folder of tables or of .txt files per class, or gettext:PACKAGE:LANGUAGE,LANGUAGE "
+            "for the translations that a package brings"
+        )
+    )
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="between the labels of one text in a table; lists of labels need none",
     )
     class_balance: Literal["none", "weights"] = Field(
         default="none", description="weights: rare classes count more in the loss"
@@ -103,11 +183,6 @@ class Settings(FitSettings):
         "embedding_dim": "embedding_size",
     }
 
-    @property
-    def limits(self) -> TextLimits:
-        """Of the texts that are learned from and sent."""
-        return TextLimits(self.max_characters, self.max_tokens)
-
     @field_validator("operating_point")
     @classmethod
     def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -122,19 +197,5 @@ class Settings(FitSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        if not 1 <= self.character_ngrams[0] <= self.character_ngrams[1] <= 8:
-            raise ValueError("character_ngrams are the fewest and the most characters, 1 to 8, like [1, 3]")
-        if self.vectors and self.tokenizer != "words":
-            raise ValueError("vectors are of words; say tokenizer: words, or leave them out")
-        if self.freeze_vectors and not self.vectors:
-            raise ValueError("freeze_vectors keeps pretrained vectors as they are, so it needs 'vectors'")
-        if self.vectors and "embedding_size" in self.model_fields_set:
-            raise ValueError("embedding_size is that of the vectors; leave it out")
-        if self.architecture not in ("bag", "cnn", "transformer") and OWN not in self.architecture:
-            raise ValueError(
-                "architecture must be bag, cnn, transformer, or a function like file.py:build. There is no "
-                "lstm or gru: torch.export fixes the length of their input"
-            )
-        if self.architecture == "transformer" and not self.vectors and self.embedding_size % self.heads:
-            raise ValueError(f"embedding_size {self.embedding_size} has no {self.heads} equal heads")
+        self.check_network()
         return self

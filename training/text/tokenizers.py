@@ -14,8 +14,27 @@ from handlers.inputs.tokenization import (
     word_at,
 )
 from marina.core.errors import CallError
+from training.text.encoders import Encoder, freeze, load_encoder
+from training.text.settings import NetworkSettings
 
+PRETRAINED = "pretrained"  # in an export
 LEAST_COUNT = 2  # of a word that stands in the vocabulary
+
+
+def tokens_of(settings: NetworkSettings, texts: Sequence[str]) -> tuple[bytes, str, Encoder | None]:
+    """The content of tokenizer.json, its kind, and the encoder that it belongs to where one was pretrained;
+    otherwise it is learned from the texts.
+
+    Raises CallError for more tokens of a text than the encoder has positions.
+    """
+    if not settings.is_pretrained:
+        sizes = settings.vocabulary_size, settings.lowercase, settings.character_ngrams
+        return train_tokenizer(settings.tokenizer, texts, *sizes), settings.tokenizer, None
+    encoder, content = load_encoder(settings.architecture, settings.pooling)
+    if settings.max_tokens > encoder.longest:
+        raise CallError(f"max_tokens {settings.max_tokens}: {settings.architecture} has {encoder.longest}")
+    freeze(encoder, settings.frozen_layers)
+    return content, PRETRAINED, encoder
 
 
 def train_tokenizer(

@@ -28,7 +28,7 @@ def build(export_inputs: ExportInputs, precision: str, folder: Path) -> Entry:
             f"there is no C++ compiler {compiler!r}; install one (Debian: apt-get install g++), or name it "
             "in CXX"
         )
-    program = export_inputs.program if precision == "fp32" else _reduced(export_inputs)
+    program = export_inputs.torch_program if precision == "fp32" else _reduced(export_inputs)
     file = f"aotinductor-{precision}.pt2"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own affairs with itself
@@ -66,7 +66,7 @@ def _reduced(export_inputs: ExportInputs) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(
-            _Autocast(export_inputs.program.module()),
+            _Autocast(export_inputs.torch_program.module()),
             export_inputs.trained.example,
             dynamic_shapes=shapes,
             strict=False,

@@ -55,13 +55,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """A trained model on its way into an export; `program` is its graph, `form` how its outputs are named."""
+    """A trained model on its way into an export; `program` is its graph, or `onnx` the file of it, and `form`
+    how its outputs are named.
+    """
 
     spec: Spec
     trained: Trained
     predictor: Predictor
-    program: ExportedProgram
+    program: ExportedProgram | None
     form: Mapping[str, Any]
+    onnx: Path | None = None
+
+    @property
+    def torch_program(self) -> ExportedProgram:
+        """Its graph. Raises Rejected for a model that came as ONNX."""
+        if self.program is None:
+            raise Rejected("the model came as an ONNX graph, of which torch has no program")
+        return self.program
 
     @property
     def batch(self) -> int:

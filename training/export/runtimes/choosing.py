@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from handlers.runtime.export import PROGRAM, RUNTIMES
+from handlers.runtime.export import ONNX_PROGRAM, PROGRAM, RUNTIMES
 from handlers.runtime.machine import processor_name
 from handlers.runtime.predictor import Predictor
-from handlers.runtime.runtimes import Runtime, TorchRuntime, arrays, flat, form_of
+from handlers.runtime.runtimes import OnnxRuntime, Runtime, TorchRuntime, arrays, flat, form_of
 from marina.core.spec import Spec
 from training.export.runtimes import aotinductor_form, onnx_form, openvino_form
 from training.export.runtimes.agreement import check_answers, check_instances, distance
@@ -70,21 +70,21 @@ class Trial(NamedTuple):
 
 
 def choose(
-    spec: Spec, trained: Trained, predictor: Predictor, program: ExportedProgram, folder: Path
+    spec: Spec, trained: Trained, predictor: Predictor, program: ExportedProgram | None, folder: Path
 ) -> dict[str, Any]:
     """Measure the candidates for an export in `folder`, keep what serves, and write runtime.json."""
     form = form_of(trained.module(*trained.example))
-    export_inputs = ExportInputs(spec, trained, predictor, program, form)
-    portable = Candidate("torch", "fp32")
-    _measure(portable, TorchRuntime.load(folder / PROGRAM), export_inputs)
-    tried: list[tuple[Candidate, Entry]] = [(portable, {})]
+    onnx = folder / ONNX_PROGRAM if trained.onnx else None
+    export_inputs = ExportInputs(spec, trained, predictor, program, form, onnx)
+    tried = [_portable(export_inputs, folder)]
     candidates_folder = folder / ".candidates"
     candidates_folder.mkdir()
     trials = shared_trial_process()
-    trials.open(export_inputs, folder / PROGRAM)
+    trials.open(export_inputs, onnx or folder / PROGRAM)
     for runtime in spec.export.runtimes:
         for precision in spec.export.precisions:
-            if precision in BUILDERS[runtime].tools:
+            is_portable = (runtime, precision) == (tried[0][0].runtime, tried[0][0].precision)
+            if precision in BUILDERS[runtime].tools and not is_portable:
                 candidate = Candidate(runtime, precision)
                 tried.append(_try_candidate(candidate, export_inputs, candidates_folder, trials))
     serve = _serving(tried, export_inputs.batch)
@@ -101,6 +101,21 @@ def choose(
     }
     (folder / RUNTIMES).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return content
+
+
+def _portable(export_inputs: ExportInputs, folder: Path) -> tuple[Candidate, Entry]:
+    """The portable program, measured; an ONNX graph is an entry like others, since other runtimes may follow
+    it.
+    """
+    if export_inputs.onnx is None:
+        candidate, entry = Candidate("torch", "fp32"), Entry()
+        runtime: Runtime = TorchRuntime.load(folder / PROGRAM)
+    else:
+        candidate = Candidate("onnxruntime", "fp32")
+        entry = {"runtime": "onnxruntime", "precision": "fp32", "file": ONNX_PROGRAM}
+        runtime = OnnxRuntime(export_inputs.onnx, "fp32", export_inputs.form)
+    _measure(candidate, runtime, export_inputs)
+    return candidate, entry
 
 
 def _serving(tried: list[tuple[Candidate, Entry]], batch: int) -> list[Entry]:

@@ -3,6 +3,7 @@ training data.
 """
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ BUILDER = Builder(build, dict.fromkeys(("fp32", "int8"), ("onnx", "onnxscript", 
 
 
 def _converted(export_inputs: ExportInputs, path: Path) -> None:
+    if export_inputs.onnx:
+        shutil.copy(export_inputs.onnx, path)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own affairs with torch
-        made = torch.onnx.export(export_inputs.program, dynamo=True, verbose=False)
+        made = torch.onnx.export(export_inputs.torch_program, dynamo=True, verbose=False)
     assert made is not None
     made.save(path)
 

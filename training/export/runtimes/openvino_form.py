@@ -24,7 +24,10 @@ FILE, INT8_FILE = "openvino.xml", "openvino-int8.xml"
 def build(export_inputs: ExportInputs, precision: str, folder: Path) -> Entry:
     """Write the .xml and the .bin beside it."""
     if not (folder / FILE).exists():
-        converted(export_inputs.program, folder / FILE)
+        if export_inputs.onnx:
+            read_onnx(export_inputs.onnx, folder / FILE)
+        else:
+            converted(export_inputs.torch_program, folder / FILE)
     if precision == "int8":
         _quantised(export_inputs, folder / FILE, folder / INT8_FILE)
     return {"runtime": "openvino", "precision": precision, "file": INT8_FILE if precision == "int8" else FILE}
@@ -62,6 +65,13 @@ def converted(program: ExportedProgram, path: Path) -> None:
     )
     model.validate_nodes_and_infer_types()
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def read_onnx(source: Path, path: Path) -> None:
+    """Write OpenVINO's form of the ONNX graph `source` to `path`."""
+    import openvino
+
+    openvino.save_model(openvino_core().read_model(source), path, compress_to_fp16=False)
 
 
 def _size(size: int | torch.SymInt) -> int:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from handlers.runtime.export import ONNX_PROGRAM
 from handlers.runtime.runtimes import Runtime, load, read_program
 from marina.core.processes import offer_to_oom_killer
 from marina.core.spec import Spec
@@ -38,6 +39,8 @@ class Trials:
         """What builders read: the graph, its example and, for eight bits, its calibration."""
         example = tuple(torch.from_numpy(part) for part in self.example)
         trained = Trained(self.spec.kind, torch.nn.Identity(), example, {}, {}, {}, [], {})
+        if self.program.name == ONNX_PROGRAM:
+            return ExportInputs(self.spec, trained, cast(Any, None), None, self.form, self.program)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = read_program(self.program)

@@ -137,7 +137,7 @@ def test_every_option_of_the_handlers_is_known_to_the_client() -> None:
         source = file.read_text()
         constants = dict(re.findall(r'^([A-Z_]+) = "(\w+)"$', source, re.MULTILINE))
         for literal, constant in re.findall(
-            r'(?:"(\w+)"\]?(?:: | = )|([A-Z_]+): )(?:(?:Number|Choice|Flag|Mask)\(|TOP_K)', source
+            r'(?:"(\w+)"\]?(?:: | = )|([A-Z_]+): )(?:(?:Number|Choice|Flag|Mask|Texts?)\(|TOP_K)', source
         ):
             named.add(literal or constants[constant])
 

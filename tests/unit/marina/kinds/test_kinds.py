@@ -57,7 +57,8 @@ def test_whether_two_answers_decide_alike(kind: str, one: Any, other: Any, same:
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     """The registry names what it holds."""
     with pytest.raises(
-        CallError, match="no kind 'clasifier'; known: classifier, detector, forecaster, policy, regressor"
+        CallError,
+        match="no kind 'clasifier'; known: classifier, detector, embedder, forecaster, policy, regressor",
     ):
         kinds.get("clasifier")
 

