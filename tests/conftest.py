@@ -42,8 +42,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is asked of a built-in model that learns for minutes is slow."""
     for item in items:
-        called = getattr(item, "callspec", None)
-        if called and "built_in" in item.fixturenames and LONG & set(map(str, called.params.values())):  # type: ignore[attr-defined]
+        called, fixtures = getattr(item, "callspec", None), getattr(item, "fixturenames", ())
+        if called and "built_in" in fixtures and LONG & set(map(str, called.params.values())):
             item.add_marker(pytest.mark.slow)
 
 

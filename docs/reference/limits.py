@@ -106,6 +106,12 @@ TABLES = {
             "categories",
             "give it an `embedding`, or `unknown: other` with a `min_count`",
         ),
+        Limit(
+            "an ONNX graph with its weights",
+            "training.tensors.onnx_graphs:MOST_BYTES",
+            "bytes",
+            "import the module itself",
+        ),
         Limit("the labels of a shard", "training.data.shards:MOST_LABEL_BYTES", "bytes", "see what it is"),
         Limit(
             "the candidates of an export: start, build, call",
