@@ -1,6 +1,6 @@
 """Regressors of table rows: the same value is the same answer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ class RegressorKind(TableKind):
     """A row -> a number and its interval."""
 
     name = "regressor"
+    import_recipe: ClassVar[str | None] = "imported_regressor"
 
     def summarize(self, content: Any) -> str:
         """The value and the interval."""

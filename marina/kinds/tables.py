@@ -1,6 +1,7 @@
 """What the kinds for rows of a table share: measuring on a table's test rows."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from handlers.runtime.export import Export
 from marina.core.errors import CallError, WorkError
 from marina.core.spec import Spec
 from marina.kinds.kind import Answer, Kind, Measured, MeasurementOptions, Progress
-from marina.kinds.recorded_data import data_of, is_trained_on
+from marina.kinds.recorded_data import data_of, is_import, is_trained_on
 
 TOGETHER = 64  # rows that are sent at once
 SAME = 1e-3  # that values of two runs may differ by, relative to the largest
@@ -18,6 +19,9 @@ SAME = 1e-3  # that values of two runs may differ by, relative to the largest
 
 class TableKind(Kind):
     """A row -> what a column says."""
+
+    def check_import(self, source: str, overrides: Mapping[str, Any]) -> None:
+        """The recipe says what it lacks."""
 
     def draw(self, body: bytes, answer: Any) -> Any:
         """Rows have no picture."""
@@ -43,7 +47,11 @@ class TableMeasurement:
         export = Export.open(spec.export_dir)
         settings = recipes.recipe_of(spec).settings(spec).model_copy(update={"data": data})
         self.values, self.truth = rows_to_measure(
-            settings, spec.training.seed, Table.from_config(export.preprocess), export.labels, is_recorded
+            settings,
+            spec.training.seed,
+            Table.from_config(export.preprocess),
+            export.labels,
+            is_recorded and not is_import(spec),
         )
 
     def run(self, answer: Answer, progress: Progress, *, is_endpoint: bool) -> Measured:

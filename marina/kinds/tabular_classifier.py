@@ -1,6 +1,6 @@
 """Classifiers of table rows: the first class decides."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from marina.core.spec import Spec
 from marina.kinds.kind import Measured
@@ -12,6 +12,7 @@ class TabularClassifierKind(TableKind):
     """A row -> its classes."""
 
     name = "tabular_classifier"
+    import_recipe: ClassVar[str | None] = "imported_tabular_classifier"
 
     def summarize(self, content: Any) -> str:
         """The class."""

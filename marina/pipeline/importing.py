@@ -73,6 +73,8 @@ def _load_existing(name: str, path: Path, kind: str | None, changes: dict[str, A
 def detect_kind(source: str, arguments: dict[str, Any], trust_pickle: bool) -> str:
     """classifier, detector or policy, by what `source` is. Raises CallError if it is none of them."""
     path = paths.expanded(source)
+    if path.suffix.lower() in (".skops", ".joblib"):
+        raise CallError(f"say what {path.name} answers: --kind regressor or --kind tabular_classifier")
     if path.suffix == ".zip":
         if not path.is_file():  # a pipe would be waited for
             raise CallError(f"no file {path}; name the zip that model.save(...) of stable-baselines3 wrote")

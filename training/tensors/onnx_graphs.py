@@ -52,12 +52,7 @@ def read_onnx(path: Path) -> Any:
     Raises CallError without the packages, and for a file that is none, too large, or has tensors of its own
     elsewhere.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise CallError(f"{path}: {NEEDED}") from error
+    onnx = read_packages(str(path))
     try:
         model = onnx.load(path)
         if model.ByteSize() > MOST_BYTES:
@@ -68,6 +63,23 @@ def read_onnx(path: Path) -> Any:
     except Exception as error:  # of protobuf, of a missing file beside it, of the checker
         raise CallError(f"{path} is no ONNX graph, or a damaged one: {first_line(error)}") from error
     return model
+
+
+def read_packages(path: str) -> Any:
+    """Import what ONNX graphs need; return onnx. Raises CallError where it isn't installed."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise CallError(f"{path}: {NEEDED}") from error
+    return onnx
+
+
+def count_of(model: Any) -> int:
+    """How many numbers of a graph were learned."""
+    learned = [one for one in model.graph.initializer if one.data_type in FLOATS]
+    return int(sum(np.prod(one.dims, dtype=np.int64) for one in learned))
 
 
 def inputs_of_graph(
@@ -114,8 +126,7 @@ def module_of(model: Any, path: str) -> OnnxModule:
     for value in model.graph.output:
         _tensor_of(value, path)
     names = _names([one.name for one in model.graph.output], path)
-    learned = [one for one in model.graph.initializer if one.data_type in FLOATS]
-    count = int(sum(np.prod(one.dims, dtype=np.int64) for one in learned))
+    count = count_of(model)
     return OnnxModule(model.SerializeToString(), names, path, count)
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import stable_baselines3
 import yaml
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
@@ -67,6 +69,8 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "tagger": ("tagger", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "imported_embedder": ("embedder", {}, RUNNING),
+    "imported_regressor": ("regressor", {"trust_pickle": True}, RUNNING),
+    "imported_tabular_classifier": ("tabular_classifier", {"trust_pickle": True}, RUNNING),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
     "imported_policy": ("policy", {"environment": "CartPole-v1"}, RUNNING),
 }
@@ -113,18 +117,22 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         else:
             path.write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(400)))
         return {"data": str(path)}
-    if recipe in ("imported_classifier", "imported_detector", "imported_embedder", "imported_tensor"):
+    if recipe.startswith("imported_") and recipe != "imported_policy":
         write_encoder(home / "encoder")
         (home / "own.py").write_text(OWN)
         (home / "neighbour.py").write_text("WIDTH = 32\n")
-        functions = {
-            "imported_detector": "fcos",
-            "imported_classifier": "brightest",
-            "imported_tensor": "brightest",
+        rows = np.arange(40.0).reshape(20, 2)
+        joblib.dump(Ridge().fit(rows, rows[:, 0]), home / "ridge.joblib")
+        joblib.dump(LogisticRegression().fit(rows, rows[:, 0] > 20), home / "logistic.joblib")
+        sources = {
+            "imported_detector": f"{home}/own.py:fcos",
+            "imported_classifier": f"{home}/own.py:brightest",
+            "imported_tensor": f"{home}/own.py:brightest",
+            "imported_embedder": f"hf:{home}/encoder",
+            "imported_regressor": f"{home}/ridge.joblib",
+            "imported_tabular_classifier": f"{home}/logistic.joblib",
         }
-        return {
-            "source": f"{home}/own.py:{functions[recipe]}" if recipe in functions else f"hf:{home}/encoder"
-        }
+        return {"source": sources[recipe]}
     if recipe == "imported_policy":
         stable_baselines3.A2C("MlpPolicy", "CartPole-v1").save(home / "agent.zip")
         return {"source": f"{home}/agent.zip"}
