@@ -107,10 +107,7 @@ TABLES = {
             "give it an `embedding`, or `unknown: other` with a `min_count`",
         ),
         Limit(
-            "an ONNX graph with its weights",
-            "training.tensors.onnx_graphs:MOST_BYTES",
-            "bytes",
-            "import the module itself",
+            "an ONNX graph", "training.tensors.onnx_graphs:MOST_BYTES", "bytes", "import the module itself"
         ),
         Limit("the labels of a shard", "training.data.shards:MOST_LABEL_BYTES", "bytes", "see what it is"),
         Limit(
