@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import sb3_contrib
 import stable_baselines3 as sb3
 import torch
 from gymnasium import spaces
@@ -86,6 +87,7 @@ ENVIRONMENTS = (Switches, Levers, ShorterLevers, Pictures, Bits, Named)
 SMALL = {"net_arch": [32, 16]}
 ON = {"n_steps": 128}
 OFF = {"learning_starts": 64}
+SEARCH = {"n_delta": 2, "delta_std": 0.5}
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,13 @@ class Case:
     arguments: dict[str, Any]
     policy: dict[str, Any]
     normalised: bool = False
+    name: str = "MlpPolicy"
 
     @property
     def steps(self) -> int:
         """Few: that the weights are no longer the first ones is enough."""
-        return 128 if "learning_starts" in self.arguments and self.algorithm is not sb3.DQN else 256
+        greedy = self.algorithm in (sb3.DQN, sb3_contrib.QRDQN)
+        return 128 if "learning_starts" in self.arguments and not greedy else 256
 
 
 CASES = {
@@ -143,6 +147,20 @@ CASES = {
     "td3": Case(sb3.TD3, "Pendulum-v1", OFF, SMALL),
     "td3-normalised": Case(sb3.TD3, "Levers-v0", OFF, {"net_arch": []}, True),
     "ddpg": Case(sb3.DDPG, "Pendulum-v1", OFF, SMALL),
+    "tqc": Case(sb3_contrib.TQC, "Pendulum-v1", OFF, SMALL),
+    "tqc-gsde": Case(sb3_contrib.TQC, "Levers-v0", {**OFF, "use_sde": True}, SMALL),
+    "qrdqn": Case(
+        sb3_contrib.QRDQN,
+        "FrozenLake-v1",
+        {**OFF, "learning_rate": 1e-2, "target_update_interval": 20},
+        {**SMALL, "n_quantiles": 7},
+    ),
+    "trpo": Case(sb3_contrib.TRPO, "CartPole-v1", ON, SMALL),
+    "ars": Case(sb3_contrib.ARS, "Levers-v0", SEARCH, SMALL),
+    "ars-discrete-normalised": Case(
+        sb3_contrib.ARS, "CartPole-v1", {**SEARCH, "delta_std": 3.0}, {"net_arch": []}, True
+    ),
+    "ars-linear": Case(sb3_contrib.ARS, "Pendulum-v1", SEARCH, {}, name="LinearPolicy"),
     "ddpg-normalised": Case(sb3.DDPG, "Pendulum-v1", OFF, SMALL, True),
 }
 
@@ -175,7 +193,7 @@ def make(case: Case, folder: Path) -> Imported:
     if case.normalised:
         vector = VecNormalize(vector, clip_obs=3.0, epsilon=1e-6)
     model = case.algorithm(
-        "MlpPolicy", vector, policy_kwargs=dict(case.policy), seed=1, device="cpu", **case.arguments
+        case.name, vector, policy_kwargs=dict(case.policy), seed=1, device="cpu", **case.arguments
     )
     model.learn(case.steps)
     model.save(folder / "model")

@@ -18,6 +18,7 @@ from training.policies.graphs.features import (
     ConstantStd,
     GSDEStd,
     LearnedStd,
+    MeanOfQuantiles,
     ObservationFeatures,
     ObservationStatistics,
 )
@@ -50,10 +51,18 @@ DEFAULT_ACTIVATIONS = {
     "sac": "relu",
     "td3": "relu",
     "ddpg": "relu",
+    "tqc": "relu",
+    "qrdqn": "relu",
+    "ars": "relu",
 }
 # PPO and A2C: by all three
-ACTS_BY = {"dqn": ("discrete",), "sac": ("box",), "td3": ("box",), "ddpg": ("box",)}
-IGNORED = ("critic.", "critic_target.", "actor_target.", "q_net_target.")  # for learning only
+ACTS_BY = {
+    **dict.fromkeys(("dqn", "qrdqn"), ("discrete",)),
+    **dict.fromkeys(("sac", "td3", "ddpg", "tqc"), ("box",)),
+    "ars": ("discrete", "box"),
+}
+# for learning only
+IGNORED = ("critic.", "critic_target.", "actor_target.", "q_net_target.", "quantile_net_target.")
 
 
 def activation_of(saved: SavedPolicy, expected: str | None) -> tuple[str, str]:
@@ -92,9 +101,7 @@ def rebuild(
         raise CallError(f"{saved.path}: {saved.algorithm} can't act in a space of type {actions.type}")
     weights = _Weights(saved, activation)
     features = ObservationFeatures(observations, statistics)
-    build = {"dqn": _greedy, "sac": _squashed_gaussian, "td3": _deterministic, "ddpg": _deterministic}.get(
-        saved.algorithm, _actor_critic
-    )
+    build = BUILDERS.get(saved.algorithm, _actor_critic)
     policy = build(weights, features, actions, saved.options)
     weights.check_used()
     return policy.eval()
@@ -106,6 +113,7 @@ class _Weights:
     def __init__(self, saved: SavedPolicy, activation: str) -> None:
         self.path, self.activation = saved.path, ACTIVATIONS[activation]
         self.left = {name: value for name, value in saved.weights.items() if not name.startswith(IGNORED)}
+        self.may_lack_biases = saved.algorithm == "ars"
 
     def take(self, name: str) -> torch.Tensor:
         if name not in self.left:
@@ -116,7 +124,9 @@ class _Weights:
 
     def linear(self, name: str, inputs: int, outputs: int | None = None) -> nn.Linear:
         """A layer of the known size; any number of outputs by default."""
-        weight, bias = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        weight = self.take(f"{name}.weight")
+        has_bias = not (self.may_lack_biases and f"{name}.bias" not in self.left)
+        bias = self.take(f"{name}.bias") if has_bias else torch.zeros(len(weight))
         expected = (outputs or len(weight), inputs)
         if tuple(weight.shape) != expected or bias.shape != weight.shape[:1]:
             raise CallError(
@@ -154,6 +164,34 @@ def _greedy(
     weights: _Weights, features: ObservationFeatures, actions: ActionSpec, _: dict[str, Any]
 ) -> Policy:
     return GreedyPolicy(nn.Sequential(features, weights.network("q_net.q_net", features.width, actions.size)))
+
+
+def _greedy_by_quantiles(
+    weights: _Weights, features: ObservationFeatures, actions: ActionSpec, _: dict[str, Any]
+) -> Policy:
+    layers, width = weights.hidden("quantile_net.quantile_net", features.width)
+    if width % actions.size or not layers:
+        raise CallError(
+            f"{weights.path}: quantile_net gives {width} numbers, not as many for each of "
+            f"{actions.size} actions"
+        )
+    means = MeanOfQuantiles(width // actions.size, actions.size)
+    return GreedyPolicy(nn.Sequential(features, *layers[:-1], means))
+
+
+def _random_search(
+    weights: _Weights, features: ObservationFeatures, actions: ActionSpec, options: dict[str, Any]
+) -> Policy:
+    if "action_net.weight" in weights.left:  # of an older sb3-contrib's linear policy
+        network: nn.Module = weights.linear("action_net", features.width, actions.size)
+    else:
+        network = weights.network("action_net", features.width, actions.size)
+    scores = nn.Sequential(features, network)
+    if actions.type == "discrete":
+        return GreedyPolicy(scores, "logits")
+    return DeterministicPolicy(
+        nn.Sequential(scores, ActionBounds(actions, squash=bool(options["squash_output"])))
+    )
 
 
 def _deterministic(
@@ -200,3 +238,14 @@ def _actor_critic(
     return GaussianPolicy(
         body, head, std, ActionBounds(actions, squash=bool(options.get("squash_output"))), critic
     )
+
+
+BUILDERS = {
+    "dqn": _greedy,
+    "qrdqn": _greedy_by_quantiles,
+    "sac": _squashed_gaussian,
+    "tqc": _squashed_gaussian,
+    "td3": _deterministic,
+    "ddpg": _deterministic,
+    "ars": _random_search,
+}

@@ -30,12 +30,18 @@ from training.imports.pickled_shells import load_shells, number_of
 KEYS = ("policy_class", "policy_kwargs", "observation_space", "action_space")
 FOUND_BY = {
     "q_net.q_net.": "dqn",
+    "quantile_net.quantile_net.": "qrdqn",
     "actor.latent_pi.": "sac",
     "actor.log_std": "sac",
     "actor.mu.": "td3",
     "action_net.": "ppo",
 }
-REBUILT = "what is rebuilt: the MlpPolicy of PPO, A2C, DQN, SAC, TD3 and DDPG"
+# of sb3-contrib; TRPO's is stable-baselines3's own
+CONTRIB = re.compile(r"sb3_contrib\.(tqc|qrdqn|ars)\.")
+REBUILT = (
+    "what is rebuilt: the MlpPolicy of PPO, A2C, DQN, SAC, TD3 and DDPG, and of sb3-contrib's TQC, QR-DQN, "
+    "TRPO and ARS"
+)
 UNBOUNDED = 1e38  # gym prints the largest float32 for infinity
 DATA_BYTES = 64 << 20  # most that the readable part may have
 PICKLED = ("collections", "numpy")  # the packages of what the returns are kept in
@@ -43,7 +49,8 @@ PICKLED = ("collections", "numpy")  # the packages of what the returns are kept 
 
 @dataclass(frozen=True)
 class SavedPolicy:
-    """A saved model: its file, its algorithm (ppo, a2c, dqn, sac, td3 or ddpg), weights and settings.
+    """A saved model: its file, its algorithm (ppo, a2c, dqn, sac, td3, ddpg, tqc, qrdqn or ars), weights and
+    settings.
 
     `options` is policy_kwargs; objects are there as Python prints them: "<class
     'torch.nn.modules.activation.ELU'>". `spaces` has "observation_space" and "action_space", also as printed.
@@ -82,13 +89,22 @@ def read_policy(path: Path) -> SavedPolicy:
         algorithm=_algorithm(path, data, weights),
         version=members["_stable_baselines3_version"],
         weights=weights,
-        options={name: value for name, value in data["policy_kwargs"].items() if not name.startswith(":")},
+        options=_options(data),
         spaces={name: data[name] for name in ("observation_space", "action_space")},
         steps=steps if isinstance(steps, int) else 0,
         is_normalized="gae_lambda" in data and data.get("_last_original_obs") is not None,
         returns=_recorded_returns(data.get("ep_info_buffer")),
         fingerprint=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _options(data: dict[str, Any]) -> dict[str, Any]:
+    """policy_kwargs; ARS has two policies of the same weights, whose defaults differ."""
+    given = {name: value for name, value in data["policy_kwargs"].items() if not name.startswith(":")}
+    policy = data["policy_class"]
+    if "sb3_contrib.ars." in str(policy.get("__module__")):
+        given.setdefault("squash_output", "ARSLinearPolicy" not in str(policy))
+    return given
 
 
 def _members(path: Path, content: bytes) -> dict[str, Any]:
@@ -139,10 +155,8 @@ def _check(path: Path, data: Any, weights: Any) -> None:
     ):
         raise CallError(f"{path}: policy.pth is no state dict")
     origin = str(data["policy_class"].get("__module__"))
-    if not origin.startswith("stable_baselines3."):
-        raise CallError(
-            f"{path}: policy_class comes from {origin}; {REBUILT}, in stable-baselines3's own classes"
-        )
+    if not origin.startswith("stable_baselines3.") and not CONTRIB.match(origin):
+        raise CallError(f"{path}: policy_class comes from {origin}; {REBUILT}, in their own classes")
     extractor = data["policy_kwargs"].get("features_extractor_class")
     if extractor is not None and "FlattenExtractor" not in str(extractor):
         raise CallError(
@@ -161,7 +175,10 @@ def _check(path: Path, data: Any, weights: Any) -> None:
 
 
 def _algorithm(path: Path, data: dict[str, Any], weights: dict[str, torch.Tensor]) -> str:
-    """By the names of the weights; two pairs of algorithms act alike and are told apart by their settings."""
+    """By the names of the weights; those that have the same are told apart by their classes or settings."""
+    contributed = CONTRIB.match(str(data["policy_class"].get("__module__")))
+    if contributed:
+        return contributed[1]
     family = next(
         (kind for prefix, kind in FOUND_BY.items() if any(name.startswith(prefix) for name in weights)), None
     )

@@ -58,7 +58,7 @@ class Settings(EnvironmentSettings):
     """What is imported, and where it comes from: the environment is the one that it was trained in."""
 
     source: str = Field(description="the zip that model.save(...) of stable-baselines3 wrote")
-    algorithm: Literal["ppo", "a2c", "dqn", "sac", "td3", "ddpg"] | None = Field(
+    algorithm: Literal["ppo", "a2c", "dqn", "sac", "td3", "ddpg", "tqc", "qrdqn", "ars"] | None = Field(
         default=None, description="what it must be; default: as the file says"
     )
     activation: Literal[tuple(ACTIVATIONS)] | None = Field(  # type: ignore[valid-type]

@@ -53,6 +53,20 @@ class ObservationFeatures(nn.Module):
         return obs.float().reshape(-1, self.width)
 
 
+class MeanOfQuantiles(nn.Module):
+    """QR-DQN: quantiles float32 [B, quantiles * actions], the actions of one quantile side by side, to their
+    means [B, actions], the Q-values.
+    """
+
+    def __init__(self, quantiles: int, actions: int) -> None:
+        super().__init__()
+        self.quantiles, self.actions = quantiles, actions
+
+    def forward(self, quantiles: torch.Tensor) -> torch.Tensor:
+        """The mean over the quantiles of each action."""
+        return quantiles.reshape(-1, self.quantiles, self.actions).mean(1)
+
+
 class ActionBounds(nn.Module):
     """Raw actions [B, n] to the environment's units [B, *shape]: clipped, or squashed by tanh and scaled."""
 

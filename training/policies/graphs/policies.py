@@ -17,21 +17,22 @@ from training.policies.spaces import ActionSpec
 
 
 class GreedyPolicy(nn.Module):
-    """DQN: observations and action_mask (bool [B, n]) to an action and its Q-values.
+    """DQN: observations and action_mask (bool [B, n]) to an action and its Q-values, or to scores that are
+    none.
 
-    Gives {"action": int64 [B], "q_values": float32 [B, n]}.
+    Gives {"action": int64 [B], "q_values" or another `name`: float32 [B, n]}.
     """
 
     inputs = ("observation", "action_mask")
 
-    def __init__(self, scores: nn.Module) -> None:
+    def __init__(self, scores: nn.Module, name: str = "q_values") -> None:
         super().__init__()
-        self.scores = scores
+        self.scores, self.name = scores, name
 
     def forward(self, obs: torch.Tensor, action_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The valid action with the highest Q-value."""
-        q_values = self.scores(obs)
-        return {"action": q_values.masked_fill(~action_mask, -torch.inf).argmax(1), "q_values": q_values}
+        """The valid action with the highest score."""
+        scores = self.scores(obs)
+        return {"action": scores.masked_fill(~action_mask, -torch.inf).argmax(1), self.name: scores}
 
 
 class CategoricalPolicy(nn.Module):

@@ -55,6 +55,9 @@ def test_actions_equal_predicts_on_ten_thousand_observations(
         ("sac", "sac"),
         ("td3", "td3"),
         ("ddpg", "ddpg"),
+        ("tqc", "tqc"),
+        ("qrdqn", "qrdqn"),
+        ("ars", "ars"),
     ],
 )
 def test_the_algorithm_is_found_in_the_file(
