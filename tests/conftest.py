@@ -14,7 +14,6 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from marina.client import exchange
-from marina.core import spec
 from marina.core.console import Output
 from marina.core.spec import Spec
 from marina.pipeline import steps as up
@@ -27,7 +26,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", ResourceWarning)  # it leaves version.txt open
     import ts  # noqa: F401
 
-BUILT_IN = spec.names()
+LONG = {"scenes"}  # the built-in models that learn for minutes: only slow tests have them
 
 
 def pytest_configure() -> None:
@@ -37,6 +36,15 @@ def pytest_configure() -> None:
     for number in (signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is asked of a built-in model that learns for minutes is slow."""
+    for item in items:
+        called, fixtures = getattr(item, "callspec", None), getattr(item, "fixturenames", ())
+        if called and "built_in" in fixtures and LONG & set(map(str, called.params.values())):
+            item.add_marker(pytest.mark.slow)
 
 
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]
@@ -68,9 +76,12 @@ def log_left_on() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def built_in() -> list[Spec]:
-    """The built-in models, trained to their floors if that has not happened yet, and archived."""
-    chosen = up.choose([])
+def built_in(request: pytest.FixtureRequest) -> list[Spec]:
+    """The built-in models, trained to their floors if that has not happened yet, and archived; those that
+    learn for minutes only where a slow test runs.
+    """
+    is_slow = any(item.get_closest_marker("slow") for item in request.session.items)
+    chosen = [one for one in up.choose([]) if is_slow or one.name not in LONG]
     up.prepare(chosen, Output(as_json=True))
     return chosen
 

@@ -108,6 +108,9 @@ TABLES = {
             "categories",
             "give it an `embedding`, or `unknown: other` with a `min_count`",
         ),
+        Limit(
+            "an ONNX graph", "training.tensors.onnx_graphs:MOST_BYTES", "bytes", "import the module itself"
+        ),
         Limit("the labels of a shard", "training.data.shards:MOST_LABEL_BYTES", "bytes", "see what it is"),
         Limit(
             "the candidates of an export: start, build, call",
@@ -192,7 +195,7 @@ TABLES = {
         ),
         Limit(
             "on Ray: the process of a replica, a change of routes, a description",
-            "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS ASK_SECONDS",
+            "marina.engines.ray.limits:PROCESS_SECONDS CHANGE_SECONDS FRONTS_SECONDS ASK_SECONDS",
             "seconds",
             "the call fails with the reason",
         ),

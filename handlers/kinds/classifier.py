@@ -1,5 +1,5 @@
-"""Serves image classifiers: logits -> the classes, answer first, and where in the picture the evidence
-lies.
+"""Serves image classifiers: logits -> the classes, answer first, or the labels, and where in the picture the
+evidence lies.
 """
 
 import io
@@ -11,15 +11,16 @@ from ..protocol.options import Choice, Number
 from ..protocol.replies import Picture
 from ..protocol.requests import Prepared
 from ..runtime.export import Export
-from .classes import ClassPredictor, softmax
+from .classes import softmax
 from .image import ImagePredictor
+from .labels import LabelPredictor
 
 if TYPE_CHECKING:
     from .explanations import GradCam
 
 
-class ClassifierPredictor(ClassPredictor, ImagePredictor):
-    """Answers `ClassAnswers`, and explains them."""
+class ClassifierPredictor(LabelPredictor, ImagePredictor):
+    """Answers `ClassAnswers` or `LabelAnswers`, and explains them."""
 
     def configure(self, export: Export) -> None:
         """Read the JSON files of an export; options are bounded by the number of classes."""
@@ -59,7 +60,8 @@ class ClassifierPredictor(ClassPredictor, ImagePredictor):
             buffer = io.BytesIO()
             overlay(item.image, heat.values, view).save(buffer, "PNG")
             return Picture(buffer.getvalue(), "image/png")
-        probability = float(heat.logits.float().softmax(dim=-1).flatten()[heat.target])
+        logits = heat.logits.float().numpy().reshape(1, -1)
+        probability = float(self.answers.probabilities(logits)[0, heat.target])
         grid = [[round(value, 4) for value in row] for row in on_image(heat.values, view, item.size).tolist()]
         return {**self.answers.named(heat.target, probability), "method": heat.method, "heat_map": grid}
 

@@ -1,13 +1,14 @@
 """Several labels of one instance: logits -> those that reach their thresholds, and all by probability."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..protocol.requests import Prepared
-from .classes import ClassAnswers
+from ..runtime.export import Export
+from .classes import ClassAnswers, ClassPredictor
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,31 @@ class LabelAnswers(ClassAnswers):
         schema["properties"] = {"labels": labels, **schema["properties"]}
         schema["required"] = ["labels", *schema["required"]]
         return schema
+
+
+class LabelPredictor(ClassPredictor):
+    """The base of what answers `ClassAnswers` or, by its export, `LabelAnswers`."""
+
+    def configure(self, export: Export) -> None:
+        """Read the JSON files of an export."""
+        super().configure(export)
+        if export.postprocess["type"] == "labels":
+            self.answers = LabelAnswers.from_config(export.postprocess, self.labels)
+
+    @classmethod
+    def mismatch(cls, expect: Mapping[str, Any], answer: Any) -> str:
+        """Where `answer` is not what a sample expects: its first class, or exactly its labels."""
+        if "labels" not in expect or not isinstance(answer, dict):
+            return super().mismatch(expect, answer)
+        found = answer.get("labels")
+        same = isinstance(found, list) and sorted(found) == sorted(expect["labels"])
+        return "" if same else f"labels {found!r} instead of {expect['labels']!r}"
+
+    def same_answer(self, one: Any, other: Any, certain: float) -> float:
+        """1 if both have the same labels, or the same first class."""
+        if "labels" in one:
+            return float(one["labels"] == other["labels"])
+        return super().same_answer(one, other, certain)
 
 
 def reached(probabilities: Sequence[float], thresholds: Sequence[float]) -> list[int]:

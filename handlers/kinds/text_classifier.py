@@ -3,7 +3,6 @@
 How texts are read is in `kinds.texts`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,12 @@ import numpy as np
 from ..protocol.options import Number
 from ..protocol.requests import Prepared
 from ..runtime.export import Export
-from .classes import ClassPredictor
-from .labels import LabelAnswers
+from .labels import LabelPredictor
 from .occlusion import occlusions
 from .texts import TextPredictor, explained_tokens, tokens_schema
 
 
-class TextClassifierPredictor(TextPredictor, ClassPredictor):
+class TextClassifierPredictor(TextPredictor, LabelPredictor):
     """Answers `ClassAnswers` or `LabelAnswers`, with "truncated": whether the text has more tokens than
     count.
     """
@@ -25,8 +23,6 @@ class TextClassifierPredictor(TextPredictor, ClassPredictor):
     def configure(self, export: Export) -> None:
         """Read the files of an export."""
         super().configure(export)
-        if export.postprocess["type"] == "labels":
-            self.answers = LabelAnswers.from_config(export.postprocess, self.labels)
         self.explain_options = {
             "class_index": Number(
                 int, 0, len(self.labels) - 1, "the class to explain; by default the first of the answer"
@@ -56,21 +52,6 @@ class TextClassifierPredictor(TextPredictor, ClassPredictor):
             "truncated": encoded.truncated,
             "tokens": explained_tokens(item, encoded, falls),
         }
-
-    @classmethod
-    def mismatch(cls, expect: Mapping[str, Any], answer: Any) -> str:
-        """Where `answer` is not what a sample expects: its first class, or exactly its labels."""
-        if "labels" not in expect or not isinstance(answer, dict):
-            return super().mismatch(expect, answer)
-        found = answer.get("labels")
-        same = isinstance(found, list) and sorted(found) == sorted(expect["labels"])
-        return "" if same else f"labels {found!r} instead of {expect['labels']!r}"
-
-    def same_answer(self, one: Any, other: Any, certain: float) -> float:
-        """1 if both have the same labels, or the same first class."""
-        if "labels" in one:
-            return float(one["labels"] == other["labels"])
-        return super().same_answer(one, other, certain)
 
     def answer_schema(self) -> dict[str, Any]:
         """The classes, and whether the text was cut."""

@@ -192,7 +192,8 @@ def _samples(seen: Any) -> list[Figure]:
     figures = []
     for example in samples(seen.data, SAMPLES):
         name = example.file.name if example.file else ""
-        label = seen.data.classes[example.label] if example.label >= 0 else ""
+        labels = [example.label] if example.label >= 0 else example.labels if seen.data.has_several else ()
+        label = ", ".join(seen.data.classes[each] for each in labels)
         figures.append(Figure(_url(drawn(example, seen.data.classes)), label or name, name if label else ""))
     return figures
 

@@ -1,45 +1,48 @@
-"""Classifiers of pictures: the first class decides."""
+"""Classifiers of pictures: the first class decides, or the labels do."""
 
 from typing import Any, ClassVar
 
+from handlers.runtime.export import Export
 from marina.core.spec import Spec
 from marina.kinds.kind import Kind, MeasurementOptions
+from marina.kinds.labels import PictureLabels, same_labels, summarize_labels
 from marina.kinds.pictures import (
     Accuracy,
     canvas,
     draw_classes,
     limits_of,
     opened,
-    same_first_class,
-    summarize_classes,
     with_classes_of,
 )
 from marina.kinds.recorded_data import data_of, is_import, is_trained_on
 
 
 class ClassifierKind(Kind):
-    """A picture -> its classes."""
+    """A picture -> its classes, or its labels."""
 
     name = "classifier"
     import_recipe: ClassVar[str | None] = "imported_classifier"
 
     def summarize(self, content: Any) -> str:
-        """The class."""
-        return summarize_classes(content)
+        """The class, or the labels."""
+        return summarize_labels(content)
 
     def same_decision(self, answer: Any, other: Any) -> bool:
-        """Whether both have the same first class."""
-        return same_first_class(answer, other)
+        """Whether both have the same first class, or the same labels."""
+        return same_labels(answer, other)
 
     def draw(self, body: bytes, answer: Any) -> Any:
         """The picture with a bar per class below it."""
         return draw_classes(canvas(self.picture(body)).image, answer["predictions"])
 
-    def measurement(self, spec: Spec, options: MeasurementOptions) -> Accuracy:
-        """Accuracy on the test split."""
-        folder = data_of(spec, options.data)
+    def measurement(self, spec: Spec, options: MeasurementOptions) -> Accuracy | PictureLabels:
+        """Accuracy on the test split, or F1 of several labels."""
+        folder, is_recorded = data_of(spec, options.data), is_trained_on(spec, options.data)
+        if Export.open(spec.export_dir).postprocess["type"] == "labels":
+            labeled = with_classes_of(spec, labels_of(spec, folder, is_recorded))
+            return PictureLabels(spec, labeled, is_recorded)
         examples = with_classes_of(spec, self.load_data(spec, folder))
-        return Accuracy(spec, examples, is_recorded=is_trained_on(spec, options.data))
+        return Accuracy(spec, examples, is_recorded)
 
     def picture(self, body: bytes) -> Any:
         """What was sent, as a picture."""
@@ -52,6 +55,18 @@ class ClassifierKind(Kind):
         if is_import(spec):
             return data.held_out_images(folder, limits=limits_of(spec))
         return data.load_images(folder, spec.training.seed, limits=limits_of(spec))
+
+
+def labels_of(spec: Spec, data: str, is_recorded: bool) -> Any:
+    """Pictures with several labels each: the test split of what was learned from, or of other data what it
+    holds out.
+    """
+    from training import data as sets
+
+    separator = Export.open(spec.export_dir).metadata["training"].get("label_separator")
+    if is_recorded:
+        return sets.load_labels(data, spec.training.seed, limits=limits_of(spec), separator=separator)
+    return sets.held_out_labels(data, limits=limits_of(spec), separator=separator)
 
 
 KIND = ClassifierKind()

@@ -9,8 +9,8 @@ import numpy as np
 from handlers.runtime.export import Export
 from marina.core.errors import CallError
 from marina.core.spec import Spec
-from marina.kinds.kind import SHORT, Answer, Kind, Measured, MeasurementOptions, Progress
-from marina.kinds.pictures import same_first_class, summarize_classes
+from marina.kinds.kind import Answer, Kind, Measured, MeasurementOptions, Progress
+from marina.kinds.labels import label_scores, same_labels, summarize_labels
 from marina.kinds.recorded_data import data_of, is_trained_on
 
 PART = 32  # texts that are sent at once
@@ -23,16 +23,11 @@ class TextClassifierKind(Kind):
 
     def summarize(self, content: Any) -> str:
         """The first class with its probability, or the labels."""
-        if "labels" not in content:
-            return summarize_classes(content)
-        text = ", ".join(content["labels"]) or "none"
-        return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+        return summarize_labels(content)
 
     def same_decision(self, answer: Any, other: Any) -> bool:
         """Whether both have the same labels, or the same first class."""
-        if "labels" in answer:
-            return bool(answer["labels"] == other["labels"])
-        return same_first_class(answer, other)
+        return same_labels(answer, other)
 
     def draw(self, body: bytes, answer: Any) -> Any:
         """A text has no picture."""
@@ -80,11 +75,7 @@ class TextMetrics:
                     np.mean([reply["predictions"][0]["class"] in truth for reply, truth in pairs])
                 )
             }
-        found = [set(reply["labels"]) for reply in answers]
-        both = sum(len(one & truth) for one, truth in zip(found, truths, strict=True))
-        total = sum(map(len, found)) + sum(map(len, truths))
-        exact = np.mean([one == truth for one, truth in zip(found, truths, strict=True)])
-        return {"micro_f1": 2 * both / total if total else 0.0, "exact_match": float(exact)}
+        return label_scores([reply["labels"] for reply in answers], truths)
 
 
 def _body(text: str) -> bytes:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadResult:
-    """Latencies of answers with status 200 in milliseconds, the number of others, and the duration."""
+    """Latencies of answers with status 200 in milliseconds, the number of other answers and of connections
+    that ended without one, and the duration.
+    """
 
     milliseconds: list[float] = field(default_factory=list)
     failed: int = 0
@@ -53,11 +55,10 @@ async def closed_loops(contents: Mapping[int, bytes], clients: int, seconds: flo
     started = time.perf_counter()
 
     async def client(port: int, content: bytes) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        connection = _Connection(port, measured)
         while time.perf_counter() < started + seconds:
-            sent = time.perf_counter()
-            await _send(reader, writer, content, sent, measured)
-        writer.close()
+            await connection.send(content, time.perf_counter())
+        connection.close()
 
     await asyncio.gather(*(client(*one) for one in contents.items() for _ in range(clients)))
     measured.seconds = time.perf_counter() - started
@@ -69,32 +70,48 @@ async def _open_loop(port: int, content: bytes, rate: float, seconds: float, cli
     started = time.perf_counter()
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        connection = _Connection(port, measured)
         for number in due:  # all clients share one clock
             when = started + number / rate
             await asyncio.sleep(max(0.0, when - time.perf_counter()))
-            await _send(reader, writer, content, when, measured)
-        writer.close()
+            await connection.send(content, when)
+        connection.close()
 
     await asyncio.gather(*(client() for _ in range(min(clients, int(rate * seconds)))))
     measured.seconds = time.perf_counter() - started
     return measured
 
 
-async def _send(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    content: bytes,
-    since: float,
-    measured: LoadResult,
-) -> None:
-    writer.write(content)
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(
-        (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-    )
-    await reader.readexactly(length)
-    if head[9:12] == b"200":
-        measured.milliseconds.append((time.perf_counter() - since) * 1000)
-    else:
-        measured.failed += 1
+class _Connection:
+    """A client's connection, opened again after the server has closed it."""
+
+    def __init__(self, port: int, measured: LoadResult) -> None:
+        self._port, self._measured = port, measured
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(self, content: bytes, since: float) -> None:
+        """Send a request and read its answer, whose latency counts from `since`."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        try:
+            writer.write(content)
+            lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+            length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
+            await reader.readexactly(length)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._measured.failed += 1
+            self.close()
+            return
+        if lines[0][9:12] == b"200":
+            self._measured.milliseconds.append((time.perf_counter() - since) * 1000)
+        else:
+            self._measured.failed += 1
+        if b"connection: close" in lines:
+            self.close()
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None

@@ -130,6 +130,7 @@ def test_a_dead_worker_is_not_ready_while_ping_says_healthy(client: Client, buil
     assert ready.problems(client, one) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process has mapped")
 @ONLY_TORCHSERVE
 def test_a_worker_with_a_compiled_form_holds_no_torch(client: Client) -> None:

@@ -26,7 +26,9 @@ LEAST_BAD = 150  # requests, so that some share a batch with good ones
 
 def workers(client: Client) -> dict[str, list[int]]:
     """The process ids of all workers."""
-    return {name: [worker["pid"] for worker in client.describe(name)[0]["workers"]] for name in NAMES}
+    return {
+        name: [worker["pid"] for worker in client.describe(name)[0]["workers"]] for name in client.models()
+    }
 
 
 def batches(client: Client, ids: set[str | None]) -> Iterator[list[int]]:

@@ -105,6 +105,7 @@ def test_raw_multipart_and_base64_bodies_get_the_same_answer(client: Client) -> 
     assert raw.json() == form.json() == text.json()
 
 
+@pytest.mark.slow
 def test_boxes_lie_inside_the_image_that_was_sent_and_scale_with_it(client: Client) -> None:
     one = spec.load("scenes")
     sample = next(iter(ready.golden_samples(one)))
@@ -126,6 +127,7 @@ def test_boxes_lie_inside_the_image_that_was_sent_and_scale_with_it(client: Clie
         assert min(np.abs(3 * box - found["bbox"]).max() for box in boxes) < 9
 
 
+@pytest.mark.slow
 def test_the_confidence_threshold_of_a_request_counts_for_it_alone(client: Client) -> None:
     sample = next(iter(ready.golden_samples(spec.load("scenes"))))["body"]
     thresholds = ["0.02", "0.999", "0.02", "0.999"] * 4

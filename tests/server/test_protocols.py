@@ -111,6 +111,7 @@ def test_a_picture_is_answered_alike_as_file_text_and_pixels(client: Client) -> 
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.slow
 def test_detections_as_tensors_have_a_row_for_each_box(client: Client) -> None:
     samples = ready.golden_samples(spec.load("scenes"))[:3]
     data = [base64.b64encode(sample["body"]).decode() for sample in samples]
@@ -186,6 +187,7 @@ def test_a_policys_saliency_says_which_numbers_decide(client: Client) -> None:
     assert many[0] == answer
 
 
+@pytest.mark.slow
 def test_a_kind_without_explanations_says_so(client: Client) -> None:
     answer = send(client, "/explanations/scenes", corner_seven()[1])
 

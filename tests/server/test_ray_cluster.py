@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from marina.client import Client
 from marina.core.console import Output
@@ -64,6 +66,31 @@ def test_every_node_answers(cluster: ServedCluster) -> None:
         front = next(node.front_port for node in cluster.nodes if node.name == name)
         with Client(url=f"http://127.0.0.1:{front}", token=cluster.client.token("inference")) as client:
             assert client.predict("balance", GOOD)["action"] == 1
+
+
+def test_the_metrics_are_those_of_all_replicas(cluster: ServedCluster) -> None:
+    """Each counts its own requests, under its name; together they are all that was asked."""
+    page = f"http://127.0.0.1:{cluster.port + 2}/metrics"
+    before = requests_by_replica(page)
+    with cluster.caller() as client:
+        for _ in range(40):
+            client.predict("balance", GOOD)
+    after = requests_by_replica(page)
+
+    assert len(after) == REPLICAS
+    counted = sum(after.values()) - sum(before.values())
+    assert 40 <= counted <= 60  # the samples of the health checks count too
+
+
+def requests_by_replica(page: str) -> dict[str, float]:
+    """How many requests each replica has answered, as /metrics says."""
+    families = text_string_to_metric_families(requests.get(page, timeout=30).text)
+    return {
+        sample.labels["replica"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "marina_requests_total"
+    }
 
 
 def test_an_archive_with_another_checksum_is_not_served(

@@ -1,9 +1,9 @@
 """Data sets: one file per source, all giving the same `ImageData`.
 
-`load_images`, `load_clips`, `load_objects` and `load_outlines` take the name of a built-in set, or a folder
-or file of the user's own, and find the layout by looking. `held_out_…` takes the same for a model that
-learned elsewhere. All of them add what they leave out, cut or guess to the `findings` of the run and report
-it before they return; without a run it is logged.
+`load_images`, `load_labels`, `load_clips`, `load_objects` and `load_outlines` take the name of a built-in
+set, or a folder or file of the user's own, and find the layout by looking. `held_out_…` takes the same for
+a model that learned elsewhere. All of them add what they leave out, cut or guess to the `findings` of the
+run and report it before they return; without a run it is logged.
 """
 
 import gc
@@ -86,6 +86,7 @@ class ImageData:
     source: str
     licence: str
     splits: str = "as the source has them"  # how they came about
+    has_several: bool = False  # whether a picture has `labels`, several or none, instead of one `label`
 
     def about(self, full: bool = False) -> dict[str, Any]:
         """Name, origin, counts and fingerprint, a `full` one if asked for, for the export's metadata."""
@@ -173,6 +174,23 @@ def load_images(
 
 
 @_without_collection()
+def load_labels(
+    data: str,
+    seed: int = 0,
+    findings: Findings | None = None,
+    limits: Limits | None = None,
+    separator: str | None = None,
+) -> ImageData:
+    """Pictures with several labels each, in a layout of `several_labels`; `separator` is between those of a
+    cell. Raises CallError.
+    """
+    from training.data import several_labels
+
+    place = _place(data, None)
+    return several_labels.load(place, seed, findings or Findings(), limits or Limits(), separator)
+
+
+@_without_collection()
 def load_clips(
     data: str, seed: int = 0, findings: Findings | None = None, limits: Limits | None = None
 ) -> ImageData:
@@ -232,6 +250,18 @@ def held_out_images(data: str, findings: Findings | None = None, limits: Limits 
         return labeled_files.held_out(listing, findings, limits or Limits())
 
 
+def held_out_labels(
+    data: str,
+    findings: Findings | None = None,
+    limits: Limits | None = None,
+    separator: str | None = None,
+) -> ImageData:
+    """What measures a model of several labels, as `test`. Takes what `load_labels` does. Raises CallError."""
+    from training.data import several_labels
+
+    return several_labels.held_out(_place(data, None), findings or Findings(), limits or Limits(), separator)
+
+
 def held_out_objects(data: str, findings: Findings | None = None, limits: Limits | None = None) -> ImageData:
     """What measures a detector that learned elsewhere, as `test`.
 
@@ -260,7 +290,7 @@ def _folder(data: str, built_in: str | None = None) -> Path:
     return folder.resolve()
 
 
-def _place(data: str, built_in: str) -> Path:
+def _place(data: str, built_in: str | None) -> Path:
     """The folder, or the table or shard, that `data` names. Raises CallError where there is none."""
     from training.data import layouts
 

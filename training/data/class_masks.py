@@ -20,7 +20,7 @@ from handlers.runtime.machine import usable_cores
 from marina.core.errors import CallError
 from training.data import Example, ImageData, object_folder
 from training.data.copies import report_copies
-from training.data.inspection import SIDEWAYS, Inspected, inspect_all, inspect_picture, report_faults
+from training.data.inspection import SIDEWAYS, Inspected, report_faults
 from training.data.limits import Limits
 from training.data.mask_classes import MaskClasses, classes_of
 from training.data.picture_files import SPLITS, SUFFIXES, files_below, folders
@@ -165,7 +165,7 @@ def load(
         bare = [inside(picture, folder) for files in found.values() for picture, mask in files if not mask]
         findings.add("pictures", "left out: they have no mask", bare, count)
         together = {picture: mask for files in found.values() for picture, mask in files if mask}
-        inspected = inspect_all(together, limits, inspect_picture)
+        inspected = object_folder.inspected_pictures(together, limits)
         report_faults(inspected, "pictures", folder, findings)
         sound = {picture: mask for picture, mask in together.items() if not inspected[picture].fault}
         classes = classes_of(folder, _values(sound, inspected, folder, findings), ignore_index, findings)
@@ -175,6 +175,7 @@ def load(
         }
         given = object_folder.Given(folder, classes.names, splits, inspected)
         parts, words = object_folder.split(given, seed)
+        parts = object_folder.without_damaged(given, parts, findings, limits)
         for name, part in zip(("training", "validation", "test"), parts, strict=True):
             if not part:
                 raise CallError(f"{folder} has no picture with a mask for {name}; add more:{LAYOUT}")

@@ -60,7 +60,7 @@ def listing_of(place: Path, findings: Findings, things: Things = PICTURES) -> Li
     Rows without a class, without a file, with an unknown split, or that contradict others go to the
     `findings`. Raises CallError for what is no such table, and for several that name no splits.
     """
-    tables = _tables_by_split(place)
+    tables = tables_by_split(place)
     rows = {split: _rows(table) for split, table in tables.items()}
     every = [row._replace(split=row.split or split) for split, part in rows.items() for row in part]
     folder = place if place.is_dir() else place.parent
@@ -68,7 +68,7 @@ def listing_of(place: Path, findings: Findings, things: Things = PICTURES) -> Li
     return Listing(place, splits, LAYOUT)
 
 
-def _tables_by_split(place: Path) -> dict[str, Path]:
+def tables_by_split(place: Path) -> dict[str, Path]:
     """Split, empty for all of them -> table."""
     if place.is_file():
         return {"": place}
@@ -178,7 +178,8 @@ def _labels(path: Path) -> dict[str, str]:
         or not all(type(label) in (str, int) for label in content.values())
     ):
         raise CallError(
-            f'{path} must say {{"file.jpg": class, …}}, each class by its name or by its index in the model'
+            f'{path} must say {{"file.jpg": class, …}}, each class by its name or its index in the model; '
+            "lists of labels are for training.several_labels: true"
         )
     return {name: str(label) for name, label in content.items()}
 
@@ -192,7 +193,7 @@ def _found(rows: Sequence[Row], folder: Path, things: Things, findings: Findings
     contradicting: set[tuple[str, Path]] = set()
     for row in rows:
         split = SPLITS.get(row.split.lower(), "") if has_splits else "all"
-        path = _path(finder, row.name, split, things) if row.name and row.label and split else None
+        path = file_of(finder, row.name, split, things) if row.name and row.label and split else None
         if path is None:
             left_out[_fault(row, split)].append(row.name or "a row without a file")
         elif placed.setdefault((split, path), row.label) != row.label:
@@ -212,7 +213,7 @@ def _fault(row: Row, split: str) -> str:
     return "there is no such file" if split else "no split, or an unknown one"
 
 
-def _path(finder: PictureFinder, name: str, split: str, things: Things) -> Path | None:
+def file_of(finder: PictureFinder, name: str, split: str, things: Things) -> Path | None:
     """Where `name` lies, also if it lacks the suffix."""
     known = None if split == "all" else split
     if Path(name).suffix.lower() in things.suffixes:

@@ -13,6 +13,7 @@ from training.data import Example, ImageData
 from training.data.class_order import class_order
 from training.data.copies import grouped, report_copies, take
 from training.data.inspection import (
+    MOST_INSPECTED,
     Inspect,
     Inspected,
     inspect_all,
@@ -27,7 +28,6 @@ from training.data.picture_files import SUFFIXES, files_below
 from training.findings import Findings, inside
 
 VALIDATION_SHARE = TEST_SHARE = 0.15
-MOST_INSPECTED = 10_000  # files that are all decoded before training
 
 Files = dict[str, list[DataFile]]  # class -> its files
 

@@ -5,7 +5,7 @@ rule holds for all: a fault in the data costs one warning that names the file, n
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,15 @@ import numpy as np
 from marina.core.errors import CallError
 from training.data import Example, ImageData, coco, layouts, orientation, voc, yolo
 from training.data.copies import grouped, report_copies, take
-from training.data.inspection import Inspected, inspect_all, inspect_picture, report_faults
+from training.data.inspection import (
+    MOST_INSPECTED,
+    Inspected,
+    inspect_all,
+    inspect_ends,
+    inspect_header,
+    inspect_picture,
+    report_faults,
+)
 from training.data.limits import Limits
 from training.findings import Findings, inside
 
@@ -62,7 +70,9 @@ def load(
     Splits that the folder names are kept; validation, and test if need be, are taken from the rest, by file
     name and `seed`, byte-equal copies together. To the `findings` go pictures that are left out (missing,
     damaged, above the `limits`), boxes without area, which are left out, and boxes that reach out, which are
-    cut. Raises CallError when `folder` has no such layout, or too few pictures with boxes.
+    cut. Of more than MOST_INSPECTED pictures the headers are read, and the damaged ones to learn from are
+    found when they are first decoded. Raises CallError when `folder` has no such layout, or too few pictures
+    with boxes.
     """
     return load_inspected(folder, seed, findings or Findings(), limits or Limits())[0]
 
@@ -74,6 +84,7 @@ def load_inspected(
     with findings.reported():
         given = _given(folder, findings, limits)
         parts, splits = split(given, seed)
+        parts = without_damaged(given, parts, findings, limits)
         for name, part in zip(("training", "validation", "test"), parts, strict=True):
             if not any(len(example.labels) for example in part):
                 raise CallError(
@@ -96,6 +107,7 @@ def held_out(folder: Path, findings: Findings | None = None, limits: Limits | No
         test = next((given.splits[name] for name in names if given.splits.get(name)), [])
         if not any(len(example.labels) for example in test):
             raise CallError(f"{folder} has no picture with a box to measure with; add some:{LAYOUTS}")
+        *_, test = without_damaged(given, ([], [], test), findings, limits or Limits())
         return given.data(([], [], test), "as the folder has them", findings)
 
 
@@ -109,7 +121,7 @@ def _given(folder: Path, findings: Findings, limits: Limits, to_learn: bool = Tr
     """Raises CallError where the folder has no such layout."""
     classes, splits = _read(folder, findings, to_learn)
     pictures = [example.image for examples in splits.values() for example in examples]
-    inspected = inspect_all((path for path in pictures if isinstance(path, Path)), limits, inspect_picture)
+    inspected = inspected_pictures([path for path in pictures if isinstance(path, Path)], limits)
     report_faults(inspected, "pictures", folder, findings)
     checked = _checked(splits, folder, inspected, findings)
     if limits.value_range is not None:
@@ -178,6 +190,27 @@ def _fair(example: Example, size: tuple[int, int]) -> tuple[Example, int, int]:
     segmentations = tuple(one for one, kept in zip(example.segmentations, keep, strict=False) if kept)
     kept_boxes = {"boxes": boxes[keep], "labels": example.labels[keep], "segmentations": segmentations}
     return replace(example, size=size, **kept_boxes), int((~keep).sum()), reaching
+
+
+def inspected_pictures(files: Collection[Path], limits: Limits) -> dict[Path, Inspected]:
+    """What is found in each picture; of more than MOST_INSPECTED in its header."""
+    return inspect_all(files, limits, inspect_header if len(files) > MOST_INSPECTED else inspect_picture)
+
+
+def without_damaged(
+    given: Given, parts: Sequence[list[Example]], findings: Findings, limits: Limits
+) -> list[list[Example]]:
+    """(train, validation, test) without the damaged pictures of what is measured on, where only headers were
+    read.
+    """
+    train, *held_out_parts = parts
+    if len(given.inspected) <= MOST_INSPECTED:
+        return [train, *held_out_parts]
+    files = [Path(str(example.image)) for part in held_out_parts for example in part]
+    inspected = inspect_all(files, limits, inspect_ends)
+    report_faults(inspected, "pictures", given.folder, findings)
+    kept = [[each for each in part if not inspected[Path(str(each.image))].fault] for part in held_out_parts]
+    return [train, *kept]
 
 
 def split(given: Given, seed: int) -> tuple[list[list[Example]], str]:

@@ -181,7 +181,7 @@ def _counts(data: ImageData) -> tuple[dict[str, dict[str, int]], str]:
         if _is_painted(example, data.classes):
             labels, counted = _shown(example), "pictures that show it"
         elif example.label < 0:
-            counted = "boxes"
+            counted = "pictures" if data.has_several else "boxes"
         for label, count in Counter(labels).items():
             counts[data.classes[label]][split] += count
     return counts, counted

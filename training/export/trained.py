@@ -22,8 +22,9 @@ CALIBRATION = 128
 class Sample:
     """A request with what must come back.
 
-    `expect` is {"class": name}, {"detections": [{"class": name, "bbox": [x1, y1, x2, y2]}]} in pixels of the
-    image that is sent, {"areas": {class: share of the image}}, or {"action": number or list}.
+    `expect` is {"class": name}, {"labels": [name, …]}, {"detections": [{"class": name, "bbox": [x1, y1, x2,
+    y2]}]} in pixels of the image that is sent, {"areas": {class: share of the image}}, or {"action": number
+    or list}.
     """
 
     name: str

@@ -5,12 +5,11 @@ Learns (`classification.learner`) from pictures or from a frozen body's features
 temperature into the graph and the decision beside it (`calibration`), measures on the test split and draws
 (`drawing`).
 
-Not covered: several labels for one picture.
+A picture may also have several labels, or none (`several_labels`): then each label has a threshold of its own
+(`classification.several`).
 """
 
-import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,37 +17,37 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from handlers.inputs.images import ImageInput
 from handlers.inputs.ink import CELLS
 from handlers.kinds.decision import Decision
 from marina.core.errors import CallError
-from training.data import ImageData, load_images
+from training.data import ImageData, load_images, load_labels
 from training.data.limits import PictureLimits
-from training.export.trained import HELD_OUT, Sample, Trained
+from training.export.trained import HELD_OUT, Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.runs.threads import torch_threads
-from training.vision.classification import calibration, inputs, networks
+from training.vision.classification import calibration, inputs, networks, several
 from training.vision.classification.assessment import (
     CLASSIFIER_METRICS,
-    Assessment,
     assess,
     make_trained,
     training_facts,
     write_report,
 )
 from training.vision.classification.augmentation import mix
-from training.vision.classification.learner import fit, learner_of
+from training.vision.classification.label_scores import LABEL_METRICS
+from training.vision.classification.learner import Learner, fit, learner_of
+from training.vision.classification.samples import samples_of
 from training.vision.classification.settings import ClassifierSettings
 from training.vision.classification.shown import augmented_by
 from training.vision.records import Rows
 from training.vision.self_supervision.pretraining import pretrain
 
-UNSURE = 0.02  # a probability that is nearer to the decision's threshold proves nothing as a sample
 MULTI_DEVICE = True
-METRICS = CLASSIFIER_METRICS
+METRICS = (*CLASSIFIER_METRICS, *LABEL_METRICS)
 
 
 class Settings(ClassifierSettings, PictureLimits):
@@ -83,7 +82,40 @@ class Settings(ClassifierSettings, PictureLimits):
         ),
     )
 
+    several_labels: bool = Field(
+        default=False,
+        description=(
+            "a picture may have several labels, or none: columns of 0 and 1, labels.json with lists, or the "
+            "classes of the objects in COCO, VOC or YOLO"
+        ),
+    )
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="between the labels in one cell of a table, as in cat;dog; means several_labels",
+    )
+
     renamed: ClassVar[dict[str, str]] = {"decision": "operating_point"}
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a picture may have several labels."""
+        return self.several_labels or self.label_separator is not None
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "Settings":
+        told = {
+            "operating_point": self.operating_point is not None,
+            "label_smoothing": "label_smoothing" in self.model_fields_set and self.label_smoothing > 0,
+            "mixup": self.mixup,
+            "cutmix": self.cutmix,
+            "class_balance: sampling": self.class_balance == "sampling",
+        }
+        if self.has_several and any(told.values()):
+            names = ", ".join(name for name, is_told in told.items() if is_told)
+            raise ValueError(f"{names} is for one label per picture; leave it out, or several_labels")
+        return self
 
     @field_validator("operating_point")
     @classmethod
@@ -114,6 +146,8 @@ class _Material:
 
 def load_data(settings: Settings, run: Run) -> ImageData:
     """The data that the settings name. Raises CallError."""
+    if settings.has_several:
+        return load_labels(settings.data, run.seed, run.findings, settings.limits, settings.label_separator)
     return load_images(settings.data, run.seed, run.findings, settings.limits)
 
 
@@ -123,7 +157,8 @@ def train(settings: Settings, run: Run) -> Trained:
 
     Metrics: accuracy and macro_f1 of the answers, ece and ece_uncalibrated, auroc (macro, one class against
     the rest) where every class is in the test split; recall_NAME and precision_NAME of both classes where
-    there are two, else of the decision's. Raises CallError for settings or data that can't be used.
+    there are two, else of the decision's. Of several labels micro_f1 and macro_f1, exact_match and
+    mean_average_precision. Raises CallError for settings or data that can't be used.
     """
     seed_everything(run.seed)
     data = load_data(settings, run)
@@ -142,22 +177,75 @@ def train(settings: Settings, run: Run) -> Trained:
     about = data.about(settings.full_fingerprint)
     fit(learner, *parts, run, threads=1 if tiny else 0, fingerprint=about["fingerprint"])
 
+    learned = _Learned(model, config, data, about, material, learner, before)
+    if settings.has_several:
+        return _finish_several(learned, run, prepared)
+    return _finish(settings, learned, run, prepared)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A network that has learned, with all that it is assessed and exported by."""
+
+    model: networks.Classifier
+    config: ImageInput
+    data: ImageData
+    about: dict[str, Any]
+    material: "_Material"
+    learner: Learner
+    before: dict[str, Any]  # what pretraining says of itself
+
+    def picture(self, row: int) -> torch.Tensor:
+        """Of the test, as the graph takes it."""
+        return inputs.picture(self.data.test[row], self.config)
+
+    def held_out(self) -> dict[str, Any]:
+        """The pictures that an export needs."""
+        data, config = self.data, self.config
+        return {
+            "example": (inputs.stack_pictures([*data.validation, *data.test][:8], config),),
+            "validation": (inputs.stack_pictures(data.validation[:HELD_OUT], config),),
+        }
+
+
+def _finish(settings: Settings, learned: _Learned, run: Run, prepared: float) -> Trained:
+    """Of one label per picture."""
+    model, data, material = learned.model, learned.data, learned.material
+    classes = list(data.classes)
     choose = partial(_decision, settings, classes)
     assessment = assess(material.model, material.validation, material.test, classes, choose)
     model.temperature = assessment.temperature
-    write_report(assessment, learner, classes, lambda row: inputs.picture(data.test[row], config), run.report)
-    facts = training_facts(assessment, learner, run, prepared)
+    write_report(assessment, learned.learner, classes, learned.picture, run.report)
+    facts = training_facts(assessment, learned.learner, run, prepared)
     return make_trained(
         "classifier",
         model,
-        config,
+        learned.config,
         data,
-        about,
+        learned.about,
         assessment,
-        example=(inputs.stack_pictures([*data.validation, *data.test][:8], config),),
-        validation=(inputs.stack_pictures(data.validation[:HELD_OUT], config),),
-        samples=_samples(data, assessment),
-        training=before | facts,
+        samples=samples_of(data, assessment),
+        training=learned.before | facts,
+        **learned.held_out(),
+    )
+
+
+def _finish_several(learned: _Learned, run: Run, prepared: float) -> Trained:
+    """Of several labels per picture."""
+    material, classes = learned.material, list(learned.data.classes)
+    assessment = several.assess(material.model, material.validation, material.test)
+    several.write_report(assessment, learned.learner, classes, learned.picture, run.report)
+    facts = training_facts(assessment, learned.learner, run, prepared)
+    return make_trained(
+        "classifier",
+        learned.model,
+        learned.config,
+        learned.data,
+        learned.about,
+        assessment,
+        samples=several.samples(learned.data, assessment),
+        training=learned.before | facts,
+        **learned.held_out(),
     )
 
 
@@ -203,15 +291,16 @@ def _material(
     settings: Settings, model: networks.Classifier, config: ImageInput, data: ImageData, run: Run
 ) -> _Material:
     splits = ((data.train, run.findings), (data.validation, None), (data.test, None))
+    labels = len(data.classes) if settings.has_several else 0
     if not settings.head_alone:
         parts = [
-            inputs.pixels(part, config, settings.storage(findings), later=part is not data.train)
+            inputs.pixels(part, config, settings.storage(findings), part is not data.train, labels)
             for part, findings in splits
         ]
         return _Material(model, *parts)
     views = settings.cached_views if settings.augmentation != "none" or settings.fourier_noise else 1
     parts = [
-        inputs.features(model, part, config, settings, count, run.seed, findings)
+        inputs.features(model, part, config, settings, count, run.seed, findings, labels)
         for (part, findings), count in zip(splits, (views, 1, 1), strict=True)
     ]
     return _Material(networks.Head(model.heads[0]), *parts)
@@ -235,41 +324,3 @@ def _decision(
             "add some"
         )
     return calibration.fit_decision(probabilities, labels, index, float(settings.operating_point["recall"]))
-
-
-def _samples(data: ImageData, assessment: Assessment, most: int = 64) -> list[Sample]:
-    """Pictures of the test split that are answered rightly, sure answers first, taken from each class in
-    turn.
-    """
-    probabilities, labels, decision = assessment.probabilities, assessment.labels, assessment.decision
-    sure = probabilities.max(1).values
-    order = sorted(range(len(labels)), key=lambda row: (bool(sure[row] < 0.9), row))
-    if decision:
-        order = [
-            row
-            for row in order
-            if abs(float(probabilities[row, decision.class_index]) - decision.threshold) > UNSURE
-        ]
-    right = [row for row in order if assessment.answers[row] == labels[row]]
-    seen: Counter[int] = Counter()
-    turns = []
-    for row in right:
-        turns.append((seen[int(labels[row])], row))
-        seen[int(labels[row])] += 1
-    turns.sort(key=lambda turn: turn[0])
-    samples: dict[str, Sample] = {}
-    for _, row in turns[:most]:
-        name = _sample_name(data, int(labels[row]), samples)
-        body, content_type = data.test[row].encoded()
-        samples[name] = Sample(name, body, content_type, {"class": data.classes[int(labels[row])]})
-    return list(samples.values())
-
-
-def _sample_name(data: ImageData, label: int, taken: dict[str, Sample]) -> str:
-    """digit-7, digit-7-2 …; pizza-1, pizza-2 …"""
-    slug = re.sub(r"[^a-z0-9]+", "-", data.classes[label].lower()).strip("-")[:50] or f"class-{label}"
-    slug = f"digit-{slug}" if data.name == "digits" else slug
-    number = 1
-    while (name := slug if number == 1 and slug[-1].isdigit() else f"{slug}-{number}") in taken:
-        number += 1
-    return name

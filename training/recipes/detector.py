@@ -20,6 +20,7 @@ from training.data import ImageData, load_objects
 from training.data.limits import Limits, PictureLimits
 from training.data.overview import samples
 from training.export.trained import HELD_OUT, Trained, spread
+from training.findings import Findings
 from training.runs.fitting import FitModule, fit
 from training.runs.run import Run
 from training.runs.schedules import BatchSize, Epochs, FitSettings, LearningRate, MaxGradNorm, uses_bfloat16
@@ -209,7 +210,7 @@ def train(settings: Settings, run: Run) -> Trained:
     inputs, masks = learner.inputs, learner.model.has_masks
     if masks:
         inputs = replace(inputs, max_pixels=min(inputs.max_pixels, MAX_PIXELS))
-    pictures = batches(settings, data, inputs, run.seed, masks)
+    pictures = batches(settings, data, inputs, run.seed, masks, run.findings)
     about = data.about(settings.full_fingerprint)
     fit(learner, pictures, run, fingerprint=about["fingerprint"])
     detector: Detector = learner.best_model()
@@ -230,7 +231,10 @@ def train(settings: Settings, run: Run) -> Trained:
         sure=threshold,
         quality=lambda answers: precision_of_answers(answers, data.validation, inputs, data.classes),
         calibration=lambda: detector.inputs(
-            Prepared.of(spread(data.train), inputs, "calibration pictures").pixels[:], threshold
+            Prepared.of(
+                spread(data.train), inputs, "calibration pictures", storage=settings.storage(run.findings)
+            ).pixels[:],
+            threshold,
         ),
         metrics={**measured.summary, **by_masks, **at_threshold(served, data.test)},
         preprocess=inputs.as_config(),
@@ -246,16 +250,22 @@ def train(settings: Settings, run: Run) -> Trained:
 
 
 def batches(
-    settings: Settings, data: ImageData, inputs: ImageInput, seed: int, masks: bool = False
+    settings: Settings,
+    data: ImageData,
+    inputs: ImageInput,
+    seed: int,
+    masks: bool = False,
+    findings: Findings | None = None,
 ) -> Batches | Views:
-    """The training pictures, augmented as the settings say, with masks if asked for. Raises CallError
-    where that can't be.
+    """The training pictures, augmented as the settings say, with masks if asked for; damaged ones go to the
+    `findings`. Raises CallError where that can't be.
     """
+    storage = settings.storage(findings)
     if settings.augmentation == "ssd":
         if masks:
             raise CallError("augmentation 'ssd' doesn't move masks; use light or none with Mask R-CNN")
-        return Views(data.train, inputs, settings.batch_size, settings.flips, seed, settings.storage())
-    pictures = Prepared.of(data.train, inputs, "training pictures", masks, settings.storage())
+        return Views(data.train, inputs, settings.batch_size, settings.flips, seed, storage)
+    pictures = Prepared.of(data.train, inputs, "training pictures", masks, storage)
     light = settings.augmentation == "light"
     loader = Batches(pictures, settings.batch_size, light, settings.flips, seed)
     if isinstance(settings.augmentation, list):

@@ -141,7 +141,7 @@ def train(settings: Settings, run: Run) -> Trained:
     seed_everything(run.seed)
     learner = Learner(settings, data)
     inputs = learner.inputs
-    pictures = Prepared.of(data.train, inputs, "training pictures", settings.storage())
+    pictures = Prepared.of(data.train, inputs, "training pictures", settings.storage(run.findings))
     batches = batches_of(settings, pictures, run.seed)
     about = data.about(settings.full_fingerprint)
     fit(learner, batches, run, fingerprint=about["fingerprint"])

@@ -31,6 +31,7 @@ from training.runs.processes import learning_processes
 from training.runs.recomputation import recomputed_activations
 from training.runs.run import FitEnded, Run
 from training.runs.schedules import FitSettings, plateau, step_schedule
+from training.runs.top_epochs import TopEpochs
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 UNFOUNDED = (  # warnings of Lightning
@@ -241,7 +242,7 @@ def fit(
             run,
             max_epochs=settings.epochs,
             strategy=DDPStrategy(find_unused_parameters=frozen) if run.processes > 1 else "auto",
-            callbacks=[shown, HistoryLogger(run), *([checkpoint] if checkpoint else [])],
+            callbacks=[shown, *_loggers(run, settings), *([checkpoint] if checkpoint else [])],
             enable_checkpointing=checkpoint is not None,
             gradient_clip_val=settings.max_grad_norm or None,
             accumulate_grad_batches=settings.accumulated_batches,
@@ -257,6 +258,12 @@ def fit(
         raise FitEnded
     if run.is_helper:
         sys.exit(0)
+
+
+def _loggers(run: Run, settings: FitSettings) -> list[Callback]:
+    """What writes the history, and the best epochs where several are asked for and an export follows."""
+    keeps_several = settings.save_top_k > 1 and not run.after_epoch
+    return [HistoryLogger(run), *([TopEpochs(run, settings.save_top_k)] if keeps_several else [])]
 
 
 @contextmanager

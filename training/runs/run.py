@@ -66,6 +66,12 @@ class Run:
     started: float = field(default_factory=time.monotonic)  # on that clock
     computed: float = field(default_factory=time.process_time)  # CPU seconds before it
 
+    def aside(self, report: Path) -> "Run":
+        """For a fit beside the one that is exported, as of a fold: it keeps no checkpoints, and none of its
+        epochs is tracked.
+        """
+        return replace(self, report=report, checkpoints=None, log_metrics=_ignore)
+
     @property
     def processes(self) -> int:
         """How many learn together."""

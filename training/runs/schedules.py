@@ -64,6 +64,12 @@ class FitSettings(Section):
         description="compute activations again instead of keeping them: less memory, a third more time",
     )
     ema_decay: EmaDecay = 0.0
+    save_top_k: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="from 2 on, the weights of so many best epochs are kept in report/checkpoints/",
+    )
     renamed: ClassVar[dict[str, str]] = {
         "warm_up": "warmup",
         "average_decay": "ema_decay",

@@ -89,4 +89,4 @@ def quiet(run: Run) -> Iterator[Run]:
     process.
     """
     with TemporaryDirectory() as folder:
-        yield replace(run, report=Path(folder), checkpoints=None, devices=1, nodes=1)
+        yield replace(run.aside(Path(folder)), devices=1, nodes=1)

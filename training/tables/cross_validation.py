@@ -89,8 +89,7 @@ def folds_of(
     for test in tests:
         fold = replace(raw, rows=_with_splits(rows, test))
         with TemporaryDirectory() as folder:
-            once = replace(run, checkpoints=None, report=Path(folder))
-            yield prepare_rows(fold, ignoring, Findings(quiet=True), run.seed), once
+            yield prepare_rows(fold, ignoring, Findings(quiet=True), run.seed), run.aside(Path(folder))
 
 
 def _with_splits(rows: Sequence[RawRow], test: np.ndarray) -> list[RawRow]:

@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+from sklearn.metrics import f1_score
 
 from handlers.kinds.decision import Decision, ranked
 from marina.core.errors import CallError
 from training.vision.classification import calibration
+from training.vision.classification.label_scores import (
+    LABEL_METRICS,
+    best_thresholds,
+    metrics_of_several,
+)
 
 Thresholds = tuple[float, ...]
 
@@ -80,9 +84,7 @@ TEXT_METRICS = (
     *calibration.CLASS_METRICS,
     "ece_uncalibrated",
     "f1_*",
-    "micro_f1",
-    "exact_match",
-    "mean_average_precision",
+    *LABEL_METRICS,
 )
 
 
@@ -107,46 +109,11 @@ def assess_several(
     validated: torch.Tensor, expected: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
 ) -> Assessment:
     """Of several labels per text: a threshold per class from validation, metrics of test."""
-    thresholds = tuple(
-        best_threshold(own, truth)
-        for own, truth in zip(validated.sigmoid().T.numpy(), expected.T.numpy(), strict=True)
-    )
+    thresholds = best_thresholds(validated, expected)
     probabilities = logits.sigmoid()
     answers = (probabilities >= torch.tensor(thresholds)).float()
     metrics = metrics_of_several(probabilities.numpy(), answers.numpy(), labels.numpy())
     return Assessment(probabilities, labels, answers, metrics, thresholds=thresholds)
-
-
-def metrics_of_several(
-    probabilities: np.ndarray, answers: np.ndarray, labels: np.ndarray
-) -> dict[str, float]:
-    """micro_f1 and macro_f1, exact_match (the share of texts with exactly their labels), and mean average
-    precision over the classes that occur; all arrays [N, classes].
-    """
-    present = labels.any(0)
-    return {
-        "micro_f1": float(f1_score(labels, answers, average="micro", zero_division=0)),
-        "macro_f1": float(
-            f1_score(labels[:, present], answers[:, present], average="macro", zero_division=0)
-        ),
-        "exact_match": float((labels == answers).all(1).mean()),
-        "mean_average_precision": float(
-            average_precision_score(labels[:, present], probabilities[:, present])
-        ),
-    }
-
-
-def best_threshold(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The threshold with the best F1 of one class (both [N]), half-way to the next lower probability; 0.5
-    where it doesn't occur.
-    """
-    if not truth.any():
-        return 0.5
-    precision, recall, thresholds = precision_recall_curve(truth, probabilities)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = int(f1[:-1].argmax())
-    lower = probabilities[probabilities < thresholds[best]]
-    return float((thresholds[best] + (lower.max() if len(lower) else 0.0)) / 2)
 
 
 def by_class(

@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from training.data.texts import Text, TextData
-from training.text.assessment import best_threshold, metrics_of_one, metrics_of_several
+from training.text.assessment import metrics_of_one
+from training.vision.classification.label_scores import best_threshold, metrics_of_several
 
 PREFIX = "tfidf_"  # of its metrics
 COMPARED = ("accuracy", "macro_f1", "micro_f1", "f1_")  # beginnings of those that stand beside the network's

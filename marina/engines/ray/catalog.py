@@ -27,7 +27,7 @@ from marina.engines.gateway.failures import ModelNotFound, NotAcceptable, NoWork
 from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.tokens import Tokens
 from marina.engines.ray.limits import ROUTES_SECONDS
-from marina.engines.ray.replica import App, log_to
+from marina.engines.ray.replica import App, log_to, replica_name
 from marina.engines.ray.routes import RoutedModel, application, routed_models
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,8 @@ class Catalog:
         log_to(Path(options.log_folder))
         tokens = Tokens.from_content(options.keys)
         self.models = RemoteModels(options.routes)
-        self.gateway = Gateway(self.models, tokens, Limits(), Metrics())  # type: ignore[arg-type]
+        self.metrics = Metrics()
+        self.gateway = Gateway(self.models, tokens, Limits(), self.metrics)  # type: ignore[arg-type]
         self._grpc_address, self._grpc_server = options.grpc_address, None
 
     async def __serve_build_asgi_app__(self) -> App:
@@ -158,6 +159,10 @@ class Catalog:
         """Read again what is registered; the names of the models."""
         await self.models.refresh(is_due=True)
         return self.models.names()
+
+    async def counted(self) -> tuple[str, str]:
+        """As `Replica.counted`."""
+        return replica_name(), self.metrics.exposition().decode()
 
 
 async def _answer_grpc(gateway: Gateway, address: str | None) -> Any:

@@ -4,6 +4,8 @@ Applications keep their code version, so that a new number of replicas or a new 
 run alone.
 """
 
+import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,21 +14,32 @@ from typing import Any
 import httpx
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.api import RunTarget
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from marina.engines.ray.catalog import Catalog, CatalogOptions
-from marina.engines.ray.limits import ASK_SECONDS, CATALOG_SECONDS, CHANGE_SECONDS, ROUTES_SECONDS
+from marina.engines.ray.limits import (
+    ASK_SECONDS,
+    CATALOG_SECONDS,
+    CHANGE_SECONDS,
+    FRONTS_SECONDS,
+    ROUTES_SECONDS,
+)
 from marina.engines.ray.replica import Replica, ReplicaOptions
 from marina.engines.ray.routes import (
     CATALOG,
     FRONT_PORT,
     SERVE_PORT,
     application,
+    is_idle,
     model_prefix,
     version_prefix,
 )
 from marina.engines.ray.scale import Scale
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 QUIET = {"enable_access_log": False}  # Marina has its own
@@ -111,6 +124,7 @@ class Cluster:
         if gone := [name for name in shown if name not in wanted and name != CATALOG]:
             self.remove(gone)
         self._wait_for_routes({prefix for name, prefix in wanted.items()}, {shown[name] for name in gone})
+        self._wait_for_fronts(name for name, (default, _) in models.items() if not is_idle(default))
         serve.get_app_handle(CATALOG).broadcast("refresh").results(timeout_s=CHANGE_SECONDS)
 
     def remove(self, names: Iterable[str]) -> None:
@@ -128,6 +142,19 @@ class Cluster:
             for name, details in self._details().items()
             if details["status"] != ApplicationStatus.DELETING
         }
+
+    def counted(self) -> dict[str, str]:
+        """What the replicas of all applications that run have counted, by their names; those of one that does
+        not answer are left out.
+        """
+        pages: dict[str, str] = {}
+        for name, details in self._details().items():
+            if (name == CATALOG or "/" in name) and details["status"] == ApplicationStatus.RUNNING:
+                try:
+                    pages.update(self.ask_all(name, "counted"))
+                except (RayError, RayServeException, TimeoutError) as error:
+                    logger.warning("the replicas of %s do not say what they have counted: %s", name, error)
+        return pages
 
     def replicas(self, name: str) -> list[dict[str, Any]]:
         """The replicas of an application as Serve describes them."""
@@ -202,6 +229,28 @@ class Cluster:
             return True
 
         _wait(has_routes, CHANGE_SECONDS, "the proxies don't take the new routes")
+
+    def _wait_for_fronts(self, names: Iterable[str]) -> None:
+        """Wait until the front of every node that has one reaches these models: HAProxy has asked a replica
+        for its health first. One that takes longer is only told: others answer.
+        """
+        fronts = [f"http://{node.address}:{node.front_port}" for node in self.nodes()]
+        asked = list(itertools.product(fronts, names))
+        try:
+            _wait(lambda: all(_reaches(*one) for one in asked), FRONTS_SECONDS, "a front reaches no replica")
+        except TimeoutError as error:
+            logger.warning("%s", error)
+
+
+def _reaches(front: str, name: str) -> bool:
+    """Whether a front has a replica of a model: one refuses a request without a key, which costs nothing. A
+    node without a front reaches nobody and is waited for by nobody.
+    """
+    try:
+        answer = httpx.post(f"{front}/predictions/{name}", timeout=ROUTES_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        return True
+    return answer.status_code != httpx.codes.SERVICE_UNAVAILABLE
 
 
 def running_port() -> int:

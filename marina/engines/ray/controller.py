@@ -24,6 +24,7 @@ from marina.engines.gateway.management import Management
 from marina.engines.gateway.tokens import Tokens
 from marina.engines.ray.catalog import CatalogOptions
 from marina.engines.ray.cluster import ROUTES, Cluster, DeploymentFailed, Node, running_port
+from marina.engines.ray.cluster_metrics import cluster_metrics_page
 from marina.engines.ray.fleet import RayFleet
 from marina.engines.ray.joined import SERVE_PORT, JoinedCluster
 from marina.engines.ray.joined_ray import JoinedRay
@@ -76,7 +77,8 @@ async def run(ray_process: RayProcess | JoinedRay, options: Options) -> None:
         return
     fleet, keys = starting.result()
     management = HttpServer(Management(fleet, keys).app)
-    metrics = HttpServer(Starlette(routes=[Route("/metrics", partial(metrics_page, None))]))
+    page = partial(cluster_metrics_page, fleet.cluster) if options.joined else partial(metrics_page, None)
+    metrics = HttpServer(Starlette(routes=[Route("/metrics", page)]))
     serving = [
         asyncio.create_task(management.serve(sockets=[listen("127.0.0.1", options.port + 1)])),
         asyncio.create_task(metrics.serve(sockets=[listen(options.host, options.port + 2)])),

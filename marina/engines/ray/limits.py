@@ -6,6 +6,7 @@ CATALOG_SECONDS = 120.0  # until the catalog runs
 FRONT_SECONDS = 60.0  # until the front answers
 PROCESS_SECONDS = 60.0  # until a replica's process has started, beside the time that its version may take
 CHANGE_SECONDS = 60.0  # until all proxies have a change of routes
+FRONTS_SECONDS = 20.0  # until the front of every node reaches a replica of each model
 ROUTES_SECONDS = 2.0  # until a proxy lists its routes
 FETCH_SECONDS = 600.0  # until a node has fetched an archive
 SILENT_SECONDS = 30.0  # until a server of archives says something

@@ -113,6 +113,10 @@ class Replica:
         shadow = self.gateway.shadows.get(self.model.name)
         return dict(shadow.tally) if shadow else {}
 
+    async def counted(self) -> tuple[str, str]:
+        """The replica's name, and what it has counted, as Prometheus reads it."""
+        return replica_name(), self.metrics.exposition().decode()
+
     async def answer(self, row: Row, request_id: str, is_large: bool) -> Reply:
         """The reply to a request that did not come by HTTP, refusals too."""
         try:
@@ -152,6 +156,11 @@ class Replica:
         if wrong:
             logger.error("%s %s is not healthy: %s", self.model.name, self.model.version, wrong)
             raise RuntimeError(f"golden sample {sample['name']!r}: {wrong}")
+
+
+def replica_name() -> str:
+    """What Serve calls the replica that runs here."""
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 async def _ask(version: str, row: Row, request_id: str) -> Reply:

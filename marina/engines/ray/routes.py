@@ -55,6 +55,11 @@ def idle(version: str) -> str:
     return f"{version}{IDLE}"
 
 
+def is_idle(version: str) -> bool:
+    """Whether a version, as `idle` writes it, has no replicas."""
+    return version.endswith(IDLE)
+
+
 def routed_models(prefixes: Iterable[str]) -> dict[str, RoutedModel]:
     """The registered models that these route prefixes tell of."""
     parts = [tuple(prefix.strip("/").split("/")) for prefix in prefixes]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,22 @@ from training.vision.records import Rows
 ChoosesDecision = Callable[[torch.Tensor, torch.Tensor], Decision | None]
 
 
+class Assessed(Protocol):
+    """What an export says of answers to the test split."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the logits."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By name."""
+
+    @property
+    def postprocess(self) -> dict[str, Any]:
+        """What the handler must know of it."""
+
+
 @dataclass(frozen=True)
 class Assessment:
     """Answers to the test split, and what they are worth."""
@@ -41,6 +57,13 @@ class Assessment:
     def probabilities(self) -> torch.Tensor:
         """Calibrated, float32 [N, classes]."""
         return (self.logits / self.temperature).softmax(1)
+
+    @property
+    def postprocess(self) -> dict[str, Any]:
+        """What the handler must know of it."""
+        if self.decision is None:
+            return {"type": "classification"}
+        return {"type": "classification", "decision": vars(self.decision)}
 
 
 def assess(
@@ -99,7 +122,7 @@ def write_report(
 CLASSIFIER_METRICS = (*calibration.CLASS_METRICS, "ece_uncalibrated")  # of `assess`
 
 
-def training_facts(assessment: Assessment, learner: Learner, run: Run, prepared: float) -> dict[str, Any]:
+def training_facts(assessment: Assessed, learner: Learner, run: Run, prepared: float) -> dict[str, Any]:
     """What the export's metadata says of a training; it learned from `prepared` on, a monotonic time."""
     return {
         **learner.rate_facts(),
@@ -118,15 +141,13 @@ def make_trained(
     config: ImageInput | ClipInput,
     data: ImageData,
     about: dict[str, Any],
-    assessment: Assessment,
+    assessment: Assessed,
     **fields: Any,
 ) -> Trained:
     """The calibrated model with what its export needs: `about` is what the data says of itself, `fields` are
     those of Trained that only the recipe knows.
     """
-    postprocess: dict[str, Any] = {"type": "classification", "top_k": min(5, len(data.classes))}
-    if decision := assessment.decision:
-        postprocess["decision"] = {"class_index": decision.class_index, "threshold": decision.threshold}
+    postprocess = {"top_k": min(5, len(data.classes)), **assessment.postprocess}
     training = {**fields.pop("training"), "normalization": model.normalization}
     return Trained(
         kind=kind,

@@ -65,20 +65,34 @@ def stack_pictures(examples: Sequence[Example], config: ImageInput | ClipInput) 
     return torch.stack(pictures)
 
 
+def truths(examples: Sequence[Example], several: int = 0) -> torch.Tensor:
+    """The labels of examples, int64 [N]; of those with `several` possible ones float32 [N, several], 0 and
+    1.
+    """
+    if not several:
+        return torch.tensor([example.label for example in examples])
+    table = torch.zeros(len(examples), several)
+    for row, example in enumerate(examples):
+        table[row, torch.from_numpy(example.labels)] = 1
+    return table
+
+
 def pixels(
     examples: Sequence[Example],
     config: ImageInput | ClipInput,
     storage: Storage = UNCACHED,
     later: bool = False,
+    several: int = 0,
 ) -> Rows:
-    """All pictures, uint8 [N, C, H, W], or clips, uint8 [N, T, C, H, W], and their labels, int64 [N].
+    """All pictures, uint8 [N, C, H, W], or clips, uint8 [N, T, C, H, W], and their `truths`.
 
     In memory they are prepared here, or `later` when they are first needed, unless the cache has them; on
     disk when they are needed. Raises CallError for one that can't be read, if the storage has no findings
     for it.
     """
     what = "clips" if isinstance(config, ClipInput) else "pictures"
-    labels = torch.tensor([example.label for example in examples])
+    labels = truths(examples, several)
+    known = labels.clone()
     records = _pictures(examples, config, what, storage)
     if not storage.holds(records):
         return ColumnDataset(Column(records, "pixels"), labels)
@@ -87,7 +101,7 @@ def pixels(
         images = torch.empty((len(examples), *_shape(config)), dtype=torch.uint8)
         read = records.all(f"preparing {what}", quiet=records.cache is None)
         for place, (row, record) in enumerate(read):
-            images[place], labels[place] = record["pixels"], examples[row].label
+            images[place], labels[place] = record["pixels"], known[row]
         return images
 
     if later:
@@ -120,17 +134,20 @@ def features(
     views: int,
     seed: int,
     findings: Findings | None = None,
+    several: int = 0,
 ) -> Rows:
-    """What reaches the head, float32 [N * views, …], with labels: cached, or computed and kept.
+    """What reaches the head, float32 [N * views, …], with `truths`: cached, or computed and kept.
 
     The first view of a picture is the picture itself, the others are varied by the settings' augmentation,
     drawn from `seed`. The random numbers of the caller are left as they are. Pictures that can't be read go
     to the `findings` and are replaced by others. Raises CallError for one where there are no findings, and
     where features that don't fit into memory can't be kept on disk.
     """
-    labels = torch.tensor([example.label for example in examples]).repeat(views)
+    known = truths(examples, several)
+    labels = known.repeat(views, *[1] * (known.ndim - 1))
     shape = _feature_shape(model, config)
     key = _read_by(model, examples, config) | _varied_by(settings, views, seed)
+    key |= {"labels": several} if several else {}
     size = 4 * math.prod(shape)
     storage = settings.storage(findings)
     cache = RecordCache("features", [key], len(labels), size, storage.cache_bytes)
@@ -143,20 +160,25 @@ def features(
     if not _read_features(records, labels, table):
         made = _pictures(examples, config, "pictures", Storage(0, 0, findings))
         augment = augmentation(settings, config)
-        for row, label, found in _computed(model, made, examples, augment, views, seed):
-            labels[row] = label
+        for row, picture_row, found in _computed(model, made, len(examples), augment, views, seed):
+            labels[row] = known[picture_row]
             cache.put(row, {"features": found, "label": labels[row].clone()})
             if table is not None:
                 table[row] = found
     model.cpu()
     if table is not None:
         return TensorDataset(table, labels)
+    _check_complete(cache, len(labels) * size)
+    return ColumnDataset(Column(records, "features"), labels)
+
+
+def _check_complete(cache: RecordCache, size: int) -> None:
+    """Raise CallError where not all features are kept; they take `size` bytes."""
     if not cache.is_complete:
         raise CallError(
-            f"the features need {len(labels) * size / 1e9:.1f} GB in {cache.path.parent}, where there is no "
-            "room; set a larger cache_gb, free some of the disk, or say fewer cached_views"
+            f"the features need {size / 1e9:.1f} GB in {cache.path.parent}, where there is no room; set a "
+            "larger cache_gb, free some of the disk, or say fewer cached_views"
         )
-    return ColumnDataset(Column(records, "features"), labels)
 
 
 def _feature_shape(model: Classifier, config: ImageInput | ClipInput) -> torch.Size:
@@ -214,19 +236,19 @@ def _body_digest(model: Classifier) -> str:
 
 
 def _computed(
-    model: Classifier, pictures: Records, examples: Sequence[Example], vary: Augment, views: int, seed: int
+    model: Classifier, pictures: Records, count: int, vary: Augment, views: int, seed: int
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Row, label and features: of all pictures as they are, then of all of them varied for the first time,
-    and so on.
+    """Row, the picture's own row and features: of all pictures as they are, then of all of them varied for
+    the first time, and so on.
     """
     device = next(model.parameters()).device
     read = pictures.all("features of the frozen body")
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for start in range(0, len(examples), BATCH):
+        for start in range(0, count, BATCH):
             rows, records = zip(*islice(read, BATCH), strict=True)
             batch = torch.stack([record["pixels"] for record in records]).to(device)
             for view in range(views):
                 found = model.features(vary(batch) if view else batch).float().cpu()
                 for k, feature in enumerate(found):
-                    yield view * len(examples) + start + k, examples[rows[k]].label, feature.contiguous()
+                    yield view * count + start + k, rows[k], feature.contiguous()

@@ -1,4 +1,6 @@
-"""How a classifier learns: its loss, stages that are frozen and opened, validation, balanced batches."""
+"""How a classifier learns: its loss (cross-entropy, or binary cross-entropy of several labels), stages that
+are frozen and opened, validation, balanced batches.
+"""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -52,9 +54,10 @@ class Learner(FitModule):
         augment: Augment | None = None,
         mix: Mix | None = None,
         class_weights: torch.Tensor | None = None,
+        has_several: bool = False,
     ) -> None:
         super().__init__(model.train(), settings)  # features were computed in eval mode
-        self.stages, self.augment, self.mix = stages, augment, mix
+        self.stages, self.augment, self.mix, self.has_several = stages, augment, mix, has_several
         self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", class_weights)
         self._sums: dict[str, torch.Tensor] = {}
@@ -104,11 +107,9 @@ class Learner(FitModule):
 
     def _step(self, split: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss; labels are int64 [B], or shares [B, classes] after mixing, where the largest share
-        counts as the truth.
+        counts as the truth; or 0 and 1 [B, classes] of several labels, where each decision counts.
         """
-        loss = F.cross_entropy(
-            logits.float(), labels, weight=self.class_weights, label_smoothing=self.settings.label_smoothing
-        )
+        loss = self.loss(logits.float(), labels)
         if (
             split == "train"
             and self.class_weights is not None
@@ -118,13 +119,26 @@ class Learner(FitModule):
             # a mean by weights over all parts is not the mean of the parts' means
             weight = self.class_weights[labels].sum()
             loss = loss * weight / self.trainer.strategy.reduce(weight.clone(), reduce_op="mean")
-        truth = labels if labels.ndim == 1 else labels.argmax(1)
-        right = (logits.argmax(1) == truth).sum()
+        right = self._right(logits, labels)
         sums = torch.stack(
             [loss.detach() * len(labels), right, torch.tensor(len(labels), device=loss.device)]
         )
         self._sums[split] = self._sums[split] + sums if split in self._sums else sums
         return loss
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over the pictures, and over the classes where there may be several labels."""
+        weights = self.class_weights
+        if self.has_several:
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.settings.label_smoothing)
+
+    def _right(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """How many answers are; of several labels the share of right decisions of each picture counts."""
+        if self.has_several:
+            return ((logits > 0) == (labels > 0.5)).float().mean(1).sum()
+        truth = labels if labels.ndim == 1 else labels.argmax(1)
+        return (logits.argmax(1) == truth).sum()
 
     def on_validation_epoch_end(self) -> None:
         """Ends the epoch: its training steps are done by then."""
@@ -136,13 +150,14 @@ class Learner(FitModule):
         self.end_epoch(row)
 
     def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """Accuracy, ties by loss; the loss alone for a head alone and where classes are balanced.
+        """Accuracy, ties by loss; the loss alone for a head alone, for several labels and where classes are
+        balanced.
 
         A head has no overfitting that only accuracy would forgive, and some dozens of pictures rank its
         epochs better by their loss; with a rare class an accuracy is high for whoever always says the common
         one.
         """
-        by_loss = self.settings.head_alone or self.settings.class_balance != "none"
+        by_loss = self.has_several or self.settings.head_alone or self.settings.class_balance != "none"
         return (0.0 if by_loss else row["validation_accuracy"], -row["validation_loss"])
 
     def plateau_loss(self, row: dict[str, float]) -> float:
@@ -193,6 +208,7 @@ def learner_of(
         None if settings.head_alone else augmentation(settings, config),
         mix,
         balanced_weights(labels, classes) if settings.class_balance == "weights" else None,
+        has_several=labels.is_floating_point(),
     )
 
 
@@ -271,8 +287,11 @@ def batches(dataset: Rows, size: int) -> DataLoader[Any]:
 
 def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
     """Weights float32 [classes] that give every class the same share in the loss; their mean over the
-    pictures is 1.
+    pictures is 1. Of several labels, 0 and 1 [N, classes], what makes having and lacking one count the same.
     """
+    if labels.is_floating_point():
+        having = labels.sum(0).clamp(min=1)
+        return (len(labels) - having) / having
     counts = labels.bincount(minlength=classes).clamp(min=1)
     return len(labels) / (classes * counts.float())
 

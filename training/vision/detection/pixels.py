@@ -54,7 +54,8 @@ class Prepared:
         """Prepare `examples` by the serving transform, with the objects' masks if asked for: here, behind a
         progress bar, where they fit into memory, else when they are needed.
 
-        Raises CallError for a picture that can't be read, and for an object without a mask.
+        The place of a picture that can't be read is taken by another one where the storage has findings for
+        it. Raises CallError where it has none, and for an object without a mask.
         """
         records = _records(examples, inputs, masks, storage)
         sizes = [size_of(example) for example in examples]
@@ -68,11 +69,11 @@ class Prepared:
         if not storage.holds(records):
             return cls(Column(records, "pixels"), sizes, targets)
         pixels = torch.empty(len(examples), 3, inputs.height, inputs.width, dtype=torch.uint8)
-        for row, record in records.all(f"preparing {what}"):
-            pixels[row] = record["pixels"]
-            if masks:
-                targets[row]["masks"] = record["masks"]
-        return cls(pixels, sizes, targets)
+        taken: Targets = []
+        for place, (row, record) in enumerate(records.all(f"preparing {what}")):
+            pixels[place] = record["pixels"]
+            taken.append({**targets[row], **({"masks": record["masks"]} if masks else {})})
+        return cls(pixels, sizes, taken)
 
     def ahead(self, steps: batches.Steps) -> Stream[tuple[torch.Tensor, Targets]]:
         """The pictures and objects of each step, read ahead where they lie on disk."""

@@ -29,8 +29,9 @@ class Views(batches.Batches[tuple[torch.Tensor, Targets]]):
     """Shuffled batches of augmented pictures: (float32 [B, 3, height, width] in 0..255, their objects). A
     short rest is left out.
 
-    The pictures, at most twice as large as the input, lie in memory or on disk. Raises CallError for one that
-    can't be read. The order comes from `seed`, the views from torch's own generator.
+    The pictures, at most twice as large as the input, lie in memory or on disk. The place of one that can't
+    be read is taken by another one where the storage has findings for it, else CallError is raised. The order
+    comes from `seed`, the views from torch's own generator.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class Views(batches.Batches[tuple[torch.Tensor, Targets]]):
         super().__init__(seed)
         self.records = _records(examples, inputs, storage)
         self.targets: Targets = [_target(example, inputs) for example in examples]
-        read = self.records.all("reading training pictures") if storage.holds(self.records) else []
-        self.memory = [record for _, record in read]
+        read = self.records.all("reading training pictures") if storage.holds(self.records) else ()
+        pairs = list(read)  # of a damaged picture, those of another one
+        self.memory = [record for _, record in pairs]
+        self.targets = [self.targets[row] for row, _ in pairs] or self.targets
         self.size = min(batch_size, len(examples))
         self.view = v2.Compose(
             [

@@ -37,7 +37,8 @@ class Prepared:
         cls, examples: Sequence[Example], inputs: ImageInput, what: str, storage: Storage = UNCACHED
     ) -> "Prepared":
         """Prepare `examples`: here, behind a progress bar, where they fit into memory, else when they are
-        needed. Raises CallError for a picture that can't be read.
+        needed. The place of a picture that can't be read is taken by another one where the storage has
+        findings for it. Raises CallError where it has none.
         """
         records = _records(examples, inputs, storage)
         truth = LabelMaps(examples, storage)
@@ -45,8 +46,8 @@ class Prepared:
             return cls(Column(records, "pixels"), Column(records, "labels"), truth)
         pixels = torch.empty(len(examples), 3, inputs.height, inputs.width, dtype=torch.uint8)
         labels = torch.empty(len(examples), inputs.height, inputs.width, dtype=torch.uint8)
-        for row, record in records.all(f"preparing {what}"):
-            pixels[row], labels[row] = record["pixels"], record["labels"]
+        for place, (_, record) in enumerate(records.all(f"preparing {what}")):
+            pixels[place], labels[place] = record["pixels"], record["labels"]
         return cls(pixels, labels, truth)
 
     def ahead(self, steps: batches.Steps) -> Stream[tuple[torch.Tensor, torch.Tensor]]:

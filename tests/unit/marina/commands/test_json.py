@@ -48,6 +48,8 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench stop": ([], 0),
     "bench tables": ([], 0),
     "bench series": ([], 0),
+    "bench texts": ([], 0),
+    "bench scale": ([], 0),
     "bench data": ([], 0),
     "bench images": ([], 0),
     "release": (["balance", "--version", "1.0"], 1),

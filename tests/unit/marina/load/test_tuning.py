@@ -1,6 +1,7 @@
 """Tuning: choosing the best trial, the search from there, what is written; and the load generator."""
 
 import http.server
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -177,6 +178,27 @@ def test_a_closed_loop_sees_one_slow_answer_per_client(stalling: int) -> None:
 
     assert sum(late > 100 for late in found.milliseconds) <= 2
     assert found.rate > 10
+
+
+@pytest.mark.parametrize("says", [b"connection: close\r\n", b""])
+def test_a_server_that_closes_connections_is_asked_on_new_ones(says: bytes) -> None:
+    """Where it had said so nothing is lost; otherwise the request on the closed connection is."""
+
+    class Closing(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line[15:])
+            self.rfile.read(length)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n" + says + b"content-length: 2\r\n\r\n{}")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Closing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = closed_loop(server.server_address[1], request(1, "/", b"{}", {}), clients=1, seconds=0.3)
+        server.shutdown()
+
+    assert len(found.milliseconds) > 5
+    assert (found.failed == 0) == bool(says)
 
 
 def test_percentiles_of_nothing_are_no_number() -> None:

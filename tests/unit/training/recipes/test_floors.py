@@ -14,8 +14,9 @@ from marina.core.paths import SOURCE
 from training import recipes
 from training.policies.loops.learning import RETURN_METRICS, returns_summary
 from training.tensors.evaluation import OUTPUT_METRICS, by_output, metrics_of
-from training.text.assessment import TEXT_METRICS, metrics_of_one, metrics_of_several
+from training.text.assessment import TEXT_METRICS, metrics_of_one
 from training.vision.classification import calibration
+from training.vision.classification.label_scores import metrics_of_several
 from training.vision.segmentation.evaluation import OVERLAP_METRICS, overlap
 
 SPECS = sorted([*(SOURCE / "models").glob("*.yaml"), *(SOURCE / "docs" / "recipes").glob("*.yaml")])
