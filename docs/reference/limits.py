@@ -94,8 +94,6 @@ TABLES = {
         Limit("a YOLO text file", "training.data.yolo:MOST_BYTES", "bytes", "see what the file is"),
         Limit("a table of labels", "training.data.label_table:MOST_BYTES", "bytes", "split it"),
         Limit("a file of texts, unpacked", "training.data.text_files:MOST_BYTES", "bytes", "split it"),
-        Limit("an ONNX graph to import", "training.tensors.onnx_graphs:MOST_BYTES", "bytes", "a smaller one"),
-        Limit("a table of signals", "training.data.signal_tables:MOST_ROWS", "rows", "learn from a part"),
         Limit(
             "a table to learn from: its file, its rows",
             "training.data.tables:MOST_BYTES MOST_ROWS",
