@@ -6,6 +6,7 @@ behind their ends. Channels come last, with `channels_first` before the steps.
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from training.data.text_files import read_text
 SIGNALS = ("signals", "x", "data")
 LABELS = ("labels", "y", "label", "target")
 LENGTHS = ("lengths", "length")
+# a header may claim more numbers than there is memory for
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile)
 Read = tuple[tuple[str, ...], list[RawSignal]]
 
 
@@ -29,7 +32,7 @@ def read_npz(path: Path, columns: Columns, split: str) -> Read:
         check_unpacked_size(path, str(path))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise CallError(
             f"{path} can't be read as .npz ({error}); save plain arrays with numpy.savez"
         ) from error
@@ -61,7 +64,7 @@ def read_npy(path: Path, columns: Columns, place: str) -> tuple[tuple[str, ...],
     """The channels and the signal of a file that holds one: [T, C] or [T]."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         return (), RawSignal(place, np.zeros((0, 0), np.float32), fault=f"can't be read: {error}")
     if values.dtype.kind not in "iufb" or values.ndim not in (1, 2):
         fault = f"{values.dtype} of shape {list(values.shape)}, not numbers [steps, channels]"

@@ -216,6 +216,30 @@ def test_bad_signals_are_findings_by_their_place(tmp_path: Path) -> None:
     assert any({"bad.csv id s10", "bad.csv id copy"} <= set(split) for split in places)
 
 
+def test_damaged_files_of_a_folder_have_a_fault(tmp_path: Path) -> None:
+    """An empty one, one that claims more than it has, one of other channels, text: the others are read."""
+    folder = tmp_path / "waves" / "slow"
+    folder.mkdir(parents=True)
+    np.save(folder / "good.npy", np.zeros((5, 2)))
+    whole = (folder / "good.npy").read_bytes()
+    (folder / "empty.npy").write_bytes(b"")
+    (folder / "huge.npy").write_bytes(whole.replace(b"(5, 2), ", b"(99999999999999, 2), ", 1))
+    (folder / "cut.npy").write_bytes(whole[:-8])
+    np.save(folder / "deep.npy", np.zeros((2, 2, 2, 2)))
+    (folder / "other.csv").write_text("no rows")
+    raw = read_signals(str(tmp_path / "waves"), Columns())
+    faults = {Path(one.place).name: bool(one.fault) for one in raw.signals}
+    assert faults == {
+        "good.npy": False, "empty.npy": True, "huge.npy": True, "cut.npy": True, "deep.npy": True,
+        "other.csv": True,
+    }  # fmt: skip
+    np.save(folder / "three.npy", np.zeros((5, 3)))
+    with pytest.raises(
+        CallError, match=r"three.npy has the channels channel_0, channel_1, channel_2, others"
+    ):
+        read_signals(str(tmp_path / "waves"), Columns())
+
+
 def test_groups_stay_in_one_split(tmp_path: Path) -> None:
     """As the recordings of one person do."""
     lines = write_csv(tmp_path / "waves.csv").read_text().splitlines()
