@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..protocol.errors import BadRequest, TooLarge
+from ..protocol.options import object_schema
 from .signal_steps import check_steps
 from .tables import TextRow, csv_rows, decoded_text
 from .tensors import Size, TensorField
@@ -142,8 +143,8 @@ class SignalInput:
         signal = {"type": "array", "items": step, **bounds}
         columns = {one.name: {"type": "array", "items": one.schema(), **bounds} for one in self.channels}
         return [
-            _object({SIGNAL: signal, **options}, [SIGNAL]),
-            _object({**columns, **options}, self.names),
+            object_schema({SIGNAL: signal, **options}, [SIGNAL]),
+            object_schema({**columns, **options}, self.names),
             signal,
         ]
 
@@ -272,12 +273,3 @@ def _number(cell: str, name: str, place: int) -> float:
         return float("" if "_" in cell else cell)
     except ValueError:
         raise BadRequest(f"{name} is {cell[:40]!r} in row {place + 1}; send a number") from None
-
-
-def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }

@@ -18,7 +18,7 @@ import numpy as np
 from ..inputs.series import SeriesInput, SeriesWindow
 from ..inputs.series_payloads import series_of
 from ..protocol.errors import BadRequest
-from ..protocol.options import Number
+from ..protocol.options import Number, object_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
 from ..runtime.predictor import Predictor
@@ -108,8 +108,8 @@ class ForecasterPredictor(Predictor):
                 lists[column.name] = {"anyOf": [columns[column.name], lists[column.name]]}
         row = {"type": "object", "properties": {name: _or_null(cell) for name, cell in columns.items()}}
         rows = {"type": "array", "items": row, "minItems": least}
-        by_column = _object({**lists, **option}, required)
-        forms = [by_column, _object({"rows": rows, **option}, ["rows"])]
+        by_column = object_schema({**lists, **option}, required)
+        forms = [by_column, object_schema({"rows": rows, **option}, ["rows"])]
         if self.input.needs_target_alone:
             forms.append(lists[self.input.target.name])
         return {"anyOf": forms}
@@ -135,7 +135,7 @@ class ForecasterPredictor(Predictor):
                 "description": about,
             }
             properties["time"] = time
-        return _object(properties, required)
+        return object_schema(properties, required)
 
     def explanation_schema(self) -> dict[str, Any]:
         """The mean forecast, and what each value and each input contributes to it."""
@@ -151,10 +151,10 @@ class ForecasterPredictor(Predictor):
         properties = {
             "value": {**number, "description": "the mean forecast"},
             "method": {"type": "string", "enum": ["occlusion"]},
-            "values": {"type": "array", "items": _object(value, ["value", "contribution"])},
-            "inputs": _object(inputs, names),
+            "values": {"type": "array", "items": object_schema(value, ["value", "contribution"])},
+            "inputs": object_schema(inputs, names),
         }
-        return _object(properties, list(properties))
+        return object_schema(properties, list(properties))
 
     def _answer(self, row: np.ndarray, prepared: Prepared) -> dict[str, Any]:
         item, anchor, scale = prepared.basis or (None, *UNSCALED)
@@ -216,15 +216,6 @@ def _named(instance: Instance) -> Iterator[None]:
     except BadRequest as refusal:
         where = f"series {instance.position}: " if instance.position else ""
         raise BadRequest(f"{where}{refusal}") from None
-
-
-def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..inputs.tables import Table, rows_of
 from ..protocol.errors import BadRequest
+from ..protocol.options import object_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
 from ..runtime.predictor import Predictor
@@ -76,12 +77,7 @@ class TablePredictor(Predictor):
     def request_schema(self) -> dict[str, Any]:
         """An object with every column, or a list in their order."""
         cells = {column.name: column.schema() for column in self.table.columns}
-        by_name = {
-            "type": "object",
-            "properties": cells,
-            "required": list(cells),
-            "additionalProperties": False,
-        }
+        by_name = object_schema(cells, list(cells))
         in_order = {
             "type": "array",
             "prefixItems": list(cells.values()),

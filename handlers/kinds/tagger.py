@@ -18,7 +18,7 @@ from ..inputs.texts import check_text
 from ..inputs.tokenization import FILE, PAD, UNKNOWN
 from ..inputs.word_features import WordFeatures
 from ..protocol.errors import BadRequest
-from ..protocol.options import Number
+from ..protocol.options import Number, object_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
 from .classes import softmax
@@ -139,11 +139,7 @@ class TaggerPredictor(TextPredictor):
         """A text, or an object with it or with its tokens."""
         word = {"type": "string", "minLength": 1}
         tokens = {"type": "array", "items": word, "minItems": 1, "description": "words, as training had them"}
-        properties = {TOKENS: tokens}
-        given = {
-            **{"type": "object", "properties": properties, "required": [TOKENS]},
-            "additionalProperties": False,
-        }
+        given = object_schema({TOKENS: tokens}, [TOKENS])
         return {"anyOf": [*super().request_schema()["anyOf"], given]}
 
     def answer_schema(self) -> dict[str, Any]:

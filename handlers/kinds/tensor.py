@@ -19,7 +19,7 @@ import numpy as np
 
 from ..inputs.tensors import Size, TensorField
 from ..protocol.errors import BadRequest, NotSupported
-from ..protocol.options import Choice, Number
+from ..protocol.options import Choice, Number, object_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import ONNX_PROGRAM, Export
 from ..runtime.predictor import Predictor
@@ -115,12 +115,7 @@ class TensorPredictor(Predictor):
     def request_schema(self) -> dict[str, Any]:
         """An object with every input; of a model with one input also its value alone."""
         values = {field.name: field.schema(self.sizes) for field in self.fields}
-        whole = {
-            "type": "object",
-            "properties": values,
-            "required": [field.name for field in self.fields if field.default is None],
-            "additionalProperties": False,
-        }
+        whole = object_schema(values, [field.name for field in self.fields if field.default is None])
         if len(self.fields) > 1:
             return whole
         (value,) = values.values()

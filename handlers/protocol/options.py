@@ -229,6 +229,16 @@ def _squeezed(name: str) -> str:
     return "".join(filter(str.isalnum, name[:100].lower()))
 
 
+def object_schema(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """JSON schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
 def keyed_schema(keys: tuple[str, ...], value: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
     """JSON schema of an object with `value` under exactly one of `keys`, and any of the options."""
     return {

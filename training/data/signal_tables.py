@@ -6,7 +6,6 @@ A million rows take the memory of their numbers, not of their text.
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from handlers.inputs.tables import csv_rows
 from handlers.protocol.errors import RequestError
 from marina.core.errors import CallError
 from training.data.parquet import parquet_file
+from training.data.tables import readable
 
 TABLES = (".csv", ".tsv", ".parquet")
 MOST_ROWS = 100_000_000
@@ -190,15 +190,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any] | str]:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
         return
-    with _readable(path), path.open(encoding="utf-8-sig", newline="") as stream:
+    with readable(path), path.open(encoding="utf-8-sig", newline="") as stream:
         for cells in csv_rows(stream, MOST_ROWS):
             yield str(cells) if isinstance(cells, RequestError) else dict[str, Any](cells)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Raises CallError, with the file, for what a block fails on."""
-    try:
-        yield
-    except (OSError, UnicodeError, RequestError) as error:
-        raise CallError(f"{path} can't be read: {error}") from error

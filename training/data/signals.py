@@ -13,12 +13,11 @@ from handlers.protocol.errors import RequestError
 from marina.core.errors import CallError
 from training.data.class_order import class_order
 from training.data.copies import SPLITS as SPLIT_NAMES
-from training.data.copies import grouped
 from training.data.near_texts import Groups
 from training.data.picture_files import SPLITS
 from training.data.signal_files import RawSignals
 from training.data.signal_tables import RawSignal
-from training.data.splits import ALL, split_rows
+from training.data.splits import ALL, report_copies, split_rows
 from training.findings import Findings
 
 LEAST = 5  # signals of a class
@@ -102,7 +101,7 @@ def split_signals(raw: RawSignals, signals: SignalInput, seed: int, findings: Fi
     groups.join_equal([row.raw.group for row in rows])
     together = {row.place: groups.first(number) for number, row in enumerate(rows)}
     splits, words = split_rows(rows, together, seed, place, "signals")
-    _report_copies(splits, copies, findings)
+    report_copies(splits, copies, lambda row: row.raw.label, "signals", findings)
     classes = class_order(row.raw.label for row in splits["train"])
     _check_splits(place, splits, classes)
     train, validation, test = (_signals(splits[name], classes) for name in SPLIT_NAMES)
@@ -188,26 +187,3 @@ def _check_splits(place: str, splits: Mapping[str, Sequence[_Row]], classes: Seq
                 f"{place}: {split} has the label(s) {', '.join(unknown[:5])} that train has no signal of; "
                 "add some or take them out"
             )
-
-
-def _report_copies(
-    splits: Mapping[str, Sequence[_Row]], groups: Mapping[str, int], findings: Findings
-) -> None:
-    """Findings on equal signals: at all, in two splits, under other labels."""
-    placed = [(split, row) for split in SPLIT_NAMES for row in splits[split]]
-    repeated, contradicting = [], []
-    leaked: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
-    for group in grouped(placed, lambda one: groups[one[1].place]):
-        (first_split, first), *others = group
-        for split, row in others:
-            pair = f"{row.place} = {first.place}"
-            repeated.append(pair)
-            if split != first_split:
-                leaked[split].append(pair)
-            if row.raw.label != first.raw.label:
-                contradicting.append(pair)
-    findings.add("signals", "are copies of another one", repeated, len(placed))
-    for split in SPLIT_NAMES[1:]:
-        happened = "have copies in an earlier split: what is measured on them proves nothing"
-        findings.add(f"signals of {split}", happened, leaked[split], len(splits[split]))
-    findings.add("signals", "have copies with another label", contradicting, len(placed))

@@ -3,13 +3,14 @@ one of them.
 """
 
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from marina.core.errors import CallError
 from training.data.copies import SPLITS, grouped, take
 from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
+from training.findings import Findings
 
 ALL = "all"  # the split of rows that come without one
 
@@ -56,6 +57,37 @@ def split_rows(
         return splits, "as the source has them"
     splits["train"], splits["validation"] = _parted(splits["train"], groups, VALIDATION_SHARE, seed)
     return splits, f"validation drawn from train with seed {seed}, {VALIDATION_SHARE:.0%}, copies together"
+
+
+def report_copies(
+    splits: Mapping[str, Sequence[R]],
+    groups: Mapping[str, int],
+    label_of: Callable[[R], object],
+    things: str,
+    findings: Findings,
+    are_near: bool = False,
+) -> None:
+    """Findings on `things` that are equal, or nearly, by the numbers of their groups: at all, in two splits,
+    under other labels.
+    """
+    placed = [(split, row) for split in SPLITS for row in splits[split]]
+    repeated, contradicting = [], []
+    leaked: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for group in grouped(placed, lambda one: groups[one[1].place]):
+        (first_split, first), *others = group
+        for split, row in others:
+            pair = f"{row.place} {'~' if are_near else '='} {first.place}"
+            repeated.append(pair)
+            if split != first_split:
+                leaked[split].append(pair)
+            if label_of(row) != label_of(first):
+                contradicting.append(pair)
+    copies, proves = ("copies or near copies", "little") if are_near else ("copies", "nothing")
+    findings.add(things, f"are {copies} of another one", repeated, len(placed))
+    for split in SPLITS[1:]:
+        happened = f"have {copies} in an earlier split: what is measured on them proves {proves}"
+        findings.add(f"{things} of {split}", happened, leaked[split], len(splits[split]))
+    findings.add(things, f"have {copies} with another label", contradicting, len(placed))
 
 
 def _parted(rows: Sequence[R], groups: Mapping[str, int], share: float, seed: int) -> tuple[list[R], list[R]]:

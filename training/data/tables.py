@@ -120,13 +120,13 @@ def _files(path: Path) -> dict[str, Path]:
 def _read(path: Path) -> RawTable:
     if path.stat().st_size > MOST_BYTES:
         raise CallError(f"{path} has more than {MOST_BYTES:,} bytes; learn from a part of it")
-    with _readable(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return _parquet(path, digest) if path.suffix.lower() == ".parquet" else _text(path, digest)
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Raises CallError, with the file, for what a block fails on."""
     try:
         yield
@@ -136,7 +136,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _text(path: Path, digest: str) -> RawTable:
     rows, columns = [], list[str]()
-    with _readable(path), path.open(encoding="utf-8-sig", newline="") as stream:
+    with readable(path), path.open(encoding="utf-8-sig", newline="") as stream:
         for number, cells in enumerate(csv_rows(stream, MOST_ROWS), 1):
             place = f"{path.name} row {number}"
             if isinstance(cells, RequestError):

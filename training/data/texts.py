@@ -12,10 +12,9 @@ from marina.core import paths
 from marina.core.errors import CallError
 from training.data.class_order import class_order
 from training.data.copies import SPLITS as SPLIT_NAMES
-from training.data.copies import grouped
 from training.data.near_texts import Groups, near_groups
 from training.data.picture_files import SPLITS
-from training.data.splits import ALL, split_rows
+from training.data.splits import ALL, report_copies, split_rows
 from training.data.text_rows import Rows, TextRow, read_rows
 from training.data.translations import PREFIX, about_translations, read_translations
 from training.findings import Findings
@@ -84,7 +83,7 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
         near = groups_by_place(sound, groups)
         groups.join_equal([row.group for row in sound])
         splits, words = split_rows(sound, groups_by_place(sound, groups), seed, place, "texts")
-        _report_copies(splits, near, findings)
+        report_copies(splits, near, lambda row: set(row.labels), "texts", findings, are_near=True)
         learned = [name for row in splits["train"] for name in row.labels]
         classes = class_order(learned)
         _check_splits(place, splits, classes)
@@ -164,29 +163,6 @@ def sound_rows(
 def groups_by_place(rows: Sequence[TextRow], groups: Groups) -> dict[str, int]:
     """Place of a row -> number of its group."""
     return {row.place: groups.first(number) for number, row in enumerate(rows)}
-
-
-def _report_copies(
-    splits: Mapping[str, Sequence[TextRow]], groups: Mapping[str, int], findings: Findings
-) -> None:
-    """Findings on texts that are nearly the same: at all, in two splits, under other labels."""
-    placed = [(split, row) for split in SPLIT_NAMES for row in splits[split]]
-    repeated, contradicting = [], []
-    leaked: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
-    for group in grouped(placed, lambda one: groups[one[1].place]):
-        (first_split, first), *others = group
-        for split, row in others:
-            pair = f"{row.place} ~ {first.place}"
-            repeated.append(pair)
-            if split != first_split:
-                leaked[split].append(pair)
-            if set(row.labels) != set(first.labels):
-                contradicting.append(pair)
-    findings.add("texts", "are copies or near copies of another one", repeated, len(placed))
-    for split in SPLIT_NAMES[1:]:
-        happened = "have copies or near copies in an earlier split: what is measured on them proves little"
-        findings.add(f"texts of {split}", happened, leaked[split], len(splits[split]))
-    findings.add("texts", "have copies or near copies with another label", contradicting, len(placed))
 
 
 def _check_labels(place: Path, rows: Sequence[TextRow], has_several: bool) -> None:
