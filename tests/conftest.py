@@ -3,6 +3,7 @@
 import logging
 import shutil
 import signal
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,6 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         called, fixtures = getattr(item, "callspec", None), getattr(item, "fixturenames", ())
         if called and "built_in" in fixtures and LONG & set(map(str, called.params.values())):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Say where a process of xdist was interrupted, which it does not by itself."""
+    print(excinfo.getrepr(style="short"), file=sys.__stderr__, flush=True)
 
 
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]
