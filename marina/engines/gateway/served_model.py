@@ -27,6 +27,7 @@ from handlers.runtime.predictor import Predictor
 from handlers.runtime.telemetry import Telemetry
 from marina.core.errors import CallError
 from marina.engines.gateway.answer_streams import AnswerStream, Interrupted, Step, StreamLane
+from marina.engines.gateway.devices import device_of
 from marina.engines.gateway.failures import FAILED, ServiceUnavailable, WaitedTooLong
 from marina.engines.gateway.unpacking import model_config, unpack, with_settings
 from marina.packaging.handler_package import load_predictor
@@ -104,7 +105,7 @@ class ServedModel:
             unpack(archive, folder)
             config = with_settings({**DEFAULTS, **model_config(folder)}, settings)
             predictor = load_predictor(folder)
-            ready = predictor.start(folder, config, _device(config))
+            ready = predictor.start(folder, config, device_of(config))
             in_thread = _lone_seconds(predictor) > WORTH_A_THREAD_SECONDS
             return cls(
                 predictor, config, archive=archive.name, folder=folder, ready=ready, in_thread=in_thread
@@ -292,15 +293,6 @@ def _positive(config: Mapping[str, Any], key: str) -> int:
     if type(value) is not int or value < 1:
         raise CallError(f"{key} must be a whole number from 1, not {value!r}")
     return value
-
-
-def _device(config: Mapping[str, Any]) -> str:
-    """Where the model computes, in torch's words: the first of its GPUs where it asks for one."""
-    if config.get("deviceType") != "gpu":
-        return "cpu"
-    import torch  # where there is a GPU, it computes
-
-    return f"cuda:{(config.get('deviceIds') or [0])[0]}" if torch.cuda.is_available() else "cpu"
 
 
 def _lone_seconds(predictor: Predictor) -> float:

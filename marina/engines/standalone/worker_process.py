@@ -14,6 +14,7 @@ from typing import Any, Literal
 import psutil
 
 from marina.core.exec_with_parent import PYTHON_ARGUMENTS
+from marina.engines.gateway.devices import WORKER_NUMBER
 from marina.engines.standalone.channel import Channel, Disconnected
 
 START_SECONDS = 60.0
@@ -87,6 +88,7 @@ class WorkerProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, *PYTHON_ARGUMENTS, str(os.getpid()), *command),
                 cwd=settings.folder,
+                env={**os.environ, WORKER_NUMBER: str(self.number)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
