@@ -51,7 +51,7 @@ def missing() -> str:
 
 
 def wheels() -> list[str]:
-    """The packages of the lock that a GPU needs, to be brought to a machine without network."""
+    """The packages of the lock that a GPU needs, to be copied to a machine without network."""
     return WHEELS.findall((paths.SOURCE / "requirements.lock").read_text(encoding="utf-8"))
 
 

@@ -1,8 +1,8 @@
 """Learns to find things in pictures: boxes with a class and a score. Lightning carries the loop, torchvision
 the losses.
 
-A detector begins anew or with what other pictures taught it (`detection.weights`). The epoch that does best
-on the validation pictures is handed over; with `ema_decay`, of the moving average of the weights.
+A detector starts from scratch or from pretrained weights (`detection.weights`). The epoch that does best on
+the validation pictures is exported; with `ema_decay`, of the moving average of the weights.
 """
 
 from dataclasses import replace

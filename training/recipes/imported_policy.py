@@ -199,7 +199,7 @@ def _sizes(space: spaces.Space[Any]) -> tuple[str, list[int]]:
 def load_statistics(
     settings: Settings, saved: SavedPolicy, observations: ObservationSpec
 ) -> ObservationStatistics | None:
-    """What normalizes the observations, None for nothing.
+    """The observation statistics, or None if the policy takes raw observations.
 
     Raises CallError where it is missing or of another shape.
     """

@@ -1,8 +1,8 @@
 """Learns which pixels show what: semantic segmentation. Lightning carries the loop, the loss is cross-entropy
 and Dice's together.
 
-A network begins anew or with what other pictures taught it (`segmentation.architectures`). The epoch that
-does best on the validation pictures is handed over; with `ema_decay`, of the moving average of the weights.
+A network starts from scratch or from pretrained weights (`segmentation.architectures`). The epoch that does
+best on the validation pictures is exported; with `ema_decay`, of the moving average of the weights.
 """
 
 import re

@@ -12,7 +12,7 @@ from training.runs.run import Run
 
 
 class HistoryLogger(Callback):
-    """Writes every row of `learner.history` once; after a training was gone on with, the earlier ones too."""
+    """Writes every row of `learner.history` once; a resumed training writes the earlier rows too."""
 
     def __init__(self, run: Run) -> None:
         self.report, self.log_metrics, self.written = run.report, run.log_metrics, 0

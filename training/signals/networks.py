@@ -38,7 +38,7 @@ class BothDirections(nn.Module):
 
 class SignalNetwork(nn.Module):
     """What is served: signals and their steps -> logits, divided by `temperature`, which is 1 until the model
-    is calibrated. Channels are brought to mean 0 and deviation 1, as the training signals have them.
+    is calibrated. Channels are standardized by the mean and standard deviation of the training signals.
     """
 
     mean: torch.Tensor

@@ -2,7 +2,7 @@
 
 A tracker that can't be started is an error before anything is learned. One that fails later costs a warning,
 never the training. The runs' ids are in the report (tracking.json), so that the archive finds its run, and
-beside the checkpoints, so that a resumed training goes on in the same runs.
+beside the checkpoints, so that a resumed training continues in the same runs.
 """
 
 import json
@@ -93,7 +93,7 @@ class Session:
     def _save(self) -> None:
         if self.checkpoints is not None and self.trackers:
             content = json.dumps({"ids": self.ids, "last_step": self.last_step})
-            with suppress(OSError):  # a full disk: a resumed training begins runs of its own
+            with suppress(OSError):  # a full disk: a resumed training starts runs of its own
                 write_atomic(self.checkpoints / IDS, content)
 
     def _saved(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def register_release(spec: Spec, say: Say) -> None:
 
 
 def _started(tracker: Tracker, background: Background, model: TrackedModel, run_id: str | None) -> str:
-    """The id of a run that was begun or resumed. Raises CallError, with what to change."""
+    """The id of a run that was started or resumed. Raises CallError, with what to change."""
     try:
         return str(background.submit(partial(tracker.start, model, run_id)).result(START_SECONDS))
     except Late:
@@ -181,7 +181,7 @@ def _started(tracker: Tracker, background: Background, model: TrackedModel, run_
     except Exception as error:  # whatever its client raises
         reason = in_words(error)
     raise CallError(
-        f"{tracker.title} at {tracker.place} can't begin a run: {reason}; mend that, or take "
+        f"{tracker.title} at {tracker.place} can't start a run: {reason}; mend that, or take "
         f"tracking.{tracker.key} out of {FILE}"
     )
 

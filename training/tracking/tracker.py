@@ -10,7 +10,7 @@ from marina.core import paths
 from marina.core.configuration import FILE, read_configuration
 from marina.core.errors import CallError
 
-START_SECONDS = 60.0  # for a tracker to begin a run, its imports included
+START_SECONDS = 60.0  # for a tracker to start a run, its imports included
 INIT_SECONDS = 20.0  # for the server of Weights & Biases to know it
 FLUSH_SECONDS = 120.0  # for what is left to be sent
 INTERRUPTED_SECONDS = 5.0  # the same after Ctrl-C or a signal

@@ -182,7 +182,7 @@ def test_a_closed_loop_sees_one_slow_answer_per_client(stalling: int) -> None:
 
 @pytest.mark.parametrize("says", [b"connection: close\r\n", b""])
 def test_a_server_that_closes_connections_is_asked_on_new_ones(says: bytes) -> None:
-    """Where it had said so nothing is lost; otherwise the request on the closed connection is."""
+    """No request fails if the server announced the close; otherwise those on closed connections do."""
 
     class Closing(socketserver.StreamRequestHandler):
         def handle(self) -> None:

@@ -81,7 +81,7 @@ def fitted(model: Any, is_class: bool) -> tuple[Pipeline, Any, np.ndarray]:
         ]
     )
     value = 20 * (table.city == "rome") + 4 * table.rooms + table.income / 1e5 + table.floor
-    truth = np.where(value > 30, "dear", "cheap") if is_class else value.to_numpy()
+    truth = np.where(value > 30, "expensive", "cheap") if is_class else value.to_numpy()
     return Pipeline([("columns", columns), ("model", model)]).fit(table, truth), table, truth
 
 
@@ -126,7 +126,7 @@ def test_an_imported_pipeline_answers_like_scikit_learn(home: Path, model: Any) 
     if is_class:
         expected = pipeline.predict_proba(table[:40])
         answers = [{one["class"]: one["probability"] for one in row["predictions"]} for row in found["rows"]]
-        answered = np.array([[row["cheap"], row["dear"]] for row in answers])
+        answered = np.array([[row["cheap"], row["expensive"]] for row in answers])
         assert np.abs(answered - expected).max() <= 1e-5
     else:
         expected = pipeline.predict(table[:40])

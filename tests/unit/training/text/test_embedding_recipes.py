@@ -98,8 +98,10 @@ def test_a_pretrained_encoder_learns_above_what_is_frozen(
     source = f"hf:{write_encoder(tmp_path / 'encoder')}"
     settings = {**QUICK, "epochs": 1, "data": str(groups), "architecture": source, "frozen_layers": frozen}
     trained = embedder.train(embedder.Settings(**settings, ema_decay=0.9), Run(tmp_path))
-    brought = imported_embedder.train(imported_embedder.Settings(source=source, max_tokens=24), Run(tmp_path))
-    one, other = (each.module.state_dict() for each in (trained, brought))
+    imported = imported_embedder.train(
+        imported_embedder.Settings(source=source, max_tokens=24), Run(tmp_path)
+    )
+    one, other = (each.module.state_dict() for each in (trained, imported))
     changed = {name.split(".")[2] for name in other if not torch.equal(one[name], other[name])}
     assert changed == (set() if frozen is None else {str(LAYERS - 1)})
     assert trained.module(trained.example[0]).shape[1] == 16

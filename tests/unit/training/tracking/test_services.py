@@ -121,6 +121,6 @@ def test_wandb_without_a_server_or_a_key_is_an_error(
     (wandb_home / FILE).write_text("tracking: {wandb: {}}\n", encoding="utf-8")
 
     with pytest.raises(
-        CallError, match=f"Weights & Biases at http://127.0.0.1:9 can't begin a run: .*{words}"
+        CallError, match=f"Weights & Biases at http://127.0.0.1:9 can't start a run: .*{words}"
     ):
         train(model)

@@ -64,7 +64,7 @@ def test_a_training_is_told_from_its_settings_to_its_end(
 def test_a_model_below_its_floor_is_tracked_and_its_run_resumed(
     monkeypatch: pytest.MonkeyPatch, home: Path, model: spec.Spec
 ) -> None:
-    """The lower floor's training goes on in the same run, where no epoch is sent twice."""
+    """The lower floor's training continues in the same run, where no epoch is sent twice."""
     first, second = Recorded(), Recorded()
     tracked_by(monkeypatch, first)
     with pytest.raises(BelowFloor):
@@ -116,7 +116,7 @@ def test_one_that_can_not_begin_is_an_error_before_learning(
     monkeypatch.setattr("training.recipes.regressor.train", None)
 
     with pytest.raises(
-        CallError, match=r"Recorded at here can't begin a run: the server is gone; .*marina.yaml"
+        CallError, match=r"Recorded at here can't start a run: the server is gone; .*marina.yaml"
     ):
         train(model)
 
