@@ -60,6 +60,15 @@ def deferred() -> Iterator[None]:
         raise Stopped(handler.arrived)
 
 
+def raise_again() -> None:
+    """Raise Stopped where it was raised before and the work continues all the same: Python drops an exception
+    that a signal raises in a destructor or in a callback of the garbage collector.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, _Raise) and handler.was_raised is not None:
+        raise Stopped(handler.was_raised)
+
+
 def number_of(interrupt: KeyboardInterrupt) -> int:
     """The signal behind `interrupt`."""
     return int(getattr(interrupt, "number", signal.SIGINT))
@@ -72,10 +81,12 @@ class _Raise:
         self.is_called = threading.Event()
         self.is_deferred = False
         self.arrived: int | None = None  # while deferred
+        self.was_raised: int | None = None
 
     def __call__(self, number: int, _frame: object) -> None:
         self.is_called.set()
         if not self.is_deferred:
+            self.was_raised = number
             raise Stopped(number)
         self.arrived = number
 

@@ -69,3 +69,21 @@ def test_after_the_block_the_handlers_are_as_before() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
 
     assert {number: signal.getsignal(number) for number in signals.STOPPING} == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_destructor_has_lost_is_raised_again() -> None:
+    """Python drops what is raised there; the work continues until it asks."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):  # the handler runs in here
+                pass
+
+    with signals.raised():
+        signals.raise_again()  # nothing has come yet
+        Interrupted()
+        with pytest.raises(signals.Stopped, match="stopped by SIGTERM"):
+            signals.raise_again()
+    signals.raise_again()
