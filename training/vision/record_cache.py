@@ -54,9 +54,10 @@ class RecordCache:
         self.entries = np.zeros(count, ENTRY)
         self.room = 0
         self._file = -1
-        self._is_full = not max_bytes
+        self._taken = 0  # records that are written, or being written
+        self._is_closed = not max_bytes  # nothing more is kept
         self._lock = threading.Lock()
-        if self._is_full:
+        if self._is_closed:
             return
         try:
             self._open(count, max_bytes)
@@ -71,7 +72,8 @@ class RecordCache:
         os.utime(self.path)
         stored = os.pread(self._file, self.start, 0)
         self.entries = np.frombuffer(stored.ljust(self.start, b"\0"), ENTRY).copy()
-        missing = int((self.entries["length"] == 0).sum()) * self.slot_bytes
+        self._taken = int((self.entries["length"] > 0).sum())
+        missing = (count - self._taken) * self.slot_bytes
         _evict(self.path, max_bytes - missing)
         taken = sum(size for _, size, _ in _files(self.path.parent))
         free = shutil.disk_usage(self.path.parent).free - FREE_BYTES
@@ -113,11 +115,10 @@ class RecordCache:
 
     def put(self, row: int, record: dict[str, Tensor]) -> None:
         """Write the record, if there is room for it and no other training has done so."""
-        if self._is_full or self.room < 0 or self.entries["length"][row]:
+        if self._is_closed or self.entries["length"][row]:
             return
         content, place = save(record), row * ENTRY.itemsize
-        if len(content) > self.room:
-            self._say_full()
+        if not self._takes(len(content)):
             return
         entry = np.array([(len(content), zlib.crc32(content))], ENTRY)
         try:
@@ -130,19 +131,25 @@ class RecordCache:
             return
         with self._lock:
             self.entries[row] = entry[0]
-            self.room -= len(content)
 
-    def _say_full(self) -> None:
+    def _takes(self, size: int) -> bool:
+        """Whether there is room for a record, which is then its own: several threads write at once."""
         with self._lock:
-            if not self._is_full and self.room >= 0:  # below, another thread has said why nothing is kept
-                log.warning(
-                    "%s is full: %d of %d are kept, the others are prepared again whenever they are needed; "
-                    "set a larger training.cache_gb, or free some of the disk",
-                    self.path.parent,
-                    int((self.entries["length"] > 0).sum()),
-                    len(self.entries),
-                )
-            self._is_full = True
+            if self._is_closed:
+                return False
+            if size <= self.room:
+                self.room -= size
+                self._taken += 1
+                return True
+            log.warning(
+                "%s is full: %d of %d are kept, the others are prepared again whenever they are needed; "
+                "set a larger training.cache_gb, or free some of the disk",
+                self.path.parent,
+                self._taken,
+                len(self.entries),
+            )
+            self._is_closed = True
+            return False
 
     def _write(self, content: bytes, place: int) -> None:
         if os.pwrite(self._file, content, place) < len(content):
@@ -153,14 +160,15 @@ class RecordCache:
             if not self.damaged:
                 log.warning("%s is damaged; what can't be read is prepared again", self.path)
             self.damaged += 1
+            self._taken -= bool(self.entries["length"][row])
             self.entries["length"][row] = 0
             self.room = max(self.room, self.slot_bytes)  # its place is there already
 
     def _give_up(self, error: OSError) -> None:
         with self._lock:
-            if self.room >= 0:
+            if not self._is_closed:
                 log.warning("what is prepared is not kept in %s: %s", self.path.parent, error)
-            self.room = -1
+            self._is_closed = True
 
 
 def _evict(own: Path, left: int) -> None:

@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -252,6 +254,28 @@ def test_what_has_no_room_is_prepared_each_time(
 
 def cache(key: str, size: int = 8192, limit: int = 40_000) -> RecordCache:
     return RecordCache("pictures", [key], 1, size, limit)
+
+
+def test_threads_do_not_share_the_room_of_one_record(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two that both found room for one left less than none, which looked like a disk that had failed."""
+    kept, write = RecordCache("pictures", ["threads"], 4, 8192, 12_000), RecordCache._write
+    both_are_writing = threading.Barrier(2)
+
+    def slow(self: RecordCache, content: bytes, place: int) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both_are_writing.wait(0.5)
+        write(self, content, place)
+
+    monkeypatch.setattr(RecordCache, "_write", slow)
+    record = {"pixels": torch.zeros(8192, dtype=torch.uint8)}
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda row: kept.put(row, record), range(4)))
+
+    assert caplog.text.count("cache_gb") == 1
+    assert "1 of 4 are kept" in caplog.text
+    assert [kept.get(row) is not None for row in range(4)].count(True) == 1
 
 
 def test_what_was_not_used_for_longest_goes_but_not_what_is_in_use(home: Path) -> None:
