@@ -1,17 +1,16 @@
 """Embedders of texts: nearly the same direction is the same answer."""
 
-import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from marina.core.errors import CallError, WorkError
 from marina.core.spec import Spec
-from marina.kinds.kind import SHORT, Answer, Kind, Measured, MeasurementOptions, Progress
+from marina.kinds.kind import SHORT, Kind, Measured, MeasurementOptions
+from marina.kinds.measurement import RequestMeasurement
 from marina.kinds.recorded_data import data_of, is_import, is_trained_on
 
-TOGETHER = 32  # texts that are sent at once
 SAME = 0.98  # cosine of two versions' vectors of a text that are the same decision
 EQUAL = 0.999  # cosine of the endpoint's and this process's vectors
 
@@ -20,7 +19,6 @@ class EmbedderKind(Kind):
     """A text -> a unit vector, with the nearest labels and entries."""
 
     name = "embedder"
-    import_recipe: ClassVar[str | None] = "imported_embedder"
 
     def summarize(self, content: Any) -> str:
         """The nearest entry or label, else how many numbers the vector has."""
@@ -45,19 +43,12 @@ class EmbedderKind(Kind):
         keys = [key for key in ("labels", "neighbors") if key in answer or key in other]
         return bool(keys) and all(_first(answer, key) == _first(other, key) for key in keys)
 
-    def draw(self, body: bytes, answer: Any) -> Any:
-        """A text has no picture."""
-        raise CallError("only answers about pictures can be drawn; leave --draw out")
-
     def measurement(self, spec: Spec, options: MeasurementOptions) -> "RetrievalMeasurement":
         """How well texts that belong together are found, on the test split or in other data."""
         return RetrievalMeasurement(spec, options.data)
 
-    def check_import(self, source: str, overrides: Mapping[str, Any]) -> None:
-        """The recipe says what it lacks."""
 
-
-class RetrievalMeasurement:
+class RetrievalMeasurement(RequestMeasurement):
     """Sends every text and searches each among the others by the vectors that come back."""
 
     def __init__(self, spec: Spec, data: str | None) -> None:
@@ -80,21 +71,17 @@ class RetrievalMeasurement:
         if not any(relevant_counts(self.entries)):
             raise CallError(f"{place}: no text belongs to another, so there is nothing to find")
 
-    def run(self, answer: Answer, progress: Progress, *, is_endpoint: bool) -> Measured:
+    def requests(self) -> list[Any]:
+        """The texts."""
+        return [{"text": one.text} for one in self.entries]
+
+    def score(self, answers: list[Any]) -> Measured:
         """Metrics of the vectors."""
         from training.text.retrieval import retrieve
 
-        replies: list[Any] = []
-        for start in progress(range(0, len(self.entries), TOGETHER)):
-            part = self.entries[start : start + TOGETHER]
-            rows = [
-                (json.dumps({"text": one.text}, ensure_ascii=False).encode(), "application/json")
-                for one in part
-            ]
-            replies += answer(rows, {})
-        vectors = np.array([reply["embedding"] for reply in replies])
+        vectors = np.array([reply["embedding"] for reply in answers])
         metrics = retrieve(vectors, self.entries).metrics
-        return Measured({**metrics, "texts": len(replies)}, vectors)
+        return Measured({**metrics, "texts": len(answers)}, vectors)
 
     def compare(self, served: Measured, local: Measured) -> dict[str, Any]:
         """The least cosine. Raises WorkError where vectors point another way."""

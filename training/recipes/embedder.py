@@ -6,7 +6,7 @@ in the test split, with TF-IDF and cosine beside it.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -17,7 +17,7 @@ from training.export.trained import Trained
 from training.runs.curves import draw_curves
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
+from training.runs.schedules import BatchSize, EmaDecay, Epochs, LearningRate
 from training.runs.seeds import seed_everything
 from training.text.contrast import ContrastiveLearner, Inputs, PairBatches
 from training.text.embedding import Reader, TextEmbedder, embedded
@@ -54,15 +54,8 @@ class Settings(AnswerSettings, NetworkSettings):
     )
     epochs: Epochs = 10
     batch_size: BatchSize = 64
-    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="peak of the schedule")
+    learning_rate: LearningRate = 2e-3
     ema_decay: EmaDecay = 0.98
-
-    renamed: ClassVar[dict[str, str]] = {
-        **FitSettings.renamed,
-        "max_length": "max_tokens",
-        "vocab_size": "vocabulary_size",
-        "embedding_dim": "embedding_size",
-    }
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

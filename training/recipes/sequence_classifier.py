@@ -13,12 +13,13 @@ from training.data.signal_files import RawSignals, read_signals
 from training.data.signals import Signal, SignalData, foreign_signals, split_signals, steps_of
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained
 from training.findings import Findings
+from training.runs.batches import LengthBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.runs.threads import torch_threads
 from training.signals.baseline import COMPARED, PREFIX, measure_baseline
-from training.signals.learner import SignalBatches, SignalModule, SignalSplit, logits_of, statistics_of
+from training.signals.learner import SignalModule, SignalSplit, logits_of, statistics_of
 from training.signals.networks import SignalNetwork
 from training.signals.report import write_report
 from training.signals.settings import FIXED, ChannelSettings, Settings
@@ -31,6 +32,7 @@ UNSURE = 0.02  # too near to a threshold for any
 SAMPLES = 64
 SAMPLE_VALUES = 20_000  # of a sample, so that requests stay small
 TOP_K = 5
+LENGTH_UNIT = 8  # steps; signals whose lengths differ by less are as good as equally long
 TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
 METRICS = (
     *(name for name in TEXT_METRICS if name not in ("micro_f1", "exact_match", "mean_average_precision")),
@@ -71,7 +73,8 @@ def fitted_classifier(
     learner = SignalModule(network, settings, *splits[:2])
     is_tiny = sum(one.numel() for one in network.parameters()) < TINY_PARAMETERS
     with torch_threads(1 if is_tiny else 0):
-        batches = SignalBatches(splits[0], settings.batch_size, run.seed)
+        lengths = splits[0].lengths // LENGTH_UNIT
+        batches = LengthBatches(splits[0], lengths, settings.batch_size, run.seed)
         fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
     model = learner.best_model()
     validated, logits = (logits_of(model, split) for split in splits[1:])

@@ -18,6 +18,7 @@ from training.data.arrays import Arrays, fingerprint_of, load_arrays
 from training.export.trained import HELD_OUT, Trained
 from training.imports.user_code import called, folder_of, importable, load_function
 from training.runs.fitting import fit
+from training.runs.loss_learning import LossModule
 from training.runs.run import Run
 from training.runs.schedules import FitSettings
 from training.runs.seeds import seed_everything
@@ -30,7 +31,7 @@ from training.tensors.evaluation import (
     outputs_of,
     samples_of,
 )
-from training.tensors.learning import LossModule, Rows, Split, Tensors
+from training.tensors.learning import Rows, Split, Tensors
 from training.tensors.networks import MLP, LossName, ServedHeads, Standardized, loss_of, statistics_of
 from training.tensors.signatures import (
     Bounds,

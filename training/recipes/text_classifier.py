@@ -18,6 +18,7 @@ from handlers.inputs.tokenization import CHARACTERS, FILE, Tokenizer, load_token
 from marina.core.errors import CallError
 from training.data.texts import Reading, TextData, load_texts
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained
+from training.runs.batches import LengthBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
@@ -30,7 +31,7 @@ from training.text.assessment import (
     slug,
 )
 from training.text.baseline import PREFIX, measure_baseline
-from training.text.batches import TextBatches, TokenizedTexts, logits_of
+from training.text.batches import TokenizedTexts, logits_of
 from training.text.embedding import embedded
 from training.text.encoders import Encoder, is_frozen
 from training.text.learner import Learner
@@ -68,8 +69,8 @@ def train(settings: Settings, run: Run) -> Trained:
     network = build(settings, tokenizer.size, len(data.classes), vectors, encoder)
     fitted = _with_features(network, splits)
     learner = Learner(fitted, settings, *splits[:2])
-    fingerprint = data.about()["fingerprint"]
-    fit(learner, TextBatches(splits[0], settings.batch_size, run.seed), run, fingerprint=fingerprint)
+    batches = LengthBatches(splits[0], splits[0].lengths, settings.batch_size, run.seed)
+    fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
 
     model = learner.best_model()
     validated, logits = (logits_of(model, split) for split in splits[1:])

@@ -21,7 +21,7 @@ from training.data.texts import Reading
 from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, Epochs, FitSettings
+from training.runs.schedules import BatchSize, Epochs, FitSettings, LearningRate
 from training.runs.seeds import seed_everything
 from training.text.embedding import Reader, TextEmbedder
 from training.text.embedding_assessment import ASSESSMENT_METRICS, assessed
@@ -68,10 +68,10 @@ class Settings(AnswerSettings, FitSettings):
     )
     epochs: Epochs = 5
     batch_size: BatchSize = 512
-    learning_rate: float = Field(default=5e-3, gt=0, le=1, description="peak of the schedule")
+    learning_rate: LearningRate = 5e-3
     optimizer: Literal["adam", "adamw"] = Field(default="adam", description="of both tables of vectors")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="the optimizer's")
-    renamed: ClassVar[dict[str, str]] = {**FitSettings.renamed, "vector_size": "dimension", "sg": "method"}
+    renamed: ClassVar[dict[str, str]] = {"vector_size": "dimension", "sg": "method"}
 
 
 from_pretrained: Any = nn.Embedding.from_pretrained

@@ -13,7 +13,7 @@ from torch import nn
 from handlers.inputs.tokenization import PAD, UNKNOWN
 from marina.core.errors import CallError
 from training.runs.batches import Batches
-from training.runs.fitting import FitModule
+from training.runs.loss_learning import LossModule
 from training.runs.schedules import FitSettings
 
 NOISE_POWER = 0.75  # of the counts, negatives are drawn by
@@ -118,38 +118,19 @@ class WordBatches(Batches[WordBatch]):
         return WordBatch(torch.from_numpy(self.words[centers]), torch.from_numpy(contexts), negatives)
 
 
-class WordLearner(FitModule):
-    """Word vectors that learn; of the epochs the one with the least loss on validation counts."""
+class WordLearner(LossModule):
+    """Word vectors that learn; the loss on words of validation has the same drawn ones each time."""
 
     def __init__(self, model: WordVectors, settings: FitSettings, is_bag: bool, held_out: WordBatch) -> None:
-        super().__init__(model, settings)
-        self.is_bag, self.held_out = is_bag, held_out
+        super().__init__(model, settings, held_out)
+        self.is_bag = is_bag
 
-    def training_step(self, batch: WordBatch) -> torch.Tensor:
-        """One step."""
-        loss: torch.Tensor = self.model.loss(WordBatch(*batch), self.is_bag)  # type: ignore[operator]
-        self.losses.append(float(loss.detach()))
+    def loss(self, model: nn.Module, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Per prediction."""
+        device = next(model.parameters()).device
+        on_device = WordBatch(*(part.to(device) for part in batch))
+        loss: torch.Tensor = model.loss(on_device, self.is_bag)  # type: ignore[operator]
         return loss
-
-    def evaluate(self) -> dict[str, float]:
-        """The loss of training, and of words of validation with the same drawn ones each time."""
-        device = next(self.average.parameters()).device
-        batch = WordBatch(*(part.to(device) for part in self.held_out))
-        with torch.no_grad():
-            validation = float(self.average.loss(batch, self.is_bag))  # type: ignore[operator]
-        return {"loss": float(np.mean(self.losses)), "validation_loss": validation}
-
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """The least loss."""
-        return (-row["validation_loss"],)
-
-    def plateau_loss(self, row: dict[str, float]) -> float:
-        """On validation."""
-        return row["validation_loss"]
-
-    def summary(self, row: dict[str, float]) -> str:
-        """Both losses."""
-        return f"loss {row['loss']:.3f}, validation {row['validation_loss']:.3f}"
 
 
 def analogy_accuracy(
