@@ -17,7 +17,7 @@ from training.export.trained import Trained
 from training.runs.curves import draw_curves
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, EmaDecay, Epochs, LearningRate
+from training.runs.schedules import BatchSize, Epochs, LearningRate
 from training.runs.seeds import seed_everything
 from training.text.contrast import ContrastiveLearner, Inputs, PairBatches
 from training.text.embedding import Reader, TextEmbedder, embedded
@@ -55,7 +55,6 @@ class Settings(AnswerSettings, NetworkSettings):
     epochs: Epochs = 10
     batch_size: BatchSize = 64
     learning_rate: LearningRate = 2e-3
-    ema_decay: EmaDecay = 0.98
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

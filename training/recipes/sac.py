@@ -94,8 +94,8 @@ class Learner(OffPolicyLearner[Settings, SquashedGaussianActor]):
     """SAC; an iteration is `train_freq` steps of all environments and the gradient steps for them."""
 
     exploration_name = "temperature"
-    state_parts: ClassVar = (*OffPolicyLearner.state_parts, "temperature_adam")
     state_arrays: ClassVar = ("log_temperature",)
+    state_parts: ClassVar = (*OffPolicyLearner.state_parts, "temperature_adam")
 
     def __init__(
         self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int

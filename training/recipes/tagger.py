@@ -20,9 +20,9 @@ from training.export.trained import HELD_OUT, Dimension, Sample, Trained
 from training.runs.batches import SplitBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings, LearningRate
+from training.runs.schedules import Epochs
 from training.runs.seeds import seed_everything
-from training.text.settings import Dropout, ReadingSettings
+from training.text.settings import Dropout, ReadingSettings, TextFitSettings
 from training.text.tag_assessment import PREFIX, TAG_METRICS, measure_crf, tag_metrics, write_tag_report
 from training.text.tagging import TaggedSentences, TagLearner, TagNetwork, logits_of
 from training.vision.classification import calibration
@@ -31,7 +31,7 @@ METRICS = (*TAG_METRICS, *(PREFIX + name for name in TAG_METRICS))
 SAMPLES, SURE = 64, 0.05  # a lead of the best tag below which an answer is a matter of rounding
 
 
-class Settings(ReadingSettings, FitSettings):
+class Settings(ReadingSettings, TextFitSettings):
     """The settings of this recipe."""
 
     data: str = Field(
@@ -55,9 +55,6 @@ class Settings(ReadingSettings, FitSettings):
         description="measure a conditional random field beside it, where python-crfsuite is there",
     )
     epochs: Epochs = 15
-    batch_size: BatchSize = 32
-    learning_rate: LearningRate = 4e-3
-    ema_decay: EmaDecay = 0.98
 
 
 def train(settings: Settings, run: Run) -> Trained:

@@ -58,9 +58,7 @@ class Settings(AnswerSettings, FitSettings):
         default=1e-3,
         ge=0,
         le=1,
-        description=(
-            "a in a / (a + share of the word), a word's weight in a text (Arora et al. 2017); 0: all alike"
-        ),
+        description="a in a / (a + share of the word), its weight (Arora et al. 2017); 0: all alike",
     )
     analogies: str | None = Field(
         default=None,

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from handlers.inputs.frequency import Frequency
 from training.runs.schedules import FitSettings, LearningRate
-from training.tables.settings import RESERVED, ColumnSettings
+from training.tables.settings import RESERVED, ColumnSettings, SplitShare
 
 CalendarPart = Literal["month", "day", "weekday", "hour", "day_of_year"]
 RECURRENT = ("rnn", "lstm", "gru")
@@ -96,15 +96,10 @@ class ForecastSettings(NetworkSettings):
         description="changes are counted in the series' deviation, or in that of the window, and so is the "
         "interval",
     )
-    validation_share: float = Field(
-        default=0.15,
-        gt=0,
-        lt=0.5,
-        description="share of the times, before the test's, that chooses the epoch",
+    validation_share: SplitShare = Field(
+        default=0.15, description="share of the times, before the test's, that chooses the epoch"
     )
-    test_share: float = Field(
-        default=0.15, gt=0, lt=0.5, description="share of the times, the last, that measures"
-    )
+    test_share: SplitShare = Field(default=0.15, description="share of the times, the last, that measures")
     loss: Literal["mae", "mse", "huber"] = Field(default="mae", description="of scaled changes")
     coverage: float | None = Field(
         default=0.9, gt=0, lt=1, description="share of true values in the answered interval; null: none"
@@ -113,9 +108,7 @@ class ForecastSettings(NetworkSettings):
         default=5,
         ge=2,
         le=20,
-        description=(
-            "of the times before the test; a fit without each gives the errors that calibrate the interval"
-        ),
+        description="of the times before the test; a fit without each gives the errors for the interval",
     )
     epochs: int = Field(default=40, ge=1, le=100_000, description="times that all windows are seen")
     batch_size: int = Field(default=32, ge=2, le=65_536, description="windows per step")

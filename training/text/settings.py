@@ -71,7 +71,15 @@ class TokenSettings(ReadingSettings):
             raise ValueError("freeze_vectors keeps pretrained vectors as they are, so it needs 'vectors'")
 
 
-class NetworkSettings(TokenSettings, FitSettings):
+class TextFitSettings(FitSettings):
+    """The defaults of a fit to texts."""
+
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 4e-3
+    ema_decay: EmaDecay = 0.98
+
+
+class NetworkSettings(TokenSettings, TextFitSettings):
     """What a network that learns from tokens is made of."""
 
     renamed: ClassVar[dict[str, str]] = {
@@ -176,9 +184,6 @@ class Settings(NetworkSettings):
     )
 
     epochs: Epochs = 10
-    batch_size: BatchSize = 32
-    learning_rate: LearningRate = 4e-3
-    ema_decay: EmaDecay = 0.98
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

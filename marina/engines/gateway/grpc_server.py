@@ -19,13 +19,13 @@ from handlers.protocol.errors import BadRequest, ModelError
 from handlers.protocol.kserve import BINARY_HEADER
 from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Row
-from marina.client import inference_pb2 as torchserve
-from marina.engines.gateway import open_inference_pb2 as v2
 from marina.engines.gateway.app import Gateway
 from marina.engines.gateway.bodies import LARGE_BYTES, large_value
 from marina.engines.gateway.failures import FAILED, Refused, reply_to
 from marina.engines.gateway.grpc_tensors import input_bytes, output_tensor
 from marina.engines.gateway.open_inference import Outputs, model_metadata, server_metadata
+from marina.third_party import inference_pb2 as torchserve
+from marina.third_party import open_inference_pb2 as v2
 
 logger = logging.getLogger(__name__)
 

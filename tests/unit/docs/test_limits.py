@@ -103,5 +103,5 @@ def test_every_limit_is_on_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
                             missing.append(f"{module}:{name.id}")
     sys.modules.pop("limits", None)
 
-    assert not missing, "add them to docs/reference/limits.py, or to OTHERS here where they end nothing"
+    assert not missing, "add them to docs/reference/limits.yaml, or to OTHERS here where they end nothing"
     assert known >= OTHERS, OTHERS - known
