@@ -54,7 +54,6 @@ class RetrievalMeasurement(RequestMeasurement):
     def __init__(self, spec: Spec, data: str | None) -> None:
         from training import recipes
         from training.data.embedding_texts import held_out_entries, relevant_counts
-        from training.data.texts import Reading
         from training.findings import Findings
 
         imported = is_import(spec)
@@ -64,9 +63,8 @@ class RetrievalMeasurement(RequestMeasurement):
         self.is_recorded = (imported and place == settings.data) or (
             not imported and is_trained_on(spec, data)
         )
-        reading = Reading(settings.encoding, limits=settings.limits)
         is_foreign = imported or not self.is_recorded
-        arguments = (place, spec.training.seed, Findings(), reading, settings.relevance, is_foreign)
+        arguments = (place, spec.training.seed, Findings(), settings.reading, settings.relevance, is_foreign)
         self.entries = held_out_entries(*arguments)
         if not any(relevant_counts(self.entries)):
             raise CallError(f"{place}: no text belongs to another, so there is nothing to find")

@@ -82,10 +82,9 @@ class TensorKind(Kind):
 
     def summarize(self, content: Any) -> str:
         """Each output: a scalar, or its first values."""
-        if not isinstance(content, dict):
-            return super().summarize(content)
-        text = ", ".join(f"{name} {_short(value)}" for name, value in content.items())
-        return shortened(text)
+        if isinstance(content, dict):
+            return shortened(", ".join(f"{name} {_short(value)}" for name, value in content.items()))
+        return super().summarize(content)
 
 
 KIND = TensorKind()

@@ -17,12 +17,12 @@ class TextMetrics(RequestMeasurement):
 
     def __init__(self, spec: Spec, data: str, is_recorded: bool) -> None:
         from training import recipes
-        from training.data.texts import Reading, held_out_texts
+        from training.data.texts import held_out_texts
         from training.findings import Findings
 
         export = Export.open(spec.export_dir)
         settings = recipes.recipe_of(spec).settings(spec)
-        reading = Reading(settings.encoding, settings.label_separator, settings.limits)
+        reading = settings.reading
         super().__init__(spec, data, is_recorded)
         self.classes = export.labels
         self.has_several = export.postprocess["type"] == "labels"

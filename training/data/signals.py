@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,22 +44,13 @@ class SignalData(SplitData[Signal]):
         return f"{one.label}\0{one.values.shape}\0".encode() + one.values.tobytes()
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A signal that can be learned from."""
+class _Row(NamedTuple):
+    """A signal that can be learned from, its split, where it stands, and its class."""
 
     raw: RawSignal
     split: str
-
-    @property
-    def place(self) -> str:
-        """Where it stands."""
-        return self.raw.place
-
-    @property
-    def stratum(self) -> str:
-        """Its class."""
-        return self.raw.label
+    place: str
+    stratum: str
 
 
 def steps_of(raw: RawSignals) -> tuple[int, int]:
@@ -89,14 +81,8 @@ def split_signals(raw: RawSignals, signals: SignalInput, seed: int, findings: Fi
     report_copies(splits, copies, lambda row: row.raw.label, "signals", findings)
     classes = class_order(row.raw.label for row in splits["train"])
     _check_splits(place, splits, classes)
-    return SignalData(
-        classes=classes,
-        train=_signals(splits["train"], classes),
-        validation=_signals(splits["validation"], classes),
-        test=_signals(splits["test"], classes),
-        splits=words,
-        origin=raw.origin,
-    )
+    labeled = {name: _signals(splits[name], classes) for name in SPLIT_NAMES}
+    return SignalData(**labeled, splits=words, origin=raw.origin, classes=classes)
 
 
 def foreign_signals(
@@ -126,7 +112,7 @@ def _sound(raw: RawSignals, signals: SignalInput, findings: Findings) -> list[_R
         if fault:
             faults[fault].append(f"{one.place}: {detail}" if detail else one.place)
         else:
-            kept.append(_Row(one, SPLITS[one.split.lower()] if one.split else ALL))
+            kept.append(_Row(one, SPLITS[one.split.lower()] if one.split else ALL, one.place, one.label))
     for fault, places in faults.items():
         findings.add("signals", f"left out: {fault}", places, len(raw.signals))
     return kept

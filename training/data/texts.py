@@ -73,17 +73,9 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
         classes = class_order(learned)
         _check_splits(place, splits, classes)
         index = {name: number for number, name in enumerate(classes)}
-        train, validation, test = ([_text(row, index) for row in splits[split]] for split in SPLIT_NAMES)
+        labeled = {split: [_text(row, index) for row in splits[split]] for split in SPLIT_NAMES}
     origin = about_translations(data) if data.startswith(PREFIX) else owners(place.name)
-    return TextData(
-        train=train,
-        validation=validation,
-        test=test,
-        splits=words,
-        origin=origin,
-        classes=classes,
-        has_several=has_several,
-    )
+    return TextData(**labeled, splits=words, origin=origin, classes=classes, has_several=has_several)
 
 
 def held_out_texts(

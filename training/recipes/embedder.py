@@ -8,11 +8,11 @@ in the test split, with TF-IDF and cosine beside it.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 from torch import nn
 
 from training.data.embedding_texts import EmbeddingData, load_entries
-from training.data.texts import Reading
 from training.export.trained import Trained
 from training.runs.curves import draw_curves
 from training.runs.fitting import fit
@@ -72,16 +72,10 @@ def train(settings: Settings, run: Run) -> Trained:
     Raises CallError for settings or data that can't be used.
     """
     seed_everything(run.seed)
-    reading = Reading(settings.encoding, limits=settings.limits)
-    data = load_entries(settings.data, run.seed, run.findings, reading, settings.relevance)
+    data = load_entries(settings.data, run.seed, run.findings, settings.reading, settings.relevance)
     content, kind, encoder = tokens_of(settings, [one.text for one in data.train])
     reader = Reader(content, kind, settings.limits)
-    splits = [
-        reader.tokens(entries, run.findings, f"texts of {split}")
-        for split, entries in zip(
-            ("train", "validation", "test"), (data.train, data.validation, data.test), strict=True
-        )
-    ]
+    splits: list[Sequence[np.ndarray]] = [*reader.split_tokens(data, run.findings)]
     model, learner = _fitted(settings, run, data, reader, encoder, splits[:2])
     if "mrr" in learner.history[0]:
         measures = {"recall_at_1": "recall at 1", "mrr": "mean reciprocal rank"}

@@ -5,7 +5,6 @@ summaries of the same signals beside them.
 """
 
 import json
-from collections import Counter
 from typing import Any
 
 from handlers.inputs.signals import Channel, SignalInput
@@ -23,7 +22,7 @@ from training.signals.learner import SignalModule, SignalSplit, logits_of, stati
 from training.signals.networks import SignalNetwork
 from training.signals.report import write_report
 from training.signals.settings import FIXED, ChannelSettings, Settings
-from training.text.assessment import TEXT_METRICS, Assessment, assess_one, operating_class, slug
+from training.text.assessment import TEXT_METRICS, Assessment, assess_one, in_turns, operating_class, slug
 
 __all__ = ["Settings", "held_out", "train"]
 
@@ -31,7 +30,6 @@ SURE = 0.9  # certain enough for a sample that comes first
 UNSURE = 0.02  # too near to a threshold for any
 SAMPLES = 64
 SAMPLE_VALUES = 20_000  # of a sample, so that requests stay small
-TOP_K = 5
 LENGTH_UNIT = 8  # steps; signals whose lengths differ by less are as good as equally long
 TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
 METRICS = (
@@ -54,7 +52,7 @@ def train(settings: Settings, run: Run) -> Trained:
     baseline = measure_baseline(data) if settings.baseline else None
     write_report(learner, assessment, data, signals.channels, baseline, run.report)
     metrics = assessment.metrics | (baseline or {})
-    return _trained(data, signals, model, splits, assessment, metrics, learner.training_facts(run))
+    return _trained(data, model, splits, signals, assessment, metrics, learner.training_facts(run))
 
 
 def split_of(settings: Settings, raw: RawSignals, run: Run) -> SignalData:
@@ -119,9 +117,9 @@ def _input(settings: Settings, raw: RawSignals, means: list[float] | None = None
 
 def _trained(
     data: SignalData,
-    signals: SignalInput,
     model: SignalNetwork,
     splits: list[SignalSplit],
+    signals: SignalInput,
     assessment: Assessment,
     metrics: dict[str, float],
     facts: dict[str, Any],
@@ -130,9 +128,6 @@ def _trained(
     dimensions: tuple[dict[int, Dimension], ...] = ()
     if signals.graph_steps is None and signals.minimum_steps < signals.maximum_steps:
         dimensions = ({1: Dimension("steps", signals.minimum_steps, signals.maximum_steps)}, {})
-    postprocess: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, len(data.classes))}
-    if assessment.decision:
-        postprocess["decision"] = vars(assessment.decision)
     return Trained(
         kind="sequence_classifier",
         module=model,
@@ -141,7 +136,7 @@ def _trained(
         validation=splits[1].batch(range(min(HELD_OUT, len(splits[1]))))[:2],
         metrics=metrics,
         preprocess=signals.as_config(),
-        postprocess=postprocess,
+        postprocess=assessment.postprocess,
         samples=_samples(data, assessment),
         data=data.about(),
         classes=list(data.classes),
@@ -151,25 +146,19 @@ def _trained(
 
 def _samples(data: SignalData, assessment: Assessment) -> list[Sample]:
     """Signals of the test split that are answered rightly, sure answers first, of each class in turn."""
-    certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
+    is_sure = [one >= SURE for one in assessment.certainty.tolist()]
+    right = assessment.is_right.tolist()
     rows = [
         row
         for row, one in enumerate(data.test)
         if right[row] and one.values.size <= SAMPLE_VALUES and not _is_close(assessment, row)
     ]
-    rows.sort(key=lambda row: (certainty[row] < SURE, row))
-    seen: Counter[int] = Counter()
-    turns = []
-    for row in rows:
-        turns.append((seen[data.test[row].label], row))
-        seen[data.test[row].label] += 1
-    turns.sort(key=lambda turn: turn[0])
     samples = []
-    for turn, row in turns[:SAMPLES]:
+    for number, row in in_turns(rows, lambda row: data.test[row].label, is_sure.__getitem__, SAMPLES):
         one = data.test[row]
         name = data.classes[one.label]
         body = json.dumps({"signal": one.values.tolist()}).encode()
-        named = f"{slug(name) or f'class-{one.label}'}-{turn + 1}"
+        named = f"{slug(name) or f'class-{one.label}'}-{number}"
         samples.append(Sample(named, body, "application/json", {"class": name}))
     return samples
 

@@ -50,10 +50,7 @@ class Settings(ReadingSettings, TextFitSettings):
     word_dropout: float = Field(
         default=0.15, ge=0, lt=1, description="share of the features of words that are unknown in a step"
     )
-    baseline: bool = Field(
-        default=True,
-        description="measure a conditional random field beside it, where python-crfsuite is there",
-    )
+    baseline: bool = Field(default=True, description="measure a CRF beside it, if python-crfsuite is there")
     epochs: Epochs = 15
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from handlers.inputs.frequency import Frequency
-from training.runs.schedules import FitSettings, LearningRate
+from training.runs.schedules import FitSettings, LargeBatchSize, LearningRate, ShortEpochs
 from training.tables.settings import RESERVED, ColumnSettings, SplitShare
 
 CalendarPart = Literal["month", "day", "weekday", "hour", "day_of_year"]
@@ -110,8 +110,8 @@ class ForecastSettings(NetworkSettings):
         le=20,
         description="of the times before the test; a fit without each gives the errors for the interval",
     )
-    epochs: int = Field(default=40, ge=1, le=100_000, description="times that all windows are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="windows per step")
+    epochs: ShortEpochs = 40
+    batch_size: LargeBatchSize = 32
     learning_rate: LearningRate = 1e-2
 
     @field_validator("missing_values", mode="before")

@@ -8,7 +8,7 @@ from handlers.inputs.signals import ALSO, SIGNAL, Channel
 from marina.core.spec import Section
 from training.data.signal_tables import Columns
 from training.runs.class_learning import OperatingPoint
-from training.runs.schedules import EmaDecay, LearningRate
+from training.runs.schedules import EmaDecay, LargeBatchSize, LearningRate, ShortEpochs
 from training.series.settings import RECURRENT, Hidden, Layers, Network, NetworkSettings
 from training.tables.settings import RESERVED
 
@@ -83,8 +83,8 @@ class Settings(NetworkSettings):
         default=True,
         description="measure logistic regression on each channel's summary (mean, deviation, ends) beside it",
     )
-    epochs: int = Field(default=60, ge=1, le=100_000, description="times that all signals are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="signals per step")
+    epochs: ShortEpochs = 60
+    batch_size: LargeBatchSize = 32
     learning_rate: LearningRate = 3e-3
     ema_decay: EmaDecay = 0.98
 

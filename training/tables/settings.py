@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from handlers.inputs.columns import CategoryColumn, Column, NumberColumn
 from handlers.inputs.date_columns import DateColumn
 from marina.core.spec import Section
-from training.runs.schedules import FitSettings
+from training.runs.schedules import FitSettings, LargeBatchSize, ShortEpochs
 
 RESERVED = ("instances", "inputs", "top_k")  # what a request's JSON has already
 # key -> the types of columns that have it
@@ -139,15 +139,15 @@ class TableSettings(FitSettings):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="behind each hidden layer of the mlp")
     centers: int = Field(default=32, ge=1, le=4096, description="of the rbf network")
     l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute weights in the loss")
-    l2: float = Field(default=0.0, ge=0, description="weight of their squares' sum; with l1 an elastic net")
+    l2: float = Field(default=0.0, ge=0, description="that of squared weights; with l1 an elastic net")
     folds: int = Field(
         default=0, ge=0, le=100, description="of a cross-validation, whose metrics begin with cv_; 0: none"
     )
     compare: bool = Field(
         default=True, description="show gradient-boosted trees and a linear model beside it in the report"
     )
-    epochs: int = Field(default=100, ge=1, le=100_000, description="times that all training rows are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="rows per step")
+    epochs: ShortEpochs = 100
+    batch_size: LargeBatchSize = 32
 
     @property
     def calibration_share(self) -> float:

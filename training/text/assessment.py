@@ -1,7 +1,8 @@
 """What a text classifier reaches: calibrated on validation, measured on test."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from training.vision.classification.label_scores import (
 )
 
 Thresholds = tuple[float, ...]
+TOP_K = 5  # classes of an answer, unless it says
 
 
 class HasOperatingPoint(Protocol):
@@ -47,6 +49,16 @@ class Assessment:
         if self.thresholds:
             return (self.probabilities - torch.tensor(self.thresholds)).abs().min(1).values
         return self.probabilities.max(1).values
+
+    @property
+    def postprocess(self) -> dict[str, Any]:
+        """What serving does with probabilities."""
+        about: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, self.probabilities.shape[1])}
+        if self.thresholds:
+            about |= {"type": "labels", "thresholds": list(self.thresholds)}
+        elif self.decision:
+            about["decision"] = vars(self.decision)
+        return about
 
     @property
     def is_right(self) -> torch.Tensor:
@@ -166,3 +178,17 @@ def _decision(
             f"operating_point: validation has nothing of {classes[index]!r} to choose a threshold by"
         )
     return calibration.fit_decision(probabilities, labels, index, float(settings.operating_point["recall"]))
+
+
+def in_turns(
+    rows: Sequence[int], class_of: Callable[[int], Hashable], is_sure: Callable[[int], bool], count: int
+) -> list[tuple[int, int]]:
+    """(number, row) of up to `count` rows for samples: of each class in turn, those first that are sure. The
+    number counts the rows of a class from 1.
+    """
+    seen: Counter[Hashable] = Counter()
+    turns = []
+    for row in sorted(rows, key=lambda row: not is_sure(row)):
+        seen[class_of(row)] += 1
+        turns.append((seen[class_of(row)], row))
+    return sorted(turns, key=lambda turn: turn[0])[:count]

@@ -1,11 +1,13 @@
 """The settings of a text classifier's training."""
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from handlers.inputs.texts import TextLimits
 from marina.core.spec import Section
+from training.data.texts import Reading
 from training.runs.class_learning import ABOUT_OPERATING_POINT, OperatingPoint
 from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings, LearningRate
 
@@ -37,6 +39,11 @@ class ReadingSettings(Section):
     def limits(self) -> TextLimits:
         """Of the texts that are learned from and sent."""
         return TextLimits(self.max_characters, self.max_tokens)
+
+    @property
+    def reading(self) -> Reading:
+        """How files of texts are read."""
+        return Reading(self.encoding, limits=self.limits)
 
 
 class TokenSettings(ReadingSettings):
@@ -184,6 +191,11 @@ class Settings(NetworkSettings):
     )
 
     epochs: Epochs = 10
+
+    @property
+    def reading(self) -> Reading:
+        """With several labels in a cell."""
+        return replace(super().reading, separator=self.label_separator)
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

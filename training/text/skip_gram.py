@@ -1,5 +1,5 @@
 """Vectors of words by skip-gram and continuous bag of words, with negative sampling (Mikolov et al. 2013,
-"Distributed Representations of Words and Phrases", sections 2.2 and 2.3).
+"Distributed Representations of Words and Phrases", sections 2.2 and 2.3), and texts as their weighted mean.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from training.runs.loss_learning import LossModule
 from training.runs.schedules import FitSettings
 
 NOISE_POWER = 0.75  # of the counts, negatives are drawn by
+from_pretrained: Any = nn.Embedding.from_pretrained
 
 
 class WordBatch(NamedTuple):
@@ -131,6 +132,27 @@ class WordLearner(LossModule):
         on_device = WordBatch(*(part.to(device) for part in batch))
         loss: torch.Tensor = model.loss(on_device, self.is_bag)  # type: ignore[operator]
         return loss
+
+
+class WeightedMean(nn.Module):
+    """Tokens int64 [B, length] -> the mean of their vectors, each with its weight."""
+
+    def __init__(self, vectors: np.ndarray, weights: np.ndarray) -> None:
+        super().__init__()
+        self.words = from_pretrained(torch.from_numpy(vectors * weights[:, None]), padding_idx=PAD)
+        self.width = vectors.shape[1]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, length] -> [B, width]."""
+        counted = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
+        mean: torch.Tensor = self.words(tokens).sum(1) / counted
+        return mean
+
+
+def word_weights(counts: np.ndarray, weighting: float) -> np.ndarray:
+    """The weight of each word in a text, float32: rare ones have 1; unknown ones count little."""
+    weights = np.ones(len(counts)) if not weighting else weighting / (weighting + counts / counts.sum())
+    return weights.astype(np.float32)
 
 
 def analogy_accuracy(

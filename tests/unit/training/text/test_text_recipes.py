@@ -267,9 +267,10 @@ def test_pretrained_vectors_are_where_the_words_begin(tmp_path: Path, table: Pat
 )
 def test_vectors_that_are_none_are_refused(tmp_path: Path, content: str, words: str) -> None:
     """By their line."""
-    (tmp_path / "glove.txt").write_text(content)
+    file = tmp_path / "glove.txt"
+    file.write_text(content)
     with pytest.raises(CallError, match=words):
-        vectors_of(str(tmp_path / "glove.txt"), ["<pad>", "film", "fun"], 0, Findings(quiet=True))
+        vectors_of(str(file), ["<pad>", "film", "fun"], 0, Findings(quiet=True))
 
 
 def test_batches_have_texts_of_about_one_length() -> None:
