@@ -48,6 +48,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench stop": ([], 0),
     "bench tables": ([], 0),
     "bench series": ([], 0),
+    "bench tensors": ([], 0),
     "bench texts": ([], 0),
     "bench scale": ([], 0),
     "bench data": ([], 0),
