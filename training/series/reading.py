@@ -57,36 +57,35 @@ def read_series(raw: RawTable, series: SeriesInput, findings: Findings) -> FlatS
     names = series.table.names
     if lacking := [name for name in names if name not in raw.columns]:
         raise CallError(f"{raw.name} has no column {lacking[0]!r}; {listed(raw.columns)}")
-    groups = _groups(raw, series, findings)
+    groups, total = _groups(raw, series, findings)
     flat = FlatSeries(starts=[0])
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     twice: list[str] = []
     off: list[str] = []
     for name, rows in groups.items():
         _add(flat, parts, series, name, rows, twice, off)
-    findings.add("rows", "left out: the series has this time already", twice, len(raw.rows))
-    findings.add(
-        "rows", f"left out: no whole number of {series.frequency}s from the first", off, len(raw.rows)
-    )
+    findings.add("rows", "left out: the series has this time already", twice, total)
+    findings.add("rows", f"left out: no whole number of {series.frequency}s from the first", off, total)
     for key, arrays in parts.items():
         setattr(flat, key, np.concatenate(arrays))
     return flat
 
 
-def _groups(raw: RawTable, series: SeriesInput, findings: Findings) -> dict[str, list[Row]]:
-    """The rows of each series, by name."""
+def _groups(raw: RawTable, series: SeriesInput, findings: Findings) -> tuple[dict[str, list[Row]], int]:
+    """The rows of each series, by name; and how many the file has."""
     groups: dict[str, list[Row]] = defaultdict(list)
-    bad = []
+    bad = list[str]()
     for row in raw.rows:
         try:
             name, read = _row(row, series, raw.is_text)
             groups[name].append(read)
         except RequestError as error:
             bad.append(f"{row.place}: {error}")
-    findings.add("rows", "left out: a cell can't be read", bad, len(raw.rows))
+    total = sum(map(len, groups.values())) + len(bad)
+    findings.add("rows", "left out: a cell can't be read", bad, total)
     if not groups:
-        raise CallError(f"none of {len(raw.rows):,} rows can be read" + (f"; {bad[0]}" if bad else ""))
-    return dict(sorted(groups.items()))
+        raise CallError(f"none of {total:,} rows can be read" + (f"; {bad[0]}" if bad else ""))
+    return dict(sorted(groups.items())), total
 
 
 def _row(row: RawRow, series: SeriesInput, is_text: bool) -> tuple[str, Row]:

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench steps": ([], 0),
     "bench stop": ([], 0),
     "bench tables": ([], 0),
+    "bench rows": ([], 0),
     "bench series": ([], 0),
     "bench tensors": ([], 0),
     "bench texts": ([], 0),
