@@ -24,7 +24,7 @@ from marina.core import paths
 from marina.core.scratch import scratch_folder
 
 FEW = 1000
-HOUR_SECONDS = 3600.0
+TIMEOUT = 3600.0  # seconds of one training
 SETTINGS: dict[str, Any] = {
     "target": "value",
     "columns": {
@@ -78,7 +78,7 @@ def measured(suffix: str, rows: int, home: Path) -> dict[str, Any]:
     write_table(path, rows)
     call = [sys.executable, "-m", "benchmarks.table_rows", "--train", str(path)]
     done = subprocess.run(
-        call, cwd=paths.SOURCE, stdout=subprocess.PIPE, text=True, check=True, timeout=HOUR_SECONDS
+        call, cwd=paths.SOURCE, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT
     )
     result = json.loads(done.stdout.splitlines()[-1])
     return {"rows": rows, "form": suffix, "file_mib": round(path.stat().st_size / 2**20, 1), **result}

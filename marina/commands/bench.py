@@ -24,8 +24,9 @@ bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), more nodes of a cluster (scale), a "
     "detector (detect), the decoding of pictures (decode), the loading of training pictures (data), models "
-    "of rows (tables), the memory that many rows take (rows), forecasts (series), requests of texts (texts) and of named tensors (tensors), the "
-    "training of policies (rl) and its steps (steps), and the packages of the images (images). "
+    "of rows (tables), the memory that many rows take (rows), forecasts (series), requests of texts (texts) "
+    "and of named tensors (tensors), the training of policies (rl) and its steps (steps), and the packages "
+    "of the images (images). "
     "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)
