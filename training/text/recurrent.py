@@ -105,7 +105,7 @@ class _Graph:
 
         biases = torch.cat([ordered("bias_ih"), ordered("bias_hh")], 1)
         weights = [self.constant(one) for one in (ordered("weight_ih"), ordered("weight_hh"), biases)]
-        more = {"linear_before_reset": 1} if kind == "gru" else {}
+        more: dict[str, Any] = {"linear_before_reset": 1} if kind == "gru" else {}
         outputs = self.add(kind.upper(), steps, *weights, hidden_size=cells.hidden_size, **more)
         return self.add("Squeeze", outputs, self.constant([1], np.int64))  # of the one direction
 
