@@ -18,7 +18,7 @@ LIMIT = re.compile(r"(MAX|MOST)_\w+|\w+_(SECONDS|BYTES|LIMIT)|LARGEST_\w+")
 # intervals, sizes of what is made here, and borders between two ways; none of them ends anything foreign
 OTHERS = {
     *("CHECK_SECONDS", "ALIVE_SECONDS", "REPORT_SECONDS", "LOG_CHECK_SECONDS", "LOG_BYTES", "LINGER_SECONDS"),
-    *("HEALTHY_SECONDS", "SILENT_SECONDS", "KILL_SECONDS", "GRACE_SECONDS", "GRPC_GRACE_SECONDS"),
+    *("HEALTHY_SECONDS", "SILENT_SECONDS", "KILL_SECONDS", "GRACE_SECONDS"),
     *(
         "KEEP_ALIVE_SECONDS",
         "TOKEN_MARGIN_SECONDS",

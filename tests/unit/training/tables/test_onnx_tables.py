@@ -12,8 +12,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from handlers.runtime.export import ONNX_PROGRAM, Export
 from marina.core.errors import CallError
-from tests.support.table_models import as_csv
-from tests.unit.training.tables.test_imported_pipelines import write
+from tests.support.table_models import as_csv, imported_spec
 from training.recipes import imported_regressor, imported_tabular_classifier
 from training.runs.run import Run
 from training.tables.onnx_tables import OnnxTable
@@ -52,7 +51,7 @@ def test_a_matrix_is_served_by_its_columns_with_an_interval(home: Path) -> None:
     model = make_pipeline(StandardScaler(), Ridge()).fit(rows, truth)
     path = converted(model, home / "toy.onnx", inputs)
     about = {"a": {"unit": "m", "minimum": -9}, "b": {}, "c": {}}
-    made = write(
+    made = imported_spec(
         home,
         "regressor",
         path,
