@@ -27,7 +27,9 @@ SUMMARIES = {  # of each command
     "detect": "Measure a detector beside TorchServe's own object_detector handler.",
     "rl": "Measure the CPU time until policies reach their return, beside stable-baselines3.",
     "tables": "Measure regressors and classifiers of rows over folds, beside trees and ridge.",
+    "rows": "Measure the memory and time that a million rows of a table take in training.",
     "series": "Measure forecasters and classifiers of signals over seeds, beside simple ways.",
+    "tensors": "Measure a request of named tensors beside the bare loop.",
     "texts": "Measure a request of a text beside the bare loop, and mixed lengths.",
     "steps": "Measure a step of a policy's training (environment, rollout, gradient) beside the leanest "
     "code.",
@@ -42,7 +44,9 @@ SCRIPTS = {  # in benchmarks/
     "detect": "detection.py",
     "rl": "policies.py",
     "tables": "tables.py",
+    "rows": "table_rows.py",
     "series": "series.py",
+    "tensors": "tensors.py",
     "texts": "texts.py",
     "steps": "policy_steps.py",
 }
@@ -53,8 +57,9 @@ bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), more nodes of a cluster (scale), a "
     "detector (detect), the decoding of pictures (decode), the loading of training pictures (data), models "
-    "of rows (tables), forecasts (series), requests of texts (texts), the training of policies (rl) and its "
-    "steps (steps), and the packages of the images (images). "
+    "of rows (tables), the memory that many rows take (rows), forecasts (series), requests of texts (texts) "
+    "and of named tensors (tensors), the training of policies (rl) and its steps (steps), and the packages "
+    "of the images (images). "
     "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)

@@ -17,6 +17,7 @@ from handlers.kinds import predictor_of
 from handlers.kinds.tables import TablePredictor
 from handlers.runtime.export import Export
 from handlers.runtime.runtimes import TorchRuntime
+from marina.core import spec
 from training.export.trained import Sample, Trained
 
 AGE = NumberColumn(
@@ -120,3 +121,12 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """Rows as a file with a header."""
     path.write_text(as_csv(*rows), encoding="utf-8")
     return path
+
+
+def imported_spec(home: Path, kind: str, source: Path, **training: Any) -> spec.Spec:
+    """The spec `toy` of an import with these settings, in `home`."""
+    (home / "models").mkdir(exist_ok=True)
+    content = {"recipe": f"imported_{kind}", "source": str(source), **training}
+    text = f"# A toy.\nkind: {kind}\ntraining: {json.dumps(content)}\nexport: {{runtimes: [openvino]}}\n"
+    (home / "models" / "toy.yaml").write_text(text)
+    return spec.load("toy", home=home)
