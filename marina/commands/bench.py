@@ -57,6 +57,7 @@ _add("detect", "detection.py", "Measure a detector beside TorchServe's own objec
 _add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
 _add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
+_add("sounds", "sounds.py", "Measure classifiers of spoken digits with each speaker left out, beside an SVM.")
 _add("texts", "texts.py", "Measure a request of a text beside the bare loop, and mixed lengths.")
 _add(
     "steps",
