@@ -66,18 +66,19 @@ class Meter:
 
     def add(self, block: np.ndarray, mean: np.ndarray, rate: int) -> None:
         """A block float32 [T, channels] and its mean float32 [T]. Raises BadRequest for NaN and infinity."""
-        sizes = np.abs(block)
-        peak = float(sizes.max())
+        peak = max(float(block.max()), -float(block.min()))
         if not np.isfinite(peak):
-            place = self.frames + int(np.argmax(~np.isfinite(sizes).all(1)))
+            place = self.frames + int(np.argmax(~np.isfinite(block).all(1)))
             raise BadRequest(
                 f"the sample at {place / rate:.3f} seconds is not a finite number; send finite ones, -1 to 1"
             )
         self.peak = max(self.peak, peak)
-        self.clipped += int((sizes >= FULL).any(1).sum()) if peak >= FULL else 0
+        self.clipped += int((np.abs(block) >= FULL).any(1).sum()) if peak >= FULL else 0
         self.frames += len(block)
-        self.power += float(np.square(block, dtype=np.float64).mean(1).sum())
-        self.power_of_mean += float(np.square(mean, dtype=np.float64).sum())
+        channels = block.shape[1]
+        of_mean = float(np.vdot(mean, mean))
+        self.power += of_mean if channels == 1 else float(np.vdot(block, block)) / channels
+        self.power_of_mean += of_mean
 
     def check(self, config: SoundInput, rate: int) -> None:
         """Raise BadRequest for a sound that is none."""

@@ -96,13 +96,12 @@ class AudioClassifierPredictor(ClassPredictor):
 
     def postprocess(self, outputs: np.ndarray, prepared: list[Prepared]) -> list[Any]:
         """Logits [B, classes] of sounds of one window each."""
-        # without a sound where an export tries a graph on inputs of its own
-        windows = [[(0.0, one.basis.seconds if one.basis else 0.0)] for one in prepared]
-        probabilities = self.answers.probabilities(outputs)
-        return [
-            self._answer(outputs[row : row + 1], probabilities[row : row + 1], windows[row], one)
-            for row, one in enumerate(prepared)
-        ]
+        answers = self.answers.of(outputs, prepared)
+        for row, (answer, one) in enumerate(zip(answers, prepared, strict=True)):
+            # without a sound where an export tries a graph on inputs of its own
+            windows = [(0.0, one.basis.seconds if one.basis else 0.0)]
+            answer.update(self._facts(one, outputs[row : row + 1], windows))
+        return answers
 
     def explanation(self, item: Sound, prepared: Prepared) -> Any:
         """How much the log-odds of a class fall with a hundredth of the power in each part of time and
@@ -200,7 +199,8 @@ class AudioClassifierPredictor(ClassPredictor):
         with self.telemetry.postprocess:
             rate = self.input.sample_rate
             windows = [(start / rate, (start + self.input.window) / rate) for start in starts]
-            return [self._answer(self._overall(logits), self.answers.probabilities(logits), windows, one)]
+            (answer,) = self.answers.of(self._overall(logits), [one])
+            return [answer | self._facts(one, logits, windows)]
 
     def _heard(self, sound: Sound) -> tuple[np.ndarray, list[int]]:
         """Logits [windows, classes] and the first sample of each window, computed in batches."""
@@ -216,20 +216,18 @@ class AudioClassifierPredictor(ClassPredictor):
         overall: np.ndarray = logits.mean(0, dtype=np.float64, keepdims=True).astype(np.float32)
         return overall
 
-    def _answer(
-        self,
-        overall: np.ndarray,
-        probabilities: np.ndarray,
-        windows: Sequence[tuple[float, float]],
-        prepared: Prepared,
+    def _facts(
+        self, prepared: Prepared, logits: np.ndarray, windows: Sequence[tuple[float, float]]
     ) -> dict[str, Any]:
-        (answer,) = self.answers.of(overall, [prepared])
-        sound: Sound | None = prepared.basis
-        if sound:
-            answer |= {"seconds": round(sound.seconds, 4), "clipped": round(sound.clipped, 6)}
+        """What an answer says beside its classes; `logits` are [windows, classes]."""
+        facts: dict[str, Any] = {}
+        if prepared.basis:
+            sound: Sound = prepared.basis
+            facts = {"seconds": round(sound.seconds, 4), "clipped": round(sound.clipped, 6)}
         if prepared.options.get("windows"):
+            probabilities = self.answers.probabilities(logits)
             best = probabilities.argmax(1).tolist()
-            answer["windows"] = [
+            facts["windows"] = [
                 {
                     "start": round(start, 4),
                     "end": round(end, 4),
@@ -238,7 +236,7 @@ class AudioClassifierPredictor(ClassPredictor):
                 }
                 for (start, end), index, row in zip(windows, best, probabilities, strict=True)
             ]
-        return answer
+        return facts
 
     def _heat(self, waveform: np.ndarray, index: int) -> tuple[np.ndarray, list[float]]:
         """What each part counts, float64 [bands, parts], and the frequencies between the bands."""

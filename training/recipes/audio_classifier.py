@@ -22,14 +22,19 @@ from training.sounds.learner import SoundBatches, SoundModule, SoundSplit, logit
 from training.sounds.networks import SoundNetwork
 from training.sounds.report import write_report
 from training.sounds.settings import Settings
-from training.text.assessment import TEXT_METRICS, Assessment, assess_one, operating_class, slug
+from training.text.assessment import (
+    TEXT_METRICS,
+    Assessment,
+    assess_one,
+    operating_class,
+    rows_of_samples,
+    slug,
+)
 
 __all__ = ["Settings", "held_out", "train"]
 
 USUAL_RATE = 16_000  # hertz; a higher one only where a spec says so
 LONGEST_WINDOW = 10.0  # seconds; likewise
-SURE = 0.9  # certain enough for a sample that comes first
-UNSURE = 0.02  # too near to a threshold for any
 SAMPLES = 64
 SAMPLE_BYTES = 400_000  # of a sample's file, so that requests stay small
 TOP_K = 5
@@ -158,32 +163,17 @@ def _trained(
 
 def _samples(data: SoundData, assessment: Assessment) -> list[Sample]:
     """Files of the test split that are answered rightly, sure answers first, of each class in turn."""
-    certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
-    rows = [row for row in range(len(data.test)) if right[row] and not _is_close(assessment, row)]
-    rows.sort(key=lambda row: (certainty[row] < SURE, row))
-    seen: Counter[int] = Counter()
-    turns = []
-    for row in rows:
-        one = data.test[row]
-        if one.path.suffix.lower() not in TYPES or one.path.stat().st_size > SAMPLE_BYTES:
-            continue
-        turns.append((seen[one.label], row))
-        seen[one.label] += 1
-    turns.sort(key=lambda turn: turn[0])
+
+    def is_taken(row: int) -> bool:
+        path = data.test[row].path
+        return path.suffix.lower() in TYPES and path.stat().st_size <= SAMPLE_BYTES
+
+    turns = rows_of_samples(assessment, [one.label for one in data.test], is_taken, SAMPLES)
     samples = []
-    for turn, row in turns[:SAMPLES]:
+    for turn, row in turns:
         one = data.test[row]
         name = data.classes[one.label]
         named = f"{slug(name) or f'class-{one.label}'}-{turn + 1}"
         content_type = TYPES[one.path.suffix.lower()]
         samples.append(Sample(named, one.path.read_bytes(), content_type, {"class": name}))
     return samples
-
-
-def _is_close(assessment: Assessment, row: int) -> bool:
-    """Whether the answer is a matter of rounding."""
-    decision, probabilities = assessment.decision, assessment.probabilities[row]
-    if decision is not None:
-        return abs(float(probabilities[decision.class_index]) - decision.threshold) <= UNSURE
-    first, second = probabilities.topk(2).values.tolist()
-    return bool(first - second <= UNSURE)
