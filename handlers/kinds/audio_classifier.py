@@ -30,6 +30,7 @@ from .sound_pictures import spectrogram
 KEYS = ("audio", "data", "b64")
 # as clients of other servers name it
 ALSO = ("sound", "wav", "speech", "audio_bytes", "audio_b64", "base64", "bytes", "content", "file", "samples")
+WINDOWS = 8  # of a long sound that are computed at once: more take memory, and little less time
 GROUP = 4_000  # samples; shorter sounds are computed with those of this length
 
 
@@ -204,7 +205,7 @@ class AudioClassifierPredictor(ClassPredictor):
 
     def _heard(self, sound: Sound) -> tuple[np.ndarray, list[int]]:
         """Logits [windows, classes] and the first sample of each window, computed in batches."""
-        most = int(self.metadata["max_batch"])
+        most = min(WINDOWS, int(self.metadata["max_batch"]))
         logits, starts = [], []
         for batch in _batches(sound.windows(), most):
             starts += [start for start, _ in batch]
