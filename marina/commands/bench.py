@@ -29,6 +29,7 @@ SUMMARIES = {  # of each command
     "tables": "Measure regressors and classifiers of rows over folds, beside trees and ridge.",
     "rows": "Measure the memory and time that a million rows of a table take in training.",
     "series": "Measure forecasters and classifiers of signals over seeds, beside simple ways.",
+    "sounds": "Measure classifiers of spoken digits with each speaker left out, beside an SVM.",
     "tensors": "Measure a request of named tensors beside the bare loop.",
     "texts": "Measure a request of a text beside the bare loop, and mixed lengths.",
     "steps": "Measure a step of a policy's training (environment, rollout, gradient) beside the leanest "
@@ -46,6 +47,7 @@ SCRIPTS = {  # in benchmarks/
     "tables": "tables.py",
     "rows": "table_rows.py",
     "series": "series.py",
+    "sounds": "sounds.py",
     "tensors": "tensors.py",
     "texts": "texts.py",
     "steps": "policy_steps.py",

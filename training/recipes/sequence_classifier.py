@@ -22,12 +22,17 @@ from training.signals.learner import SignalModule, SignalSplit, logits_of, stati
 from training.signals.networks import SignalNetwork
 from training.signals.report import write_report
 from training.signals.settings import FIXED, ChannelSettings, Settings
-from training.text.assessment import TEXT_METRICS, Assessment, assess_one, in_turns, operating_class, slug
+from training.text.assessment import (
+    TEXT_METRICS,
+    Assessment,
+    assess_one,
+    operating_class,
+    rows_of_samples,
+    slug,
+)
 
 __all__ = ["Settings", "held_out", "train"]
 
-SURE = 0.9  # certain enough for a sample that comes first
-UNSURE = 0.02  # too near to a threshold for any
 SAMPLES = 64
 SAMPLE_VALUES = 20_000  # of a sample, so that requests stay small
 LENGTH_UNIT = 8  # steps; signals whose lengths differ by less are as good as equally long
@@ -146,27 +151,15 @@ def _trained(
 
 def _samples(data: SignalData, assessment: Assessment) -> list[Sample]:
     """Signals of the test split that are answered rightly, sure answers first, of each class in turn."""
-    is_sure = [one >= SURE for one in assessment.certainty.tolist()]
-    right = assessment.is_right.tolist()
-    rows = [
-        row
-        for row, one in enumerate(data.test)
-        if right[row] and one.values.size <= SAMPLE_VALUES and not _is_close(assessment, row)
-    ]
+    labels = [one.label for one in data.test]
+    turns = rows_of_samples(
+        assessment, labels, lambda row: data.test[row].values.size <= SAMPLE_VALUES, SAMPLES
+    )
     samples = []
-    for number, row in in_turns(rows, lambda row: data.test[row].label, is_sure.__getitem__, SAMPLES):
+    for number, row in turns:
         one = data.test[row]
         name = data.classes[one.label]
         body = json.dumps({"signal": one.values.tolist()}).encode()
         named = f"{slug(name) or f'class-{one.label}'}-{number}"
         samples.append(Sample(named, body, "application/json", {"class": name}))
     return samples
-
-
-def _is_close(assessment: Assessment, row: int) -> bool:
-    """Whether the answer is a matter of rounding."""
-    decision, probabilities = assessment.decision, assessment.probabilities[row]
-    if decision is not None:
-        return abs(float(probabilities[decision.class_index]) - decision.threshold) <= UNSURE
-    first, second = probabilities.topk(2).values.tolist()
-    return bool(first - second <= UNSURE)

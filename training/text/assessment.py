@@ -20,6 +20,8 @@ from training.vision.classification.label_scores import (
 
 Thresholds = tuple[float, ...]
 TOP_K = 5  # classes of an answer, unless it says
+SURE = 0.9  # certain enough for a sample that comes first
+UNSURE = 0.02  # too near to a threshold for any
 
 
 class HasOperatingPoint(Protocol):
@@ -144,6 +146,27 @@ def by_class(
         {"class": name, "texts": count, "f1": f1, "threshold": threshold}
         for name, count, f1, threshold in columns
     ]
+
+
+def rows_of_samples(
+    assessment: Assessment, labels: Sequence[int], is_taken: Callable[[int], bool], most: int
+) -> list[tuple[int, int]]:
+    """(number among those of its label, from 1 on, row) of `most` answers that are right and no matter of
+    rounding, of each label in turn, sure ones first, among the rows that `is_taken`.
+    """
+    certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
+    sound = [row for row in range(len(labels)) if right[row] and not _is_close(assessment, row)]
+    rows = [row for row in sound if is_taken(row)]
+    return in_turns(rows, labels.__getitem__, lambda row: certainty[row] >= SURE, most)
+
+
+def _is_close(assessment: Assessment, row: int) -> bool:
+    """Whether the answer is a matter of rounding."""
+    decision, probabilities = assessment.decision, assessment.probabilities[row]
+    if decision is not None:
+        return abs(float(probabilities[decision.class_index]) - decision.threshold) <= UNSURE
+    first, second = probabilities.topk(2).values.tolist()
+    return bool(first - second <= UNSURE)
 
 
 def slug(name: str) -> str:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
-from tests.support import signal_models, tagged_data
+from tests.support import signal_models, sound_models, tagged_data
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
@@ -64,6 +65,11 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "forecaster": ("forecaster", {"target": "x", "epochs": 100_000}, CHECKPOINT),
     "sequence_classifier": ("sequence_classifier", {"series": "id", "epochs": 100_000}, CHECKPOINT),
+    "audio_classifier": (
+        "audio_classifier",
+        {"pattern": "{label}_{group}_{}.wav", "epochs": 10_000, "hidden": 4, "baseline": False},
+        CHECKPOINT,
+    ),
     "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
@@ -95,6 +101,10 @@ ROW_WRITERS = {
     "sequence_classifier": signal_models.write_csv,
     "tagger": tagged_data.write_conll,
 }
+FOLDER_WRITERS: dict[str, Callable[[Path], Path]] = {
+    **dict.fromkeys(("detector", "segmenter"), folder_of_scenes),
+    "audio_classifier": sound_models.write_folder,
+}
 ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
 
@@ -104,8 +114,8 @@ def test_every_recipe_has_its_training_here() -> None:
 
 def made_data(home: Path, recipe: str) -> dict[str, Any]:
     """The settings that name the data, or the model, that a training reads."""
-    if recipe in ("detector", "segmenter"):
-        return {"data": str(folder_of_scenes(home / "scenes"))}
+    if recipe in FOLDER_WRITERS:
+        return {"data": str(FOLDER_WRITERS[recipe](home / "data"))}
     if recipe == "tensor":
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
