@@ -49,6 +49,8 @@ class Stream:
         self.total: int | None = len(self.waiting)
         self.is_list = request is not None and request.protocol != "own"
         self.key = "explanation" if explain else "prediction"
+        # whether an answer that a kind makes piece by piece is wanted when it is whole, as by a job
+        self.wants_whole_answers = False
 
     @property
     def is_done(self) -> bool:

@@ -153,6 +153,7 @@ class StreamLane:
             opened = await asyncio.to_thread(self._opened, row, request_id, max_instances)
         finally:
             self._opening -= 1
+        opened.wants_whole_answers = is_background
         stream = AnswerStream(opened, row, self.wake, since, is_background)
         if self.is_closed:
             raise ServiceUnavailable(f"{self.name} was unregistered meanwhile; try again in a second")

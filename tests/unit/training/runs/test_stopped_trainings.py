@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
-from tests.support import signal_models, tagged_data
+from tests.support import generators, signal_models, tagged_data
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
@@ -68,6 +68,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "tagger": ("tagger", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
+    "sequence_to_sequence": ("generator", {"epochs": 10_000}, CHECKPOINT),
     "imported_embedder": ("embedder", {}, RUNNING),
     "imported_regressor": ("regressor", {"trust_pickle": True}, RUNNING),
     "imported_tabular_classifier": ("tabular_classifier", {"trust_pickle": True}, RUNNING),
@@ -94,6 +95,7 @@ ROW_WRITERS = {
     **dict.fromkeys(("embedder", "text_classifier", "word_vectors"), write_csv),
     "sequence_classifier": signal_models.write_csv,
     "tagger": tagged_data.write_conll,
+    "sequence_to_sequence": generators.write_dictionary,
 }
 ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
@@ -111,7 +113,8 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
     if recipe in ROWS:
-        path = home / ("rows.conll" if recipe == "tagger" else "rows.csv")
+        suffix = {"tagger": "conll", "sequence_to_sequence": "dict"}.get(recipe, "csv")
+        path = home / f"rows.{suffix}"
         if recipe in ROW_WRITERS:
             ROW_WRITERS[recipe](path)
         else:
