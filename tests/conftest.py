@@ -16,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from marina.client import exchange
 from marina.core.console import Output
+from marina.core.signals import STOPPING
 from marina.core.spec import Spec
 from marina.pipeline import steps as up
 from tests.support.repository import ROOT, SHARED_DATA
@@ -79,6 +80,14 @@ def log_left_on() -> Iterator[None]:
     log = logging.getLogger("marina")
     assert log.isEnabledFor(logging.WARNING), "this test left logging off"
     assert log.propagate, "this test left the log without its handlers"
+
+
+@pytest.fixture(autouse=True)
+def signals_left_as_they_were() -> Iterator[None]:
+    """A test that left a handler would raise a signal of its own in another."""
+    before = [signal.getsignal(number) for number in STOPPING]
+    yield
+    assert [signal.getsignal(number) for number in STOPPING] == before, "this test left a signal's handler"
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_SECONDS = 0.01  # from a dropped exception to the next one
 
 
 class Stopped(KeyboardInterrupt):
@@ -22,18 +24,19 @@ def raised(within: float | None = None, say: Callable[[], None] = lambda: None) 
     """Raise Stopped in the main thread on each of them; an ignored one (nohup, background) stays so, and so
     does the handling of an outer block.
 
-    Python raises nothing while the main thread waits inside a library. With `within`, the process ends by
-    itself where the first signal has waited for so many seconds: without cleanup, after a call of `say` in
-    another thread.
+    Python drops what is raised in a destructor or in a callback of the garbage collector: then it is raised
+    once more, behind that. It raises nothing while the main thread waits inside a library. With `within`, the
+    process ends by itself where the first signal has waited for so many seconds: without cleanup, after a
+    call of `say` in another thread.
     """
     handler = _Raise()
-    is_called = handler.is_called
-    with _handled(handler):
-        if within is None or signal.getsignal(signal.SIGTERM) is not handler:
-            yield
-        else:
-            with _ended(within, is_called, say):
-                yield
+    with _handled(handler), ExitStack() as stack:
+        is_outermost = signal.getsignal(signal.SIGTERM) == handler
+        if is_outermost:
+            stack.enter_context(_sent_again(handler))
+            if within is not None:
+                stack.enter_context(_ended(within, handler.is_called, say))
+        yield
 
 
 @contextmanager
@@ -56,17 +59,9 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         handler.is_deferred = False
-    if handler.arrived is not None:
-        raise Stopped(handler.arrived)
-
-
-def raise_again() -> None:
-    """Raise Stopped where it was raised before and the work continues all the same: Python drops an exception
-    that a signal raises in a destructor or in a callback of the garbage collector.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if isinstance(handler, _Raise) and handler.was_raised is not None:
-        raise Stopped(handler.was_raised)
+        arrived, handler.arrived = handler.arrived, None
+    if arrived is not None:
+        raise Stopped(arrived)
 
 
 def number_of(interrupt: KeyboardInterrupt) -> int:
@@ -81,12 +76,10 @@ class _Raise:
         self.is_called = threading.Event()
         self.is_deferred = False
         self.arrived: int | None = None  # while deferred
-        self.was_raised: int | None = None
 
     def __call__(self, number: int, _frame: object) -> None:
         self.is_called.set()
         if not self.is_deferred:
-            self.was_raised = number
             raise Stopped(number)
         self.arrived = number
 
@@ -96,16 +89,46 @@ def _handled(handler: "signal._HANDLER") -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where signals never arrive
         yield
         return
-    previous = {number: signal.getsignal(number) for number in STOPPING}
+    replaced: dict[signal.Signals, signal._HANDLER] = {}
     try:
-        for number, before in previous.items():
+        for number in STOPPING:
+            before = signal.getsignal(number)
             is_outer = isinstance(before, _Raise) and isinstance(handler, _Raise)
             if before is not signal.SIG_IGN and not is_outer:
-                signal.signal(number, handler)
+                replaced[number] = signal.signal(number, handler)
         yield
     finally:
-        for number, before in previous.items():
+        for number, before in replaced.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def _sent_again(handler: _Raise) -> Iterator[None]:
+    """Send a signal once more whose exception was dropped.
+
+    Python tells so while the destructor's caller still waits, where nothing can be raised.
+    """
+    before, has_ended, main = sys.unraisablehook, threading.Event(), threading.get_ident()
+
+    def send(number: int) -> None:
+        while not has_ended.wait(AGAIN_SECONDS):
+            if signal.getsignal(number) is handler:  # not where signals are ignored for a moment
+                signal.pthread_kill(main, number)
+                return
+
+    def told(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, Stopped):
+            arguments = [dropped.exc_value.number]
+            threading.Thread(target=send, args=arguments, name="signals", daemon=True).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = told
+    try:
+        yield
+    finally:
+        has_ended.set()
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -68,6 +68,18 @@ def test_every_node_answers(cluster: ServedCluster) -> None:
             assert client.predict("balance", GOOD)["action"] == 1
 
 
+def test_grpc_answers_wherever_the_replicas_are(cluster: ServedCluster) -> None:
+    """It is open on the machine of the management API; errors are those of HTTP."""
+    with cluster.caller(over_grpc=True) as client:
+        assert client.predict("balance", GOOD)["action"] == 1
+        with pytest.raises(RequestError, match="observation") as refused:
+            client.predict("balance", {"observation": [0]})
+        with pytest.raises(RequestError, match="nobody") as unknown:
+            client.predict("nobody", GOOD)
+
+    assert (refused.value.status, unknown.value.status) == (400, 404)
+
+
 def test_the_metrics_are_those_of_all_replicas(cluster: ServedCluster) -> None:
     """Each counts its own requests, under its name; together they are all that was asked."""
     page = f"http://127.0.0.1:{cluster.port + 2}/metrics"
@@ -151,7 +163,7 @@ def test_another_controller_takes_over(cluster: ServedCluster) -> None:
     """
     before, versions = worker_pids(cluster.client), cluster.client.versions("balance")
     token = cluster.client.token("inference")
-    with Load(cluster) as load:
+    with Load(cluster, over_grpc=False) as load:
         cluster.controller().kill()
         time.sleep(2)
         cluster.serve()

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from marina import engines
-from marina.client import Client
+from marina.client import Client, EndpointOptions
+from marina.client.grpc_client import GrpcClient
 from marina.core import paths
 from marina.core.console import Output
 from marina.core.errors import RequestError
@@ -83,12 +84,14 @@ class ServedCluster:
         assert process
         return process
 
-    def caller(self) -> Client:
-        """A client that knows all nodes, and tries once more at another one."""
-        token = self.client.token("inference")
-        return Client(
-            url=self.fronts, token=token, retries=1, timeout=3 * TRY_SECONDS, try_seconds=TRY_SECONDS
-        )
+    def caller(self, over_grpc: bool = False) -> Client:
+        """A client that knows all nodes, and tries once more at another one; or one that asks the controller
+        over gRPC, and tries once more there.
+        """
+        kept = EndpointOptions(token=self.client.token("inference"), retries=1, timeout=3 * TRY_SECONDS)
+        if over_grpc:
+            return GrpcClient(self.port, **kept)
+        return Client(url=self.fronts, try_seconds=TRY_SECONDS, **kept)
 
     def node_of(self, pid: int) -> LocalNode:
         """The node on which a process runs."""
@@ -115,15 +118,19 @@ class ServedCluster:
 
 
 class Load:
-    """Callers that ask for actions until the block ends; counted are answers, kept are failures."""
+    """Callers that ask for actions until the block ends, the first one `over_grpc`; counted are answers, kept
+    are failures.
+    """
 
-    def __init__(self, cluster: ServedCluster) -> None:
-        self.cluster, self.failed, self.answered = cluster, list[str](), 0
+    def __init__(self, cluster: ServedCluster, over_grpc: bool = True) -> None:
+        self.cluster, self.over_grpc, self.failed, self.answered = cluster, over_grpc, list[str](), 0
         self._done, self._started = threading.Event(), time.monotonic()
 
     def __enter__(self) -> "Load":
         self._pool = ThreadPoolExecutor(CALLERS)
-        self._counts = [self._pool.submit(self._ask) for _ in range(CALLERS)]
+        self._counts = [
+            self._pool.submit(self._ask, self.over_grpc and not number) for number in range(CALLERS)
+        ]
         time.sleep(1)
         return self
 
@@ -133,9 +140,9 @@ class Load:
         self.answered = sum(count.result() for count in self._counts)
         self._pool.shutdown()
 
-    def _ask(self) -> int:
+    def _ask(self, over_grpc: bool) -> int:
         count = 0
-        with self.cluster.caller() as client:
+        with self.cluster.caller(over_grpc) as client:
             while not self._done.is_set():
                 try:
                     assert client.predict("balance", GOOD)["action"] in (0, 1)

@@ -21,7 +21,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from marina.core import signals
 from marina.core.errors import CallError
 from training.runs.batches import Batches
 from training.runs.checkpoints import CheckpointCallback, StatefulModule
@@ -196,8 +195,7 @@ class EpochCallback(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A batch more; a signal that was lost is raised again, else it would learn to its last epoch."""
-        signals.raise_again()
+        """A batch more."""
         done = trainer.current_epoch * self.steps + batch_idx + 1
         self.progress.update(self.task, completed=done)
 

@@ -1,4 +1,4 @@
-"""What concerns no single version: health, lists, descriptions, models that nobody knows, and gRPC.
+"""What concerns no single version: health, lists, descriptions, models that nobody knows.
 
 The catalog knows what is registered from the route prefixes that Serve tells its proxies. It answers any
 request for a version too, through a handle of Serve: that costs some milliseconds more than the front's way,
@@ -128,14 +128,13 @@ class RemoteModels:
 
 @dataclass(frozen=True)
 class CatalogOptions:
-    """Where Serve lists its routes; the content of the key file, without which all may call; the gRPC
-    address, where there is one; paths are texts.
+    """Where Serve lists its routes; the content of the key file, without which all may call; where its log
+    lies.
     """
 
     routes: str
     keys: Mapping[str, Any] | None
     log_folder: str
-    grpc_address: str | None
 
 
 class Catalog:
@@ -148,11 +147,9 @@ class Catalog:
         self.models = RemoteModels(options.routes)
         self.metrics = Metrics()
         self.gateway = Gateway(self.models, tokens, Limits(), self.metrics)  # type: ignore[arg-type]
-        self._grpc_address, self._grpc_server = options.grpc_address, None
 
     async def __serve_build_asgi_app__(self) -> App:
-        """The app that Serve calls for requests that no version gets; gRPC calls come to it, too."""
-        self._grpc_server = await _answer_grpc(self.gateway, self._grpc_address)
+        """The app that Serve calls for requests that no version gets."""
         return App(self.gateway, before=self.models.refresh)
 
     async def refresh(self) -> Sequence[str]:
@@ -163,14 +160,3 @@ class Catalog:
     async def counted(self) -> tuple[str, str]:
         """As `Replica.counted`."""
         return replica_name(), self.metrics.exposition().decode()
-
-
-async def _answer_grpc(gateway: Gateway, address: str | None) -> Any:
-    """The gRPC server; None without an address, or without grpcio, which is an extra."""
-    if address is None:
-        return None
-    try:
-        from marina.engines.gateway import grpc_server
-    except ImportError:
-        return None
-    return (await grpc_server.start(gateway, address))[0]

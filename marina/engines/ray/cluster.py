@@ -82,6 +82,7 @@ class Cluster:
 
     def __init__(self, front_port: int, serve_port: int, resources: Mapping[str, float]) -> None:
         self.front_port, self.serve_port, self.resources = front_port, serve_port, dict(resources)
+        self.routes = f"http://127.0.0.1:{serve_port}{ROUTES}"  # what Serve itself says of its applications
 
     def deploy_catalog(self, options: CatalogOptions) -> None:
         """Deploy the catalog, twice where there are several nodes, and wait until it runs. Raises

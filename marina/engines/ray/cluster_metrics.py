@@ -16,9 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
+    from marina.engines.gateway.metrics import Metrics
     from marina.engines.ray.cluster import Cluster
 
 LABEL = "replica"
+CONTROLLER = "controller"  # its value for the process that has management and gRPC
 
 
 class Pages(Collector):
@@ -48,6 +50,7 @@ def merged(pages: Mapping[str, str]) -> bytes:
     return generate_latest(registry)
 
 
-async def cluster_metrics_page(cluster: "Cluster", _request: Request) -> Response:
-    """GET /metrics: what all replicas that answer have counted."""
-    return Response(merged(await asyncio.to_thread(cluster.counted)), media_type=CONTENT_TYPE_LATEST)
+async def cluster_metrics_page(cluster: "Cluster", own: "Metrics", _request: Request) -> Response:
+    """GET /metrics: what all replicas that answer have counted, and this process, which has gRPC."""
+    pages = {**await asyncio.to_thread(cluster.counted), CONTROLLER: own.exposition().decode()}
+    return Response(merged(pages), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,6 @@
-"""The process that `marina serve` keeps alive: it starts Ray and Serve, and has management and metrics."""
+"""The process that `marina serve` keeps alive: it starts Ray and Serve, and has management, metrics and gRPC,
+whose calls it passes to the replicas, wherever they are.
+"""
 
 import asyncio
 import json
@@ -6,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +18,20 @@ import httpx
 from ray import serve
 from ray.exceptions import RayError
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from marina.core import files
 from marina.core.errors import MarinaError, ServerError
+from marina.engines.gateway.app import Gateway
+from marina.engines.gateway.bodies import Limits
 from marina.engines.gateway.management import Management
+from marina.engines.gateway.metrics import Metrics
+from marina.engines.gateway.optional_grpc import GRACE_SECONDS, answer_grpc
 from marina.engines.gateway.tokens import Tokens
 from marina.engines.ray.catalog import CatalogOptions
-from marina.engines.ray.cluster import ROUTES, Cluster, DeploymentFailed, Node, running_port
+from marina.engines.ray.cluster import Cluster, DeploymentFailed, Node, running_port
 from marina.engines.ray.cluster_metrics import cluster_metrics_page
 from marina.engines.ray.fleet import RayFleet
 from marina.engines.ray.joined import SERVE_PORT, JoinedCluster
@@ -39,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 120
+
+Page = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,10 @@ async def run(ray_process: RayProcess | JoinedRay, options: Options) -> None:
         return
     fleet, keys = starting.result()
     management = HttpServer(Management(fleet, keys).app)
-    page = partial(cluster_metrics_page, fleet.cluster) if options.joined else partial(metrics_page, None)
-    metrics = HttpServer(Starlette(routes=[Route("/metrics", page)]))
+    own = Metrics()
+    metrics = HttpServer(Starlette(routes=[Route("/metrics", _metrics_page(options, fleet, own))]))
+    gateway = Gateway(fleet.models, keys, Limits(), own)  # type: ignore[arg-type]
+    calls = await answer_grpc(gateway, f"127.0.0.1:{options.port + 3}")
     serving = [
         asyncio.create_task(management.serve(sockets=[listen("127.0.0.1", options.port + 1)])),
         asyncio.create_task(metrics.serve(sockets=[listen(options.host, options.port + 2)])),
@@ -90,9 +102,18 @@ async def run(ray_process: RayProcess | JoinedRay, options: Options) -> None:
         await asyncio.sleep(WATCH_SECONDS)
     logger.info("stopping")
     log.cancel()
+    if calls:
+        await calls.stop(GRACE_SECONDS)
     await asyncio.to_thread(ray_process.drain)
     management.should_exit = metrics.should_exit = True
     await asyncio.gather(*serving)
+
+
+def _metrics_page(options: Options, fleet: RayFleet, own: Metrics) -> Page:
+    """On one machine all processes count in one folder; elsewhere each replica is asked."""
+    if options.joined:
+        return partial(cluster_metrics_page, fleet.cluster, own)
+    return partial(metrics_page, None)
 
 
 async def _start_serve(options: Options) -> tuple[RayFleet, Tokens]:
@@ -104,17 +125,12 @@ async def _start_serve(options: Options) -> tuple[RayFleet, Tokens]:
     ledger = Ledger(is_kept=joined is not None)
     kept = await asyncio.to_thread(ledger.read)
     keys, content = _write_keys(options, kept)
-    fleet = RayFleet(
-        options.folder, options.store, cluster, joined.archives if joined else None, content, ledger
-    )
+    archives = joined.archives if joined else None
+    fleet = RayFleet(options.folder, options.store, cluster, archives, content, ledger)
     await asyncio.to_thread(fleet.take_over, kept)
-    catalog = CatalogOptions(
-        routes=f"http://127.0.0.1:{cluster.serve_port}{ROUTES}",
-        keys=content,
-        log_folder=str(options.folder / "logs"),
-        grpc_address=None if joined else f"127.0.0.1:{options.port + 3}",
-    )
+    catalog = CatalogOptions(cluster.routes, content, str(options.folder / "logs"))
     await asyncio.to_thread(cluster.deploy_catalog, catalog)
+    await fleet.replicas.learn()
     reached = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104  # compared, not bound
     async with asyncio.timeout(FRONT_SECONDS), httpx.AsyncClient(trust_env=False) as client:
         while True:

@@ -18,9 +18,10 @@ from ray.serve.exceptions import RayServeException
 
 from marina.engines.gateway.management import ManagementFailure, Registration, bad_request
 from marina.engines.ray.archives import sha256
+from marina.engines.ray.catalog import RemoteModels
 from marina.engines.ray.cluster import Cluster, DeploymentFailed
 from marina.engines.ray.ledger import Kept, KeptVersion, Ledger
-from marina.engines.ray.limits import PROCESS_SECONDS
+from marina.engines.ray.limits import CHANGE_SECONDS, PROCESS_SECONDS
 from marina.engines.ray.replica import ReplicaOptions
 from marina.engines.ray.routes import LONGEST_PREFIX, NAME, VERSION, application, idle, model_prefix
 from marina.engines.ray.scale import Scale, per_node_of
@@ -65,6 +66,7 @@ class Replicas:
         registered: Callable[[], Collection[Version]],
     ) -> None:
         self.cluster, self.store, self.archives, self.registered = cluster, store, archives, registered
+        self.models = RemoteModels(cluster.routes)
         self.keys, self.log_folder = keys, log_folder
         self.workers: list[Any] = []  # no process has all versions
         self.change = asyncio.Lock()
@@ -136,6 +138,15 @@ class Replicas:
     async def show(self, new: Version | None = None) -> None:
         """Route to what is registered, and to `new`; remove what is not."""
         await asyncio.to_thread(self._show, new)
+        await self.learn()
+
+    async def learn(self) -> None:
+        """Read for gRPC what is registered; without an answer in time it knows what it has known."""
+        try:
+            async with asyncio.timeout(CHANGE_SECONDS):
+                await self.models.refresh(is_due=True)
+        except (RayError, RayServeException, TimeoutError) as error:
+            logger.warning("gRPC does not know yet what is registered: %r", error)
 
     def _show(self, new: Version | None) -> None:
         names = {version.name for version in [*self.registered(), *([new] if new else [])]}
@@ -206,6 +217,7 @@ class RayFleet(Fleet):
         self.versions: dict[Key, Version] = {}
         self.replicas = Replicas(cluster, store, archives, keys, folder / "logs", self.versions.values)
         self.pool = self.replicas  # type: ignore[assignment]
+        self.models = self.replicas.models
 
     def take_over(self, kept: Kept | None) -> None:
         """Go on with the versions that the cluster serves since an earlier controller."""

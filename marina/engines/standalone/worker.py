@@ -30,6 +30,7 @@ from marina.engines.gateway.jobs.runner import JobRunner
 from marina.engines.gateway.jobs.service import Jobs
 from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.models import Models
+from marina.engines.gateway.optional_grpc import GRACE_SECONDS, answer_grpc
 from marina.engines.gateway.served_model import Batch, ServedModel
 from marina.engines.gateway.shadow import Shadow
 from marina.engines.gateway.tokens import Tokens
@@ -44,7 +45,6 @@ logger = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs, so that they close first
-GRPC_GRACE_SECONDS = 30
 HUNG = 70  # exit code
 
 
@@ -242,20 +242,10 @@ async def _answer(worker: Worker, runner: JobRunner | None) -> None:
     assert worker.options.listening is not None
     if runner:
         runner.start()
-    calls = await _answer_grpc(worker.gateway, worker.options.grpc_address)
+    calls = await answer_grpc(worker.gateway, worker.options.grpc_address)
     await worker.server.serve(sockets=[socket.socket(fileno=worker.options.listening)])
     if calls:
-        await calls.stop(GRPC_GRACE_SECONDS)
-
-
-async def _answer_grpc(gateway: Gateway, address: str | None) -> Any:
-    """The gRPC server; None without grpcio, which is an extra."""
-    try:
-        from marina.engines.gateway import grpc_server
-    except ImportError as error:
-        logger.info("no gRPC (%s): pip install marina[grpc]", error)
-        return None
-    return (await grpc_server.start(gateway, address))[0] if address else None
+        await calls.stop(GRACE_SECONDS)
 
 
 async def _say_alive(channel: Channel) -> None:
