@@ -25,6 +25,7 @@ from training.generation.pairs import PairBatches, TokenizedPairs, target_vocabu
 from training.generation.recurrent import RecurrentNetwork
 from training.generation.report import DRAWN, draw_attention, write_pair_report
 from training.generation.settings import Settings
+from training.generation.transformer import TransformerNetwork
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
@@ -90,7 +91,10 @@ def read_data(settings: Settings, run: Run) -> PairData:
 
 def network_of(settings: Settings, sources: int, targets: int) -> Any:
     """The network of the settings, for vocabularies of these sizes."""
-    return RecurrentNetwork(sources, targets, settings.width, settings.dropout, settings.max_tokens)
+    if settings.architecture == "gru":
+        return RecurrentNetwork(sources, targets, settings.width, settings.dropout, settings.max_tokens)
+    shape = (settings.width, settings.layers, settings.heads, settings.dropout)
+    return TransformerNetwork((sources, targets), *shape, settings.max_tokens, settings.max_new_tokens)
 
 
 def _tokenized(

@@ -22,26 +22,33 @@ from training.generation.assessment import edit_distance, pair_metrics, substitu
 from training.generation.learner import answers_of
 from training.generation.recurrent import RecurrentNetwork
 from training.generation.settings import Settings
+from training.generation.transformer import TransformerNetwork
 from training.train import train
 
 QUICK = {
-    **{"recipe": "sequence_to_sequence", "epochs": 12, "batch_size": 16, "learning_rate": 0.02},
+    **{"recipe": "sequence_to_sequence", "epochs": 25, "batch_size": 16, "learning_rate": 0.01},
     **{"max_tokens": 6, "max_new_tokens": 8, "width": 24, "dropout": 0.0},
 }
 WORDS = [*SPECIAL, *"abcdef"]
 
 
-def network() -> RecurrentNetwork:
+def network(architecture: str) -> Any:
     torch.manual_seed(0)
-    return RecurrentNetwork(9, len(WORDS), 16, 0.1, 6).eval()
+    if architecture == "gru":
+        return RecurrentNetwork(9, len(WORDS), 16, 0.1, 6).eval()
+    return TransformerNetwork((9, len(WORDS)), 16, 2, 2, 0.1, 6, 8).eval()
 
 
 @pytest.mark.slow
-def test_words_are_learned_and_served_as_they_were_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["gru", "transformer"])
+def test_words_are_learned_and_served_as_measured(tmp_path: Path, architecture: str) -> None:
     """By both runtimes, with the report's pictures and tables."""
     data = write_dictionary(tmp_path / "words.dict", 400)
     (tmp_path / "models").mkdir()
-    text = f"# Words.\nkind: generator\ntraining: {json.dumps({**QUICK, 'data': str(data)})}\n"
+    own = {**QUICK, "architecture": architecture, "data": str(data)}
+    if architecture == "transformer":
+        own |= {"layers": 1, "heads": 2, "width": 32}
+    text = f"# Words.\nkind: generator\ntraining: {json.dumps(own)}\n"
     text += "floor: {token_accuracy: 0.9}\nexport: {runtimes: [openvino], precisions: [fp32]}\n"
     (tmp_path / "models" / "words.yaml").write_text(text)
     made = spec.load("words", home=tmp_path)
@@ -66,9 +73,10 @@ def test_words_are_learned_and_served_as_they_were_measured(tmp_path: Path) -> N
     assert "Most frequent mistakes" in report.page(made)
 
 
-def test_answers_are_those_of_the_network_that_learned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["gru", "transformer"])
+def test_answers_are_those_of_the_network_that_learned(architecture: str) -> None:
     """Step by step with a state as in one pass of teacher forcing, whatever the batch is filled up with."""
-    model = network()
+    model = network(architecture)
     prompts = [np.array(one) for one in ([2, 3, 4], [5, 6, 7, 8, 2], [3])]
     found = answers_of(model, prompts, ListVocabulary(WORDS, " "), GenerationOptions(8))
     for prompt, one in zip(prompts, found, strict=True):
