@@ -1,5 +1,5 @@
-"""Transformers that write (Vaswani et al. 2017, with layer norm first): an encoder, and a decoder over it whose
-step keeps the keys and values of what came before.
+"""Transformers that write (Vaswani et al. 2017, with layer norm first): an encoder, and a decoder over it
+whose step keeps the keys and values of what came before.
 """
 
 import math
