@@ -1,14 +1,13 @@
-"""Tokens of answers -> text.
+"""Tokens of answers -> text, by the file target.json:
 
-    words         {"type": "words", "joiner": " ", "vocabulary": ["<pad>", "<unk>", "<s>", "</s>", ...]}
-    others        the JSON of Hugging Face's library `tokenizers`
+    {"type": "words", "joiner": " ", "vocabulary": ["<pad>", "<unk>", "<s>", "</s>", ...]}
 
-Numbers below SPECIAL are no text where the vocabulary is a list.
+The special tokens in front are no text.
 """
 
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..inputs.tokenization import SPECIAL as UNWRITTEN
 from ..protocol.errors import BrokenArchive
@@ -48,21 +47,6 @@ class ListVocabulary:
         return self.words[number]
 
 
-class FileVocabulary:
-    """That of a tokenizer of the library `tokenizers`."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.size = tokenizer, int(tokenizer.get_vocab_size())
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """As its decoder writes them; its special tokens are left out."""
-        return str(self.tokenizer.decode(list(tokens)))
-
-    def token(self, number: int) -> str:
-        """As it is in the vocabulary."""
-        return self.tokenizer.id_to_token(number) or ""
-
-
 def list_file(words: Sequence[str], joiner: str) -> bytes:
     """The content of a file for these words, the special ones among them."""
     return json.dumps(
@@ -70,22 +54,10 @@ def list_file(words: Sequence[str], joiner: str) -> bytes:
     ).encode()
 
 
-def load_vocabulary(content: bytes, kind: str) -> Vocabulary:
+def load_vocabulary(content: bytes) -> Vocabulary:
     """The vocabulary of a file. Raises BrokenArchive for one that can't be read."""
-    if kind == WORDS:
-        try:
-            config = json.loads(content)
-            return ListVocabulary(config["vocabulary"], config["joiner"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise BrokenArchive(f"{FILE} is no vocabulary of {kind}: {error!r}") from error
     try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise BrokenArchive(
-            f"this model writes texts by {kind}, which needs the package tokenizers: "
-            "pip install 'marina[text]', or tokenizers alone where only archives are served"
-        ) from error
-    try:
-        return FileVocabulary(Tokenizer.from_buffer(content))
-    except Exception as error:  # the library raises Exception itself
-        raise BrokenArchive(f"the vocabulary can't be read by the package tokenizers: {error}") from error
+        config = json.loads(content)
+        return ListVocabulary(config["vocabulary"], config["joiner"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenArchive(f"{FILE} is no vocabulary of {WORDS}: {error!r}") from error

@@ -6,8 +6,8 @@
 As a stream each token's text comes as {"delta": "..."} when it is there, and the whole answer last; without
 what may be the beginning of a stop text, which comes a little later. How texts are read is in `kinds.texts`,
 how answers are made in `handlers.decoding`. postprocess_config.json has the layout of the state
-(`decoding.loop`), "vocabulary", the kind of target.json ("" where answers have the tokens of prompts),
-"max_new_tokens", the most that a request may ask for, and "defaults" of the options.
+(`decoding.loop`), "vocabulary", the kind of target.json ("" where answers have the tokens of prompts:
+`decoding.prompts`), "max_new_tokens", the most that a request may ask for, and "defaults" of the options.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ import numpy as np
 from ..decoding.generation import TIME, Generation
 from ..decoding.loop import Decoder, Layout
 from ..decoding.options import MOST_BEAMS, GenerationOptions, check_limits, request_options
+from ..decoding.prompts import BYTES, PRETRAINED, load_prompt_tokenizer
 from ..decoding.search import LENGTH, STOP
 from ..decoding.vocabulary import FILE, Vocabulary, load_vocabulary
 from ..inputs.tokenization import FILE as TOKENIZER
@@ -47,9 +48,7 @@ class GeneratorPredictor(TextPredictor):
         self.defaults: Mapping[str, Any] = config["defaults"]
         check_limits(self.defaults)
         self.vocabulary: Vocabulary = (
-            load_vocabulary(export.content(FILE), config["vocabulary"])
-            if config["vocabulary"]
-            else load_vocabulary(export.content(TOKENIZER), str(export.preprocess["tokenizer"]))
+            load_vocabulary(export.content(FILE)) if config["vocabulary"] else self.tokenizer
         )
         self.most_new_tokens = int(config["max_new_tokens"])
         self.most_rows = int(self.metadata["max_batch"])
@@ -58,6 +57,13 @@ class GeneratorPredictor(TextPredictor):
         )
         self.seconds = DEFAULT_SECONDS / 2
         self.stream_decoder: Decoder | None = None
+
+    def read_tokenizer(self, export: Export) -> Any:
+        """What makes tokens of texts, and texts of tokens where answers have the tokens of prompts."""
+        kind = str(export.preprocess["tokenizer"])
+        if kind in (BYTES, PRETRAINED):
+            return load_prompt_tokenizer(export.content(TOKENIZER), kind)
+        return super().read_tokenizer(export)
 
     def load(self, folder: Any, model_config: Mapping[str, Any] | None = None) -> int:
         """As in PredictorStartup; an answer may take half of the time after which an engine ends a worker."""

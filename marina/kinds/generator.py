@@ -1,7 +1,7 @@
 """Generators: the same text is the same decision."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from handlers.runtime.export import Export
 from marina.core.errors import CallError
@@ -16,6 +16,7 @@ class GeneratorKind(Kind):
     """A text -> a text that is made token by token."""
 
     name = "generator"
+    import_recipe: ClassVar[str | None] = "imported_generator"
 
     def summarize(self, content: Any) -> str:
         """The text."""

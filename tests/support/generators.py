@@ -6,7 +6,9 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from handlers.decoding.loop import Layout
@@ -129,3 +131,46 @@ def write_dictionary(path: Path, count: int = 200) -> Path:
     lines = [f"{word} {' '.join(letter.upper() + '1' for letter in word)}" for word in words]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def write_text(path: Path) -> Path:
+    """A text that repeats itself."""
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 200, encoding="utf-8")
+    return path
+
+
+def write_gpt2(folder: Path, **config: Any) -> Path:
+    """A small GPT-2 with drawn weights, as Hugging Face's library writes one, and its tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=290, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(["In the beginning it was a word, she said."] * 9, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    size, width, layers, places = tokenizer.get_vocab_size(), 16, 2, 64
+    content = {
+        **{"model_type": "gpt2", "activation_function": "gelu_new", "eos_token_id": 0},
+        **{"vocab_size": size, "n_embd": width, "n_layer": layers, "n_head": 2, "n_positions": places},
+        **config,
+    }
+    (folder / "config.json").write_text(json.dumps(content))
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"wte.weight": (size, width), "wpe.weight": (places, width)}
+    for layer in range(layers):
+        for name, shape in (
+            *(("attn.c_attn", (width, 3 * width)), ("attn.c_proj", (width, width))),
+            *(("mlp.c_fc", (width, 4 * width)), ("mlp.c_proj", (4 * width, width))),
+        ):
+            shapes |= {f"h.{layer}.{name}.weight": shape, f"h.{layer}.{name}.bias": shape[1:]}
+        for name in ("ln_1", "ln_2"):
+            shapes |= {f"h.{layer}.{name}.{part}": (width,) for part in ("weight", "bias")}
+    shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    weights = {
+        f"transformer.{name}": torch.randn(*shape, generator=draw) * 0.4 for name, shape in shapes.items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    return folder

@@ -50,7 +50,8 @@ class PairLearner(FitModule):
     def evaluate(self) -> dict[str, float]:
         """The loss in training and on validation, and the token error rate of greedy answers there."""
         self.average.eval()
-        rows = [*range(min(len(self.validation), self.settings.validation_pairs))]
+        rows = np.linspace(0, len(self.validation) - 1, self.settings.validation_pairs).astype(int)
+        rows = np.unique(rows).tolist()  # a dictionary is in alphabetical order
         device = next(self.average.parameters()).device
         losses = []
         with torch.no_grad():

@@ -93,6 +93,17 @@ def draw_attention(found: Sequence[Generation], sources: Sequence[list[str]], pa
     figure.savefig(path, dpi=110)
 
 
+def write_continuations(text: str, prompts: Sequence[str], found: Sequence[Generation], report: Path) -> None:
+    """What a language model goes on with, beside what the text goes on with."""
+    (report / "tables").mkdir(exist_ok=True)
+    rows = []
+    for prompt, one in zip(prompts, found, strict=True):
+        place = text.find(prompt) + len(prompt)
+        rows.append({"prompt": prompt, "text": text[place : place + len(one.text)], "drawn": one.text})
+    words = "Beginnings of the test part, how it goes on, and what the model draws at a temperature of 0.8."
+    _write(report / "tables" / "samples.json", "Samples", words, rows)
+
+
 def _draw_lengths(answers: Sequence[str], targets: Sequence[Sequence[str]], form: str, path: Path) -> None:
     by_length: dict[int, list[tuple[int, int]]] = {}
     for answer, right in zip(answers, targets, strict=True):
@@ -106,11 +117,13 @@ def _draw_lengths(answers: Sequence[str], targets: Sequence[Sequence[str]], form
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     errors, counts = figure.subplots(1, 2)
     errors.bar(lengths, rates)
-    errors.set(title="Token error rate, test", xlabel=f"tokens of the right answer ({LONGEST}: and more)")
+    longest = f" ({LONGEST}: and more)" if LONGEST in by_length else ""
+    errors.set(title="Token error rate, test", xlabel=f"tokens of the right answer{longest}")
     counts.bar(lengths, [len(by_length[one]) for one in lengths], color="tab:gray")
     counts.set(title="Pairs of the test split", xlabel="tokens of the right answer")
     for axes in (errors, counts):
         axes.grid(alpha=0.3, axis="y")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=110)
 
 

@@ -69,6 +69,8 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "tagger": ("tagger", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "sequence_to_sequence": ("generator", {"epochs": 10_000}, CHECKPOINT),
+    "language_model": ("generator", {"epochs": 10_000, "max_tokens": 8, "max_new_tokens": 8}, CHECKPOINT),
+    "imported_generator": ("generator", {}, RUNNING),
     "imported_embedder": ("embedder", {}, RUNNING),
     "imported_regressor": ("regressor", {"trust_pickle": True}, RUNNING),
     "imported_tabular_classifier": ("tabular_classifier", {"trust_pickle": True}, RUNNING),
@@ -96,7 +98,9 @@ ROW_WRITERS = {
     "sequence_classifier": signal_models.write_csv,
     "tagger": tagged_data.write_conll,
     "sequence_to_sequence": generators.write_dictionary,
+    "language_model": generators.write_text,
 }
+SUFFIXES = {"tagger": "conll", "sequence_to_sequence": "dict", "language_model": "txt"}
 ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
 
@@ -113,7 +117,7 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
     if recipe in ROWS:
-        suffix = {"tagger": "conll", "sequence_to_sequence": "dict"}.get(recipe, "csv")
+        suffix = SUFFIXES.get(recipe, "csv")
         path = home / f"rows.{suffix}"
         if recipe in ROW_WRITERS:
             ROW_WRITERS[recipe](path)
@@ -132,6 +136,7 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
             "imported_classifier": f"{home}/own.py:brightest",
             "imported_tensor": f"{home}/own.py:brightest",
             "imported_embedder": f"hf:{home}/encoder",
+            "imported_generator": f"hf:{generators.write_gpt2(home / 'gpt2')}",
             "imported_regressor": f"{home}/ridge.joblib",
             "imported_tabular_classifier": f"{home}/logistic.joblib",
         }
