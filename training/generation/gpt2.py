@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from marina.core.errors import CallError
 from training.generation.causal import CausalNetwork
-from training.text.encoders import CONFIG, PREFIX, TOKENIZER, WEIGHTS, folder_of
+from training.text.encoders import CONFIG, TOKENIZER, WEIGHTS, folder_of
 
 NAMES = {
     "wte.weight": "embedding.weight",
@@ -95,6 +95,3 @@ def _network(config: Mapping[str, Any], place: Path) -> CausalNetwork:
         raise CallError(f"{place}: n_inner {inner} and n_head {shape[1]} don't fit n_embd {width}")
     epsilon = float(config.get("layer_norm_epsilon", 1e-5))
     return CausalNetwork(size, width, *shape, 0.0, most, end, epsilon)
-
-
-__all__ = ["PREFIX", "load_gpt2", "renamed"]

@@ -80,7 +80,8 @@ class Layer(nn.Module):
     def inner(self, vectors: torch.Tensor) -> torch.Tensor:
         """The linear layers."""
         hidden = F.gelu(self.first(self.inner_norm(vectors)), approximate="tanh")
-        return vectors + self.dropout(self.second(hidden))
+        result: torch.Tensor = vectors + self.dropout(self.second(hidden))
+        return result
 
     def whole(self, vectors: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention to the own sequence at once; its keys and values [B, 2, heads, T, d]."""
@@ -130,8 +131,12 @@ class TransformerNetwork(nn.Module):
             vectors, _ = layer.whole(vectors, mask[:, None, None])
             vectors = layer.inner(vectors)
         vectors = self.encoder_norm(vectors)
-        pairs = [layer.cross.keys_and_values(vectors) for layer in self.decoder]  # type: ignore[union-attr]
-        return torch.stack([part for pair in pairs for part in pair], 1), mask
+        parts: list[torch.Tensor] = []
+        for layer in self.decoder:
+            assert isinstance(layer, Layer)
+            assert layer.cross is not None
+            parts += layer.cross.keys_and_values(vectors)
+        return torch.stack(parts, 1), mask
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V] of the tokens behind `targets` int64 [B, T], which begin with BEGIN."""

@@ -19,11 +19,12 @@ from marina.core.spec import Section
 from training.export.trained import Sample, Trained
 from training.generation.causal import CausalNetwork
 from training.generation.exporting import postprocess_of, trained_generator
-from training.generation.gpt2 import PREFIX, load_gpt2
+from training.generation.gpt2 import load_gpt2
 from training.generation.learner import answers_of
 from training.generation.perplexity import LANGUAGE_METRICS, language_metrics
 from training.runs.run import Run
 from training.text.encoders import WEIGHTS, folder_of
+from training.text.settings import PRETRAINED as PREFIX
 
 IS_IMPORT = True
 METRICS = LANGUAGE_METRICS
