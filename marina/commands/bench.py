@@ -24,7 +24,8 @@ bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), more nodes of a cluster (scale), a "
     "detector (detect), the decoding of pictures (decode), the loading of training pictures (data), models "
-    "of rows (tables), forecasts (series), requests of texts (texts), the training of policies (rl) and its "
+    "of rows (tables), forecasts (series), requests of texts (texts), texts that are "
+    "made token by token (generation), the training of policies (rl) and its "
     "steps (steps), and the packages of the images (images). "
     "`marina bench serve --help` lists the options of serve.",
 )
@@ -58,6 +59,7 @@ _add("rl", "policies.py", "Measure the CPU time until policies reach their retur
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
 _add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
 _add("texts", "texts.py", "Measure a request of a text beside the bare loop, and mixed lengths.")
+_add("generation", "generation.py", "Measure texts made token by token beside Hugging Face's transformers.")
 _add(
     "steps",
     "policy_steps.py",

@@ -88,7 +88,7 @@ class CausalPrompt(nn.Module):
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
         """One batch."""
         vectors, cache = self.network.read(tokens)
-        last = (lengths - 1)[:, None, None].expand(-1, 1, vectors.shape[2])
+        last = (lengths.clamp(max=tokens.shape[1]) - 1)[:, None, None].expand(-1, 1, vectors.shape[2])
         return {"logits": self.network.logits(vectors.gather(1, last)[:, 0]), "cache": cache}
 
 

@@ -58,7 +58,7 @@ def train(settings: Settings, run: Run) -> Trained:
     loss, right = measured(model, parts[2], settings.places)
     metrics = metrics_of(loss, right, len(parts[2]) - 1, len(data.test.encode()))
     draw_generation_curves(learner.history, learner.best_epoch, run.report / "curves.png")
-    texts = _prompts(data)
+    texts = _prompts(data, min(SAMPLE_CHARACTERS, max(2, settings.max_tokens // 4)))  # of four bytes at most
     prompts = [tokenizer.encode(text, settings.max_tokens).ids for text in texts]
     drawn = GenerationOptions(min(64, settings.max_new_tokens), temperature=0.8, seed=run.seed)
     write_continuations(data.test, texts, answers_of(model, prompts, tokenizer, drawn), run.report)
@@ -80,13 +80,15 @@ def train(settings: Settings, run: Run) -> Trained:
     )
 
 
-def _prompts(data: TextSplits) -> list[str]:
-    """Beginnings, spread over the test part, at the beginnings of words where there are any."""
+def _prompts(data: TextSplits, size: int) -> list[str]:
+    """Beginnings of at most `size` characters, spread over the test part, at the beginnings of words where
+    there are any.
+    """
     texts = []
     step = max(1, len(data.test) // SAMPLES)
     for place in range(0, len(data.test), step):
-        part = data.test[place : place + SAMPLE_CHARACTERS]
-        text = part[part.find(" ") + 1 :] if " " in part[: SAMPLE_CHARACTERS // 2] else part
+        part = data.test[place : place + size]
+        text = part[part.find(" ") + 1 :] if " " in part[: size // 2] else part
         if text.strip() and "\0" not in text:
             texts.append(text)
     if not texts:

@@ -49,6 +49,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench tables": ([], 0),
     "bench series": ([], 0),
     "bench texts": ([], 0),
+    "bench generation": ([], 0),
     "bench scale": ([], 0),
     "bench data": ([], 0),
     "bench images": ([], 0),
