@@ -2,12 +2,17 @@
 
 import io
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from marina.core.errors import CallError
 
 UNPACKED_BYTES, MOST_PACKED = 256 << 20, 20  # that any zip may unpack to; times its size for larger ones
 MAX_MEMBERS = 100_000  # files
+# what zipfile raises at a damaged file, at one that is missing in it, and at packings that it doesn't know
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError),
+)
 
 
 def check_unpacked_size(content: Path | bytes, name: str, most_packed: int = MOST_PACKED) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +26,9 @@ from marina.core import files, paths, programs
 from marina.core.errors import CallError, WorkError
 from marina.core.scratch import scratch_folder
 from marina.core.spec import Spec, parse
-from marina.core.zip_files import check_members, check_unpacked_size
+from marina.core.zip_files import UNREADABLE, check_members, check_unpacked_size
 from marina.packaging.handler_package import entry_point, write_handlers
 
-# what zipfile raises at a damaged file, at one that is missing in it, and at packings that it doesn't know
-UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError),
-)
 ARCHIVER_SECONDS = 900.0
 NEVER_PACKED = ("report",)  # pictures for people; they stay with the export
 

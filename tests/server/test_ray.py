@@ -1,5 +1,7 @@
 """What only Ray Serve does: each version has replicas of its own, which are replaced."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -7,6 +9,7 @@ import pytest
 
 from marina import engines
 from marina.client import Client
+from marina.client.jobs import Job
 from marina.core.console import Output
 from marina.core.errors import RequestError
 from marina.engines import server_process
@@ -29,12 +32,13 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A server with two replicas of balance 1.0, and one that can hang; bad versions in the store."""
+    """A server with two replicas of balance 1.0, and one that can hang; 1.1 and bad versions in the store."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("MARINA_HOME", str(home))
         good = export_toy(home, more="serving: {workers: 2}\n")
         archive.build(good)
+        archive.build(export_toy(home, version="1.1", more="serving: {workers: 2}\n"))
         hanging = export_toy(home, "hanging", more="serving: {response_timeout_s: 1}\n")
         archive.build(hanging)
         append(hanging, SLOW_ANSWERS.replace("time.sleep(1.0)", "time.sleep(600)"))
@@ -94,3 +98,30 @@ def test_a_batch_that_hangs_ends_its_replica_and_no_other(client: Client) -> Non
     assert client.predict("hanging", GOOD, timeout=30)["action"] == 1
     assert worker_pids(client, "hanging") != [before]
     assert worker_pids(client) == others
+
+
+def test_a_job_survives_its_replica_and_the_version_it_began_with(client: Client) -> None:
+    """It named no version: after a change of the default one it is the next one's."""
+    instances = [[0.001 * (number % 100), 0.0, 0.1, 0.0] for number in range(60_000)]
+    expected = client.predict_many("balance", instances[:100])
+    job = client.submit("balance", {"instances": instances})
+    _until_it_runs(job)
+    os.kill(worker_pids(client)[0], signal.SIGKILL)
+    os.kill(worker_pids(client)[1], signal.SIGKILL)
+    time.sleep(1)
+    client.register("balance", "1.1", "balance-1.1.mar")
+    client.set_default("balance", "1.1")
+    client.unregister("balance", "1.0")
+    done = job.result(180)["predictions"]
+
+    assert (len(done), done[:100]) == (len(instances), expected)
+    job.delete()
+    with pytest.raises(RequestError, match="Job not found"):
+        job.status()
+
+
+def _until_it_runs(job: Job) -> None:
+    deadline = time.monotonic() + 60
+    while not job.status()["progress"]["done"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -32,7 +32,8 @@ class JobServer:
         models.add(ServedModel(cast(Predictor, predictor), {"batchSize": 4}))
         self.models = models
         self.jobs = Jobs(folder, limits, models)
-        self.runner = JobRunner(self.jobs, models)
+        self.has_default = True
+        self.runner = JobRunner(self.jobs, models, lambda _: self.has_default)
         self.app = Gateway(models, tokens, Limits(), Metrics(), self.jobs)
 
     async def run(self, calls: Calls) -> Any:

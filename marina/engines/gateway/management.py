@@ -34,6 +34,7 @@ SETTINGS = {  # query parameter -> key of the archive's model-config.yaml
 }
 RUNTIMES = ("python", "python2", "python3")
 PAGE = 100
+SHADOW_RESULTS = ("same", "different", "failed", "skipped")  # of a request that a shadow answered too
 
 Handler = Callable[[Request], Awaitable[Response]]
 

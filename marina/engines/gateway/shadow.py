@@ -19,11 +19,11 @@ from handlers.protocol.requests import Row
 from marina.core import kinds
 from marina.engines.gateway.bodies import LARGE_BYTES
 from marina.engines.gateway.failures import Refused
+from marina.engines.gateway.management import SHADOW_RESULTS
 
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 32  # of a process; what comes meanwhile is skipped
-RESULTS = ("same", "different", "failed", "skipped")
 
 Ask = Callable[[Row, str], Awaitable[Reply]]
 Count = Callable[[str], None]
@@ -35,7 +35,7 @@ class Shadow:
     def __init__(self, version: str, percent: float, kind: str, ask: Ask, count: Count) -> None:
         """Raises CallError for a kind that can't be compared here."""
         self.version, self.percent = version, percent
-        self.tally: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        self.tally: Counter[str] = Counter(dict.fromkeys(SHADOW_RESULTS, 0))
         self._same_decision = kinds.get(kind).same_decision
         self._ask, self._count = ask, count
         self._tasks: set[asyncio.Task[None]] = set()

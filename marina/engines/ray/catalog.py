@@ -28,6 +28,7 @@ from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.tokens import Tokens
 from marina.engines.ray.limits import ROUTES_SECONDS
 from marina.engines.ray.replica import App, log_to, replica_name
+from marina.engines.ray.replica_jobs import JobSetup
 from marina.engines.ray.routes import RoutedModel, application, routed_models
 
 logger = logging.getLogger(__name__)
@@ -129,12 +130,13 @@ class RemoteModels:
 @dataclass(frozen=True)
 class CatalogOptions:
     """Where Serve lists its routes; the content of the key file, without which all may call; where its log
-    lies.
+    lies; the jobs, where there are any.
     """
 
     routes: str
     keys: Mapping[str, Any] | None
     log_folder: str
+    jobs: JobSetup | None
 
 
 class Catalog:
@@ -146,7 +148,8 @@ class Catalog:
         tokens = Tokens.from_content(options.keys)
         self.models = RemoteModels(options.routes)
         self.metrics = Metrics()
-        self.gateway = Gateway(self.models, tokens, Limits(), self.metrics)  # type: ignore[arg-type]
+        jobs = options.jobs.jobs(self.models) if options.jobs else None
+        self.gateway = Gateway(self.models, tokens, Limits(), self.metrics, jobs)  # type: ignore[arg-type]
 
     async def __serve_build_asgi_app__(self) -> App:
         """The app that Serve calls for requests that no version gets."""

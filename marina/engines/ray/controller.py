@@ -26,6 +26,8 @@ from marina.core import files
 from marina.core.errors import MarinaError, ServerError
 from marina.engines.gateway.app import Gateway
 from marina.engines.gateway.bodies import Limits
+from marina.engines.gateway.jobs.limits import JobLimits
+from marina.engines.gateway.jobs.metrics import JobCollector
 from marina.engines.gateway.management import Management
 from marina.engines.gateway.metrics import Metrics
 from marina.engines.gateway.optional_grpc import GRACE_SECONDS, answer_grpc
@@ -33,13 +35,14 @@ from marina.engines.gateway.tokens import Tokens
 from marina.engines.ray.catalog import CatalogOptions
 from marina.engines.ray.cluster import Cluster, DeploymentFailed, Node, running_port
 from marina.engines.ray.cluster_metrics import cluster_metrics_page
-from marina.engines.ray.fleet import RayFleet
+from marina.engines.ray.fleet import RayFleet, Setup
 from marina.engines.ray.joined import SERVE_PORT, JoinedCluster
 from marina.engines.ray.joined_ray import JoinedRay
 from marina.engines.ray.ledger import Kept, Ledger
 from marina.engines.ray.limits import FRONT_SECONDS
 from marina.engines.ray.node_command import free_ports
 from marina.engines.ray.ray_process import RayProcess
+from marina.engines.ray.replica_jobs import JobSetup
 from marina.engines.standalone.controller import keep_log_short, listen, metrics_page, write_keys
 from marina.engines.standalone.http_server import HttpServer, runner
 
@@ -70,6 +73,12 @@ class Options:
         paths = {key: Path(content[key]) for key in ("folder", "store", "temporary")}
         joined = JoinedCluster(**content["joined"]) if content["joined"] else None
         return cls(**{**content, **paths, "joined": joined})
+
+    def jobs(self) -> JobCollector | None:
+        """What counts the jobs; None where the replicas' machines have no disk in common, and no jobs."""
+        if self.joined and not self.joined.is_local:
+            return None
+        return JobCollector(self.folder / "jobs", JobLimits.from_environment(os.environ))
 
 
 async def run(ray_process: RayProcess | JoinedRay, options: Options) -> None:
@@ -111,9 +120,12 @@ async def run(ray_process: RayProcess | JoinedRay, options: Options) -> None:
 
 def _metrics_page(options: Options, fleet: RayFleet, own: Metrics) -> Page:
     """On one machine all processes count in one folder; elsewhere each replica is asked."""
-    if options.joined:
-        return partial(cluster_metrics_page, fleet.cluster, own)
-    return partial(metrics_page, None)
+    jobs = options.jobs()
+    if not options.joined:
+        return partial(metrics_page, jobs)
+    if jobs:
+        own.registry.register(jobs)
+    return partial(cluster_metrics_page, fleet.cluster, own)
 
 
 async def _start_serve(options: Options) -> tuple[RayFleet, Tokens]:
@@ -125,10 +137,17 @@ async def _start_serve(options: Options) -> tuple[RayFleet, Tokens]:
     ledger = Ledger(is_kept=joined is not None)
     kept = await asyncio.to_thread(ledger.read)
     keys, content = _write_keys(options, kept)
-    archives = joined.archives if joined else None
-    fleet = RayFleet(options.folder, options.store, cluster, archives, content, ledger)
+    jobs = options.jobs()
+    setup = Setup(
+        options.store,
+        joined.archives if joined else None,
+        content,
+        options.folder / "logs",
+        JobSetup(str(jobs.folder), jobs.limits, cluster.routes) if jobs else None,
+    )
+    fleet = RayFleet(options.folder, cluster, setup, ledger)
     await asyncio.to_thread(fleet.take_over, kept)
-    catalog = CatalogOptions(cluster.routes, content, str(options.folder / "logs"))
+    catalog = CatalogOptions(cluster.routes, content, str(setup.log_folder), setup.jobs)
     await asyncio.to_thread(cluster.deploy_catalog, catalog)
     await fleet.replicas.learn()
     reached = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104  # compared, not bound

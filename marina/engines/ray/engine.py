@@ -51,8 +51,9 @@ class RayEngine(StandaloneEngine):
         return {**own, **LOOPBACK, **node}
 
     def ports(self, home: Path) -> tuple[str, ...]:
-        """As in Engine; the front of a cluster that was joined may listen already, and there is no gRPC."""
-        return ("management", "metrics") if JoinedCluster.configured(home) else super().ports(home)
+        """As in Engine; the front of a cluster that was joined may listen already."""
+        own = super().ports(home)
+        return own[1:] if JoinedCluster.configured(home) else own
 
 
 ENGINE = RayEngine()

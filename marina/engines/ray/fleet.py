@@ -23,6 +23,7 @@ from marina.engines.ray.cluster import Cluster, DeploymentFailed
 from marina.engines.ray.ledger import Kept, KeptVersion, Ledger
 from marina.engines.ray.limits import CHANGE_SECONDS, PROCESS_SECONDS
 from marina.engines.ray.replica import ReplicaOptions
+from marina.engines.ray.replica_jobs import JobSetup
 from marina.engines.ray.routes import LONGEST_PREFIX, NAME, VERSION, application, idle, model_prefix
 from marina.engines.ray.scale import Scale, per_node_of
 from marina.engines.standalone.fleet import Fleet
@@ -51,23 +52,25 @@ class Deployed:
     scale: Scale
 
 
-class Replicas:
-    """The replicas of all versions, which follow what is `registered`; archives lie in `store`, and nodes
-    fetch them from `archives`, where that is an address.
+@dataclass(frozen=True)
+class Setup:
+    """What the replicas of all versions have in common: archives lie in `store`, and nodes fetch them from
+    `archives`, where that is an address; `keys` is the content of the key file.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        store: Path,
-        archives: str | None,
-        keys: Mapping[str, Any] | None,
-        log_folder: Path,
-        registered: Callable[[], Collection[Version]],
-    ) -> None:
-        self.cluster, self.store, self.archives, self.registered = cluster, store, archives, registered
+    store: Path
+    archives: str | None
+    keys: Mapping[str, Any] | None
+    log_folder: Path
+    jobs: JobSetup | None
+
+
+class Replicas:
+    """The replicas of all versions, which follow what is `registered`."""
+
+    def __init__(self, cluster: Cluster, setup: Setup, registered: Callable[[], Collection[Version]]) -> None:
+        self.cluster, self.setup, self.registered = cluster, setup, registered
         self.models = RemoteModels(cluster.routes)
-        self.keys, self.log_folder = keys, log_folder
         self.workers: list[Any] = []  # no process has all versions
         self.change = asyncio.Lock()
         self._deployed: dict[Key, Deployed] = {}
@@ -96,7 +99,7 @@ class Replicas:
         try:
             scale = _scale(version, count, max(count, version.max_workers))
             per_node = per_node_of(scale, await asyncio.to_thread(self.cluster.computing_nodes))
-            checksum = await asyncio.to_thread(sha256, self.store / version.archive)
+            checksum = await asyncio.to_thread(sha256, self.setup.store / version.archive)
             deployed = Deployed(secrets.token_hex(4), checksum, per_node, scale)
             await asyncio.to_thread(self._deploy, version, deployed)
         except (DeploymentFailed, TimeoutError) as error:
@@ -175,16 +178,18 @@ class Replicas:
         key = version.name, version.version
         if key not in self._deployed:
             self.cluster.wait_gone(application(*key))  # an earlier one, which still answers
-        archive = self.store / version.archive
+        setup = self.setup
+        archive = setup.store / version.archive
         options = ReplicaOptions(
-            archive=f"{self.archives}{version.archive}" if self.archives else str(archive),
+            archive=f"{setup.archives}{version.archive}" if setup.archives else str(archive),
             sha256=deployed.sha256,
             name=version.name,
             version=version.version,
-            keys=self.keys,
-            log_folder=str(self.log_folder),
+            keys=setup.keys,
+            log_folder=str(setup.log_folder),
             startup_seconds=version.startup_seconds,
             settings=version.settings,
+            jobs=setup.jobs,
         )
         queue = int(version.config.get("jobQueueSize") or 100) + int(version.config.get("batchSize") or 1)
         self._deployed[key] = deployed
@@ -204,18 +209,10 @@ class Replicas:
 class RayFleet(Fleet):
     """The registered versions of one Serve."""
 
-    def __init__(
-        self,
-        folder: Path,
-        store: Path,
-        cluster: Cluster,
-        archives: str | None,
-        keys: Mapping[str, Any] | None,
-        ledger: Ledger,
-    ) -> None:
-        self.folder, self.store, self.cluster, self.ledger = folder, store, cluster, ledger
+    def __init__(self, folder: Path, cluster: Cluster, setup: Setup, ledger: Ledger) -> None:
+        self.folder, self.store, self.cluster, self.ledger = folder, setup.store, cluster, ledger
         self.versions: dict[Key, Version] = {}
-        self.replicas = Replicas(cluster, store, archives, keys, folder / "logs", self.versions.values)
+        self.replicas = Replicas(cluster, setup, self.versions.values)
         self.pool = self.replicas  # type: ignore[assignment]
         self.models = self.replicas.models
 
@@ -260,7 +257,7 @@ class RayFleet(Fleet):
         """As in Fleet; in the cluster too, for a controller that takes this one's place."""
         super()._save()
         versions = [self.replicas.kept(version) for version in self.versions.values()]
-        self.ledger.write(Kept(self.replicas.keys, versions))
+        self.ledger.write(Kept(self.replicas.setup.keys, versions))
 
     async def describe(self, version: Version, customized: bool) -> dict[str, Any]:
         """As in Fleet. Raises ManagementFailure when none of its replicas says what it is."""

@@ -36,6 +36,7 @@ from marina.engines.gateway.served_model import ServedModel
 from marina.engines.gateway.shadow import Shadow
 from marina.engines.gateway.tokens import Tokens
 from marina.engines.ray.archives import local_archive
+from marina.engines.ray.replica_jobs import JobSetup, ReplicaJobs
 from marina.engines.ray.routes import application, version_prefix
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class ReplicaOptions:
 
     `archive` is a path that every node has, or an address that it is fetched from. Where `log_folder` is a
     folder of the replica's node, it logs there. `keys` is the content of the key file, without which all may
-    call.
+    call. Without `jobs` there are none.
     """
 
     archive: str
@@ -63,6 +64,7 @@ class ReplicaOptions:
     log_folder: str
     startup_seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    jobs: JobSetup | None = None
 
 
 class Replica:
@@ -82,14 +84,16 @@ class Replica:
         models, self.metrics = Models(), Metrics()
         models.add(self.model)
         tokens = Tokens.from_content(options.keys)
-        self.gateway = Gateway(models, tokens, Limits(), self.metrics)
+        self.jobs = ReplicaJobs(options.jobs, models, self.model) if options.jobs else None
+        jobs = self.jobs.jobs if self.jobs else None
+        self.gateway = Gateway(models, tokens, Limits(), self.metrics, jobs)
         self._golden_at = time.monotonic()
         gc.collect()
         gc.freeze()  # what exists now stays; scanning it for garbage again and again would delay requests
 
     async def __serve_build_asgi_app__(self) -> "App":
         """The app that Serve calls for every request to this version."""
-        return App(self.gateway, version_prefix(self.model.name, self.model.version))
+        return App(self.gateway, version_prefix(self.model.name, self.model.version), jobs=self.jobs)
 
     async def reconfigure(self, shadow: Mapping[str, Any]) -> None:
         """Have another version answer a share of the requests too: {"version": "1.1", "percent": 10}, or
@@ -169,25 +173,36 @@ async def _ask(version: str, row: Row, request_id: str) -> Reply:
 
 
 class App:
-    """A gateway behind a route prefix, which it does not know; `before` is awaited before each request."""
+    """A gateway behind a route prefix, which it does not know; `before` is awaited before each request, and
+    `jobs` are computed for as long as Serve has the app.
+    """
 
     def __init__(
-        self, gateway: Gateway, prefix: str = "", before: Callable[[], Awaitable[None]] | None = None
+        self,
+        gateway: Gateway,
+        prefix: str = "",
+        before: Callable[[], Awaitable[None]] | None = None,
+        jobs: ReplicaJobs | None = None,
     ) -> None:
-        self.gateway, self.prefix, self.before = gateway, prefix, before
+        self.gateway, self.prefix, self.before, self.jobs = gateway, prefix, before, jobs
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request, or Serve's question whether the process is ready to start or end: it is."""
         if scope["type"] == "lifespan":
-            kind = ""
-            while kind != "lifespan.shutdown":
-                kind = (await receive())["type"]
-                await send({"type": f"{kind}.complete"})
+            await self._live(receive, send)
             return
         if self.before:
             await self.before()
         scope = {**scope, "path": scope["path"].removeprefix(self.prefix), "root_path": ""}
         await self.gateway(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        kind = ""
+        while kind != "lifespan.shutdown":
+            kind = (await receive())["type"]
+            if self.jobs:
+                await (self.jobs.start() if kind == "lifespan.startup" else self.jobs.stop())
+            await send({"type": f"{kind}.complete"})
 
 
 def _load_in_time(options: ReplicaOptions, folder: Path) -> ServedModel:

@@ -20,16 +20,14 @@ import yaml
 
 from marina.core import files
 from marina.core.errors import CallError
-from marina.core.zip_files import check_unpacked_size
+from marina.core.zip_files import UNREADABLE, check_unpacked_size
 from marina.engines.gateway.failures import ModelNotFound, VersionNotFound
-from marina.engines.gateway.management import ManagementFailure, Registration, bad_request
-from marina.engines.gateway.shadow import RESULTS
+from marina.engines.gateway.management import SHADOW_RESULTS, ManagementFailure, Registration, bad_request
 from marina.engines.gateway.unpacking import with_settings
 from marina.engines.standalone.channel import ActionFailed, Disconnected
 from marina.engines.standalone.pool import STOP_SECONDS, WorkerPool
 from marina.engines.standalone.version import Version
 from marina.engines.standalone.worker_process import WorkerProcess, WorkerSettings
-from marina.packaging.archive import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +152,7 @@ class Fleet:
 
     async def shadow_tally(self, name: str, version: str) -> dict[str, Any]:
         """What came of the requests that a version answered beside the default one, since it began."""
-        shadow, counts = self.find(name, version), Counter(dict.fromkeys(RESULTS, 0))
+        shadow, counts = self.find(name, version), Counter(dict.fromkeys(SHADOW_RESULTS, 0))
         if shadow.shadow_percent:
             for tally in await self._tallies(name):
                 counts.update(tally)

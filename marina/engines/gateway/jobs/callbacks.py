@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import httpx
-
 from handlers.protocol.errors import BadRequest
 from marina.engines.gateway.jobs.limits import JobLimits
 
@@ -52,6 +50,8 @@ def check_callback(url: str, limits: JobLimits) -> SplitResult:
 
 async def send_callback(url: str, content: Mapping[str, Any], limits: JobLimits) -> None:
     """Send `content`. Raises CallbackFailed."""
+    import httpx  # 5 MB, which a server without callbacks does without
+
     try:
         parts = check_callback(url, limits)  # the configuration may have changed
     except BadRequest as error:

@@ -7,7 +7,7 @@ queued again; when the process dies, its lease ends and another one takes the jo
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -49,10 +49,14 @@ def _renew(job: Job, progress: tuple[int | None, int, int, int], store: JobStore
 
 
 class JobRunner:
-    """Runs the jobs of the models that this process serves, from `start` until `stop`."""
+    """Runs the jobs of the models that this process serves, from `start` until `stop`; those that name no
+    version where `has_default` says that the model's default version is here.
+    """
 
-    def __init__(self, jobs: Jobs, models: Models) -> None:
-        self.jobs, self.models = jobs, models
+    def __init__(
+        self, jobs: Jobs, models: Models, has_default: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self.jobs, self.models, self.has_default = jobs, models, has_default
         self._running: dict[str, asyncio.Task[None]] = {}  # by the model's name
         self._others: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -113,7 +117,8 @@ class JobRunner:
     def _targets(self) -> list[str]:
         """What is served here and has no job under way: NAME, and NAME/VERSION."""
         names = [name for name in self.models.names() if name not in self._running]
-        return [*names, *(f"{name}/{version}" for name in names for version in self.models.versions(name))]
+        versions = (f"{name}/{version}" for name in names for version in self.models.versions(name))
+        return [*filter(self.has_default, names), *versions]
 
     def _ended(self, name: str, _: asyncio.Task[None]) -> None:
         self._running.pop(name, None)

@@ -44,6 +44,25 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
     opened.close()
 
 
+def test_a_job_without_a_version_waits_for_the_default_one(tmp_path: Path, predictor: Stepped) -> None:
+    """A process of another version computes what names that version, and leaves the rest."""
+    server = JobServer(tmp_path / "jobs", predictor, LIMITS, Tokens.open())
+    server.has_default = False
+
+    async def calls(client: httpx.AsyncClient) -> Any:
+        version = server.models.versions("stepped")[0]
+        paths = [
+            (await client.post(path, json={"instances": [1]}, headers=ASYNC)).headers["location"]
+            for path in (PATH, f"{PATH}/{version}")
+        ]
+        named = await ended(client, paths[1])
+        waiting = (await client.get(paths[0])).json()["state"]
+        server.has_default = True
+        return named["state"], waiting, (await ended(client, paths[0]))["state"]
+
+    assert asyncio.run(server.run(calls)) == ("done", "queued", "done")
+
+
 def test_a_job_has_the_answer_that_the_request_would_get(served: Callable[..., Any]) -> None:
     """202 with its place; an instance that is refused has its error among the answers."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from marina.core import processes
 from marina.core.errors import CallError
-from marina.engines.engine import Access
+from marina.engines.engine import PORTS, Access
 from marina.engines.ray import engine as ray_engine
 from marina.engines.ray import environment, local_cluster
 from marina.engines.ray.joined import JoinedCluster
@@ -88,8 +88,9 @@ def test_a_cluster_needs_its_token(project: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_joined_clusters_front_may_listen_already(project: Path) -> None:
-    """It is the nodes', and goes on when the controller ends; no token is written."""
-    assert ENGINE.ports(project) == ("management", "metrics")
+    """It is the nodes', and stays when the controller ends; no token is written."""
+    assert ENGINE.ports(project) == PORTS[1:]
+    assert PORTS[0] == "inference"
 
     found = ENGINE.environment(8080, project / "run" / "8080", project, str(project), Access())
 
