@@ -1,5 +1,6 @@
 """Streams of answers that come piece by piece: {"delta": "..."} for each token, the whole answer last."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..protocol.events import Item
 from ..protocol.replies import Reply, reply_of
 from ..runtime.streams import Stream
 
+SHOT_SECONDS = 0.005  # of tokens that are made at once where nobody sees them one by one
+
 
 class GenerationStream(Stream):
     """One request, with the answers that are in the making by their positions, and those that wait until
@@ -17,7 +20,8 @@ class GenerationStream(Stream):
 
     def __init__(self, read: Stream) -> None:
         super().__init__(read.request_id, refusal=read.refusal)
-        self.waiting, self.total, self.is_list = read.waiting, read.total, read.is_list
+        self.waiting, self.total = read.waiting, read.total
+        self.protocol, self.is_list = read.protocol, read.is_list
         self.key = read.key
         self.running: dict[int, Generation] = {}
         self.finished: dict[int, Reply] = {}
@@ -70,7 +74,7 @@ def advance_all(predictor: Any, decoder: Decoder, streams: Sequence[Stream]) -> 
     with predictor.telemetry.inference:
         generations = [one for _, _, one in current]
         decoder.set_active(generations)
-        decoder.step()
+        _step(decoder, shows_pieces=any(not one.wants_whole_answers for one in streams))
     with predictor.telemetry.postprocess:
         deltas = _finish(predictor, streams, current, replies)
     return [
@@ -79,6 +83,16 @@ def advance_all(predictor: Any, decoder: Decoder, streams: Sequence[Stream]) -> 
         else [Item(position, reply) for position, reply in found.items()]
         for stream, found, pieces in zip(streams, replies, deltas, strict=True)
     ]
+
+
+def _step(decoder: Decoder, *, shows_pieces: bool) -> None:
+    """One token more, or several where nobody sees them one by one: until an answer ends, or time is up."""
+    count, started = len(decoder.active), time.monotonic()
+    decoder.step()
+    while not shows_pieces and len(decoder.active) == count and time.monotonic() - started < SHOT_SECONDS:
+        if not count:
+            return
+        decoder.step()
 
 
 def _begin(predictor: Any, stream: GenerationStream, share: int, replies: dict[int, Reply]) -> None:
