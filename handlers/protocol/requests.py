@@ -103,6 +103,8 @@ def read_call(headers: Mapping[str, str], options: Options) -> Call:
     """What `headers` ask for; `options` are those that the kind knows. Raises BadRequest for a flag
     that is neither true nor false.
     """
+    if not options:
+        return Call(headers, {}, _flag(headers, "describe"), _flag(headers, "explain"))
     # a format that it names counts more
     asked = {"format": "png", **headers} if "image/png" in headers.get("accept", "") else headers
     found = {name: value for header, value in asked.items() if (name := header.replace("-", "_")) in options}
@@ -145,9 +147,8 @@ def read_request(
     if isinstance(payload, dict) and "instances" in payload:
         found = {**found, **{name: payload[name] for name in options if name in payload}}
         return Request(_instances(_listed(payload, options, max_instances), found, options), "v1")
-    return Request(
-        _instances([payload], found, options) if found or isinstance(payload, dict) else [Instance(payload)]
-    )
+    has_options = found or (options and isinstance(payload, dict))
+    return Request(_instances([payload], found, options) if has_options else [Instance(payload)])
 
 
 def by_rows(request: Request, rows: list[Any]) -> Request:
@@ -229,7 +230,9 @@ def _instance(payload: Any, common: dict[str, Any], options: Options, position: 
 
 
 def _flag(headers: Mapping[str, Any], name: str) -> bool:
-    value = str(headers.get(name, "false")).lower()
+    if name not in headers:
+        return False
+    value = str(headers[name]).lower()
     if value not in ("true", "false"):
         raise BadRequest(f"the header {name} must be true or false, not {value[:40]!r}")
     return value == "true"

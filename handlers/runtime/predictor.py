@@ -203,6 +203,11 @@ class Predictor(StreamingPredictor, AnswerComparison):
         """Per request the answers to its instances, or the error of the first that can't be read; of `rows`
         each has its own.
         """
+        if len(requests) == 1 and len(requests[0].instances) == 1:  # a tenth of a small graph's time less
+            (one,) = self._begin([(0, requests[0].instances[0])], 0)()
+            if isinstance(one, Exception):
+                return [[one] if requests[0].protocol == "rows" else one]
+            return [self._compute([one])]
         found: list[Any] = [[] for _ in requests]
         for batch in self._batches(requests, found):
             answers = iter(self._compute([one for _, one in batch if not isinstance(one, Exception)]))
@@ -251,10 +256,11 @@ class Predictor(StreamingPredictor, AnswerComparison):
         return [self._tried(_prepared_of, future) for future in futures]
 
     def _prepare(self, instances: list[Instance]) -> list[Any]:
-        with self.telemetry.preprocess:
-            together = self._tried(self.prepare_together, instances)
-        if isinstance(together, list):
-            return together
+        if type(self).prepare_together is not Predictor.prepare_together:
+            with self.telemetry.preprocess:
+                together = self._tried(self.prepare_together, instances)
+            if isinstance(together, list):
+                return together
         return [self._tried(self._alone, one) for one in instances]  # whose fault it is gets the error
 
     def _alone(self, instance: Instance) -> Prepared:
@@ -284,8 +290,7 @@ class Predictor(StreamingPredictor, AnswerComparison):
         self.telemetry.instances += len(prepared)
         if not prepared:
             return []
-        groups = self.groups(prepared)
-        if len(groups) == 1:
+        if len(prepared) == 1 or len(groups := self.groups(prepared)) == 1:
             return self._compute_group(prepared)
         answers: dict[int, Any] = {}
         for group in groups:

@@ -24,9 +24,9 @@ bench = typer.Typer(
     no_args_is_help=True,
     help="Measure a served request (serve), a stop under load (stop), more nodes of a cluster (scale), a "
     "detector (detect), the decoding of pictures (decode), the loading of training pictures (data), models "
-    "of rows (tables), forecasts (series), requests of texts (texts), texts that are "
-    "made token by token (generation), the training of policies (rl) and its "
-    "steps (steps), and the packages of the images (images). "
+    "of rows (tables), the memory that many rows take (rows), forecasts (series), requests of texts (texts) "
+    "and of named tensors (tensors), texts that are made token by token (generation), the training of "
+    "policies (rl) and its steps (steps), and the packages of the images (images). "
     "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)
@@ -57,7 +57,9 @@ _add("data", "data_loading.py", "Measure training pictures from disk, beside tor
 _add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
 _add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
+_add("rows", "table_rows.py", "Measure the memory and time that a million rows of a table take in training.")
 _add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
+_add("tensors", "tensors.py", "Measure a request of named tensors beside the bare loop.")
 _add("texts", "texts.py", "Measure a request of a text beside the bare loop, and mixed lengths.")
 _add("generation", "generation.py", "Measure texts made token by token beside Hugging Face's transformers.")
 _add(

@@ -16,6 +16,7 @@ from handlers.kinds import predictor_of
 from handlers.kinds.tables import TablePredictor
 from handlers.runtime.export import Export
 from handlers.runtime.runtimes import TorchRuntime
+from marina.core import spec
 from training.export.trained import Sample, Trained
 
 AGE = NumberColumn(
@@ -113,3 +114,12 @@ def as_csv(*rows: dict[str, Any], delimiter: str = ",") -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def imported_spec(home: Path, kind: str, source: Path, **training: Any) -> spec.Spec:
+    """The spec `toy` of an import with these settings, in `home`."""
+    (home / "models").mkdir(exist_ok=True)
+    content = {"recipe": f"imported_{kind}", "source": str(source), **training}
+    text = f"# A toy.\nkind: {kind}\ntraining: {json.dumps(content)}\nexport: {{runtimes: [openvino]}}\n"
+    (home / "models" / "toy.yaml").write_text(text)
+    return spec.load("toy", home=home)

@@ -11,8 +11,8 @@ Cells come as they lie in the file; `training.tables.preparation` reads them, wi
 import datetime
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SOURCES = {
 }
 MOST_BYTES = 1 << 30  # of a file
 MOST_ROWS = 10_000_000
+BATCH_ROWS = 4096  # of a Parquet file that are Python's objects at a time
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,36 @@ class RawRow:
 
 @dataclass
 class RawTable:
-    """The columns' names, the rows, and whether all cells are text; with a fingerprint of the content."""
+    """The columns' names, the rows, which may be read again whenever they are asked for, and whether all
+    cells are text; with a fingerprint of the content.
+    """
 
     name: str
     columns: list[str]
-    rows: list[RawRow]
+    rows: Iterable[RawRow]
     is_text: bool
     fingerprint: str
     source: str = "the owner's"
     licence: str = "the owner's"
     target: str | None = None  # of bundled data
     types: dict[str, str] = field(default_factory=dict)  # of its columns
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of files by their splits, read again, row by row, whenever they are asked for: none is kept.
+
+    Raises CallError, with the file, for what can't be read.
+    """
+
+    files: Mapping[str, Path]
+    split_column: str | None = None
+
+    def __iter__(self) -> Iterator[RawRow]:
+        for split, path in self.files.items():
+            for row in _read(path):
+                word = str(row.cells.get(self.split_column, "")).strip() if self.split_column else split
+                yield RawRow(row.place, row.cells, word, row.fault)
 
 
 def load_table(data: str, split_column: str | None = None) -> RawTable:
@@ -76,20 +96,17 @@ def load_table(data: str, split_column: str | None = None) -> RawTable:
         return _packaged(data)
     path = paths.expanded(data)
     files = _files(path)
-    tables = {split: _read(file) for split, file in files.items()}
-    first = next(iter(tables.values()))
-    for split, table in tables.items():
-        if table.columns != first.columns or table.is_text != first.is_text:
-            raise CallError(f"{files[split]} has other columns than {next(iter(files.values()))}")
-    if split_column and split_column not in first.columns:
-        raise CallError(f"{path} has no column {split_column!r} for the split; {listed(first.columns)}")
-    rows = []
-    for split, table in tables.items():
-        for row in table.rows:
-            word = str(row.cells.get(split_column, "")).strip() if split_column else split
-            rows.append(RawRow(row.place, row.cells, word, row.fault))
-    digest = hashlib.sha256("".join(table.fingerprint for table in tables.values()).encode()).hexdigest()
-    return RawTable(str(path), first.columns, rows, first.is_text, digest)
+    digests = "".join(map(_digest, files.values()))
+    columns = {split: _columns(file) for split, file in files.items()}
+    first, columns_of_first = next(iter(columns.items()))
+    is_text = {_is_text(file) for file in files.values()}
+    for split, names in columns.items():
+        if names != columns_of_first or len(is_text) > 1:
+            raise CallError(f"{files[split]} has other columns than {files[first]}")
+    if split_column and split_column not in columns_of_first:
+        raise CallError(f"{path} has no column {split_column!r} for the split; {listed(columns_of_first)}")
+    digest = hashlib.sha256(digests.encode()).hexdigest()
+    return RawTable(str(path), columns_of_first, FileRows(files, split_column), is_text.pop(), digest)
 
 
 def listed(columns: list[str]) -> str:
@@ -117,12 +134,31 @@ def _files(path: Path) -> dict[str, Path]:
     return by_split
 
 
-def _read(path: Path) -> RawTable:
+def _digest(path: Path) -> str:
+    """Of the content. Raises CallError for a file that is too large or can't be read."""
     if path.stat().st_size > MOST_BYTES:
         raise CallError(f"{path} has more than {MOST_BYTES:,} bytes; learn from a part of it")
     with readable(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _parquet(path, digest) if path.suffix.lower() == ".parquet" else _text(path, digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() != ".parquet"
+
+
+def _columns(path: Path) -> list[str]:
+    """The names of a file's columns. Raises CallError."""
+    if _is_text(path):
+        with closing(_read(path)) as rows:
+            return next((list(row.cells) for row in rows if not row.fault), [])
+    with parquet_file(path) as file:
+        if file.metadata.num_rows > MOST_ROWS:
+            raise CallError(f"{path} has more than {MOST_ROWS:,} rows; learn from a part of it")
+        return list(file.schema_arrow.names)
+
+
+def _read(path: Path) -> Generator[RawRow]:
+    return _text(path) if _is_text(path) else _parquet(path)
 
 
 @contextmanager
@@ -134,28 +170,23 @@ def readable(path: Path) -> Iterator[None]:
         raise CallError(f"{path} can't be read: {error}") from error
 
 
-def _text(path: Path, digest: str) -> RawTable:
-    rows, columns = [], list[str]()
+def _text(path: Path) -> Generator[RawRow]:
     with readable(path), path.open(encoding="utf-8-sig", newline="") as stream:
         for number, cells in enumerate(csv_rows(stream, MOST_ROWS), 1):
             place = f"{path.name} row {number}"
             if isinstance(cells, RequestError):
-                rows.append(RawRow(place, {}, fault=str(cells)))
+                yield RawRow(place, {}, fault=str(cells))
             else:
-                columns = columns or list(cells)
-                rows.append(RawRow(place, cells))
-    return RawTable(str(path), columns, rows, True, digest)
+                yield RawRow(place, cells)
 
 
-def _parquet(path: Path, digest: str) -> RawTable:
+def _parquet(path: Path) -> Generator[RawRow]:
     with parquet_file(path) as file:
-        columns = list(file.schema_arrow.names)
-        if file.metadata.num_rows > MOST_ROWS:
-            raise CallError(f"{path} has more than {MOST_ROWS:,} rows; learn from a part of it")
-        batches = (batch.to_pylist() for batch in file.iter_batches())
-        every = (row for batch in batches for row in batch)
-        rows = [RawRow(f"{path.name} row {number}", _plain(row)) for number, row in enumerate(every, 1)]
-    return RawTable(str(path), columns, rows, False, digest)
+        number = 0
+        for batch in file.iter_batches(BATCH_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield RawRow(f"{path.name} row {number}", _plain(row))
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

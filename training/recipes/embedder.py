@@ -68,7 +68,7 @@ class Settings(AnswerSettings, NetworkSettings):
     def _agree(self) -> "Settings":
         self.check_network()
         if OWN in self.architecture and not self.is_pretrained:
-            raise ValueError("architecture must be bag, cnn, transformer or hf:FOLDER")
+            raise ValueError("architecture must be bag, cnn, lstm, gru, transformer or hf:FOLDER")
         if self.is_pretrained and self.frozen_layers is None and self.dimension is None:
             raise ValueError("a frozen encoder without a linear layer learns nothing; use imported_embedder")
         return self

@@ -14,7 +14,7 @@ from torch import nn
 from handlers.inputs.texts import TextLimits
 from handlers.inputs.tokenization import FILE, load_tokenizer
 from handlers.runtime.checksums import file_digest
-from handlers.runtime.export import PROGRAM, Export
+from handlers.runtime.export import ONNX_PROGRAM, PROGRAM, Export
 from marina.core import spec as specs
 from marina.core.errors import CallError
 from training.data.embedding_texts import Entry, held_out_entries
@@ -107,6 +107,11 @@ def _classifier_body(settings: Settings) -> tuple[nn.Module, Reader, dict[str, s
         raise CallError(f"source: {name} is a {spec.kind}; name a text_classifier")
     if ":" in learned.architecture and not learned.is_pretrained:
         raise CallError(f"source: {name} has a network of its own; its body isn't known")
+    if export.program.name == ONNX_PROGRAM:
+        raise CallError(
+            f"source: {name} is an lstm or gru, whose graph torch can't read; learn one with the recipe "
+            "embedder and the same architecture"
+        )
     kind = str(export.preprocess["tokenizer"])
     tokenizer = load_tokenizer(export.content(FILE), kind)
     state = torch.export.load(spec.export_dir / PROGRAM).state_dict

@@ -8,6 +8,7 @@ import time
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 
 from training.export.trained import Trained
 from training.runs.run import Run
@@ -24,6 +25,10 @@ class Settings(ImportSettings):
     """What a spec may say under `training`."""
 
     target_type: ClassVar[str] = "category"
+
+    classes: tuple[str, ...] = Field(
+        default=(), description="of an .onnx that doesn't name them, in the order of its probabilities"
+    )
 
 
 def train(settings: Settings, run: Run) -> Trained:

@@ -35,6 +35,7 @@ from training.text.embedding import embedded
 from training.text.encoders import Encoder, is_frozen
 from training.text.learner import Learner
 from training.text.networks import TextNetwork, build
+from training.text.recurrent import graph_of
 from training.text.report import write_report
 from training.text.settings import Settings
 from training.text.tokenizers import tokens_of
@@ -137,6 +138,7 @@ def _trained(
     return Trained(
         kind="text_classifier",
         module=model,
+        onnx=graph_of(model.body, model.head, model.temperature),
         example=(example[:, : max(2, example.shape[1])],),
         dimensions=({1: Dimension("length", 1, settings.max_tokens)},),
         validation=(splits[1].batch(range(min(HELD_OUT, len(splits[1]))))[0],),

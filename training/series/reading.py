@@ -8,25 +8,35 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from handlers.inputs.columns import Column
 from handlers.inputs.series import SeriesInput, interpolated
+from handlers.inputs.tables import Table
 from handlers.protocol.errors import RequestError
 from marina.core.errors import CallError
 from training.data.tables import RawRow, RawTable, listed
 from training.findings import Findings
+from training.tables.stored_rows import StoredRows
 
 
-class Row(NamedTuple):
-    """A row that was read; a value that is missing is NaN."""
+class Inputs(Sequence[list[Any] | None]):
+    """Cells of the known and then of the observed columns at every time, None where no row is of it; made of
+    the `stored` rows when they are asked for, by their numbers int64 [T], -1 for none.
+    """
 
-    place: str
-    time: datetime | None
-    value: float
-    inputs: list[Any]  # of the known columns, then the observed ones
+    def __init__(self, stored: StoredRows, numbers: np.ndarray, first: int) -> None:
+        self.stored, self.numbers, self.first = stored, numbers, first
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        """The cells at a time."""
+        number = int(self.numbers[place])
+        return None if number < 0 else self.stored.values(number)[self.first :]
 
 
 @dataclass
@@ -40,7 +50,7 @@ class FlatSeries:
     number: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # of the time [T]
     values: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 [T], NaN where missing
     filled: np.ndarray = field(default_factory=lambda: np.zeros(0))  # the same, interpolated where allowed
-    inputs: list[list[Any] | None] = field(default_factory=list)  # cells of known and observed columns [T]
+    inputs: Sequence[list[Any] | None] = ()  # cells of known and observed columns [T]
 
     def time(self, position: int, series: SeriesInput) -> datetime | None:
         """Of a position."""
@@ -57,40 +67,44 @@ def read_series(raw: RawTable, series: SeriesInput, findings: Findings) -> FlatS
     names = series.table.names
     if lacking := [name for name in names if name not in raw.columns]:
         raise CallError(f"{raw.name} has no column {lacking[0]!r}; {listed(raw.columns)}")
-    groups = _groups(raw, series, findings)
+    stored, total = _stored(raw, series, findings)
     flat = FlatSeries(starts=[0])
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     twice: list[str] = []
     off: list[str] = []
-    for name, rows in groups.items():
-        _add(flat, parts, series, name, rows, twice, off)
-    findings.add("rows", "left out: the series has this time already", twice, len(raw.rows))
-    findings.add(
-        "rows", f"left out: no whole number of {series.frequency}s from the first", off, len(raw.rows)
-    )
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number in range(len(stored)):
+        groups[stored.splits[number]].append(number)
+    for name in sorted(groups):
+        _add(flat, parts, series, name, stored, groups.pop(name), twice, off)
+    findings.add("rows", "left out: the series has this time already", twice, total)
+    findings.add("rows", f"left out: no whole number of {series.frequency}s from the first", off, total)
+    numbers = np.concatenate(parts.pop("rows"))
+    if series.known or series.observed:
+        flat.inputs = Inputs(stored, numbers, 1 if series.time else 0)
     for key, arrays in parts.items():
         setattr(flat, key, np.concatenate(arrays))
     return flat
 
 
-def _groups(raw: RawTable, series: SeriesInput, findings: Findings) -> dict[str, list[Row]]:
-    """The rows of each series, by name."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    bad = []
+def _stored(raw: RawTable, series: SeriesInput, findings: Findings) -> tuple[StoredRows, int]:
+    """The rows that can be read, of which the split is the series; and how many the file has."""
+    columns = (*filter(None, (series.time,)), *series.known, *series.observed)
+    stored, bad = StoredRows(Table(columns), series.target), list[str]()
     for row in raw.rows:
         try:
-            name, read = _row(row, series, raw.is_text)
-            groups[name].append(read)
+            stored.append(row.place, *_row(row, series, raw.is_text))
         except RequestError as error:
             bad.append(f"{row.place}: {error}")
-    findings.add("rows", "left out: a cell can't be read", bad, len(raw.rows))
-    if not groups:
-        raise CallError(f"none of {len(raw.rows):,} rows can be read" + (f"; {bad[0]}" if bad else ""))
-    return dict(sorted(groups.items()))
+    total = len(stored) + len(bad)
+    findings.add("rows", "left out: a cell can't be read", bad, total)
+    if not len(stored):
+        raise CallError(f"none of {total:,} rows can be read" + (f"; {bad[0]}" if bad else ""))
+    return stored, total
 
 
-def _row(row: RawRow, series: SeriesInput, is_text: bool) -> tuple[str, Row]:
-    """Raises RequestError."""
+def _row(row: RawRow, series: SeriesInput, is_text: bool) -> tuple[str, list[Any], float | None]:
+    """The series, the time and the cells of known and observed columns, the value. Raises RequestError."""
     if row.fault:
         raise RequestError(row.fault)
 
@@ -106,7 +120,7 @@ def _row(row: RawRow, series: SeriesInput, is_text: bool) -> tuple[str, Row]:
     if value is not None:
         series.check_transform(value)
     inputs = [parse(column) for column in (*series.known, *series.observed)]
-    return name, Row(row.place, time, np.nan if value is None else value, inputs)
+    return name, [*([time] if series.time else []), *inputs], value
 
 
 def _add(
@@ -114,34 +128,37 @@ def _add(
     parts: dict[str, list[np.ndarray]],
     series: SeriesInput,
     name: str,
-    rows: Sequence[Row],
+    stored: StoredRows,
+    numbers: list[int],
     twice: list[str],
     off: list[str],
 ) -> None:
-    """Put the rows of one series on a grid of equal steps, behind the others."""
-    if series.time:
-        rows = sorted(rows, key=lambda row: row.time or datetime.min)
-    by_step: dict[int, Row] = {}
-    first = rows[0].time
-    for place, row in enumerate(rows):
-        step = place if first is None or row.time is None else series.frequency.between(first, row.time)
+    """Put the rows of one series, by their numbers, on a grid of equal steps, behind the others."""
+    times = stored.columns[0] if series.time else None
+    if times is not None:
+        numbers.sort(key=times.__getitem__)
+    by_step: dict[int, int] = {}
+    first = times[numbers[0]] if times is not None else None
+    for place, number in enumerate(numbers):
+        time = times[number] if times is not None else None
+        step = place if first is None or time is None else series.frequency.between(first, time)
         if step is None:
-            off.append(f"{row.place}: {row.time}")
+            off.append(f"{stored.place(number)}: {time}")
         elif step in by_step:
-            twice.append(f"{row.place}: {row.time}")
+            twice.append(f"{stored.place(number)}: {time}")
         else:
-            by_step[step] = row
+            by_step[step] = number
     count = max(by_step) + 1
-    values = np.full(count, np.nan)
-    cells: list[list[Any] | None] = [None] * count
-    for step, row in by_step.items():
-        values[step], cells[step] = row.value, row.inputs
+    rows, values = np.full(count, -1), np.full(count, np.nan)
+    for step, number in by_step.items():
+        value = stored.target[number]
+        rows[step], values[step] = number, np.nan if value is None else value
     start = series.frequency.number(first) if first else 0
+    parts["rows"].append(rows)
     parts["values"].append(values)
     parts["filled"].append(interpolated(values) if series.missing == "interpolate" else values)
     parts["index"].append(np.full(count, len(flat.names)))
     parts["number"].append(np.arange(start, start + count))
-    flat.inputs += cells if series.known or series.observed else []
     flat.names.append(name)
     flat.first_times.append(first)
     flat.starts.append(flat.starts[-1] + count)

@@ -35,9 +35,14 @@ def answers_beside(prepared: PreparedTable, seed: int) -> dict[str, np.ndarray]:
         prepared.table.missing_values,
     )
     parts = [part for split, part in prepared.splits.items() if split != "test"]
-    features = np.concatenate([_encoded(table, part) for part in parts])
+    is_same = table == prepared.table
+
+    def encoded(part: Examples) -> np.ndarray:
+        return part.features.numpy() if is_same else part.values.encoded(table)
+
+    features = np.concatenate([encoded(part) for part in parts])
     targets = np.concatenate([part.targets.numpy() for part in parts])
-    test = _encoded(table, prepared.splits["test"])
+    test = encoded(prepared.splits["test"])
     if not prepared.classes:
         models: dict[str, Any] = {
             TREES: HistGradientBoostingRegressor(random_state=seed % (1 << 32)),
@@ -68,7 +73,3 @@ def permutation_importance(table: Table, examples: Examples, score: Score, seed:
             scores.append(score(mixed, targets))
         drops[name] = before - float(np.mean(scores))
     return dict(sorted(drops.items(), key=lambda item: -item[1]))
-
-
-def _encoded(table: Table, examples: Examples) -> np.ndarray:
-    return np.stack([table.encode(values) for values in examples.values])

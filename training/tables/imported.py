@@ -20,6 +20,7 @@ from marina.core.spec import Section
 from training.export.trained import HELD_OUT, Sample, Trained
 from training.imports.files import existing
 from training.runs.run import Run
+from training.tables.onnx_tables import OnnxTable
 from training.tables.pipeline_graphs import OUTPUT, around
 from training.tables.pipelines import (
     PipelineColumn,
@@ -44,6 +45,15 @@ class AboutColumn(Section):
     unit: str = Field(default="", description="of its numbers")
     minimum: float | None = Field(default=None, description="least number that is taken")
     maximum: float | None = Field(default=None, description="largest number that is taken")
+    values: tuple[str, ...] = Field(
+        default=(), description="the categories of a text or whole number that an .onnx takes"
+    )
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _words(cls, values: Any) -> Any:
+        """Whole numbers in YAML."""
+        return [str(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 class ImportSettings(Section):
@@ -52,7 +62,9 @@ class ImportSettings(Section):
     target_type: ClassVar[str] = "number"
     split_column: ClassVar[str | None] = None
 
-    source: str = Field(description="a fitted pipeline: .skops, or a pickle (.pkl, .joblib) that is trusted")
+    source: str = Field(
+        description="a fitted pipeline: .skops, or a pickle (.pkl, .joblib) that is trusted; or its .onnx"
+    )
     trusted_types: tuple[str, ...] = Field(
         default=(), description="types in a .skops that skops doesn't know to be harmless, by their names"
     )
@@ -120,11 +132,11 @@ def imported(settings: ImportSettings, run: Run) -> ImportedPipeline:
     """
     read_packages(settings.source)
     path = existing(settings.source, "source")
-    model = read_pipeline(path, settings.trusted_types, settings.trust_pickle)
+    model = _read(settings, path)
     if (classes_of(model) is not None) != (settings.target_type == "category"):
         other = "tabular_classifier" if classes_of(model) is not None else "regressor"
         raise CallError(f"{path} holds a {type(model).__name__}; import it with --kind {other}")
-    columns = columns_of(model, path)
+    columns = model.columns if isinstance(model, OnnxTable) else columns_of(model, path)
     _check_names(columns, settings, path)
     usual = [column.typical if column.categories is None else word(column) for column in columns]
     lacking = {
@@ -136,9 +148,19 @@ def imported(settings: ImportSettings, run: Run) -> ImportedPipeline:
     if different := [name for name in sorted(lacking) if not _lacks_alike(made, name, run.seed)]:
         run.findings.add("columns", "must be sent: without one trees answer otherwise in ONNX", different)
         made = _built(model, columns, settings, path, lacking - set(different))
-    rows, truths = _rows(settings, run, made.table, classes_of(model) or [])
+    rows, truths = rows_of(settings, run, made.table, classes_of(model) or [])
     check_equal(made, [*rows[:DRAWN], *drawn_rows(made.table, run.seed)])
     return replace(made, rows=rows, truths=truths)
+
+
+def _read(settings: ImportSettings, path: Path) -> Any:
+    """The estimator of scikit-learn, or the graph."""
+    if path.suffix.lower() == ".onnx":
+        is_class = settings.target_type == "category"
+        return OnnxTable(path, settings.columns, is_class, getattr(settings, "classes", ()))
+    if named := [name for name, column in settings.columns.items() if column.values]:
+        raise CallError(f"columns: {named[0]!r} has values, which the pipeline says itself; leave them out")
+    return read_pipeline(path, settings.trusted_types, settings.trust_pickle)
 
 
 def _built(
@@ -147,10 +169,13 @@ def _built(
     """The pipeline with its graph; numbers of the columns `lacking` may be missing."""
     made = []
     for column in columns:
-        about = settings.columns.get(column.name, AboutColumn()).model_dump()
+        about = settings.columns.get(column.name, AboutColumn()).model_dump(exclude={"values"})
         made.append(column.column(about, column.name in lacking))
     table = Table(tuple(made), frozenset(settings.missing_values))
-    graph, inputs, output = graph_of(model, columns, path)
+    if isinstance(model, OnnxTable):
+        graph, inputs, output = model.graph, model.graph_inputs(), model.output
+    else:
+        graph, inputs, output = graph_of(model, columns, path)
     whole = around(graph, table, inputs, output, settings.target_type == "category")
     module = OnnxModule(whole.SerializeToString(), [OUTPUT], str(path), count_of(whole))
     return ImportedPipeline(model, table, columns, Single(module), [], [])
@@ -172,6 +197,8 @@ def _or_typical(column: Any, value: Any) -> Any:
 
 def classes_of(model: Any) -> list[str] | None:
     """The classes of a classifier by name; None of a regressor. Raises CallError for several targets."""
+    if isinstance(model, OnnxTable):
+        return model.classes
     classes = getattr(model, "classes_", None)
     if classes is None:
         return None
@@ -192,7 +219,7 @@ def differences(made: ImportedPipeline, rows: Sequence[list[Any]]) -> tuple[np.n
     features = torch.from_numpy(np.stack([made.table.encode(row) for row in rows]))
     found = made.module(features).double()
     answers = (found.softmax(1) if found.ndim == 2 else found).numpy()
-    expected = outputs_of_pipeline(made.model, made.columns, rows).reshape(answers.shape)
+    expected = _expected(made.model, made.columns, rows).reshape(answers.shape)
     apart = np.abs(answers - expected).reshape(len(rows), -1).max(1)
     return apart, SAME * max(1.0, float(np.abs(expected).max(initial=0)))
 
@@ -203,7 +230,7 @@ def check_equal(made: ImportedPipeline, rows: Sequence[list[Any]]) -> None:
     if not (apart <= limit).all():
         worst, count = int(np.argmax(apart)), int((~(apart <= limit)).sum())
         raise ParityError(
-            f"the graph answers {count} of {len(rows)} rows otherwise than scikit-learn, by "
+            f"the graph answers {count} of {len(rows)} rows otherwise than its source, by "
             f"{apart[worst]:.3g} for {made.table.sent(rows[worst])}; scale numbers before they are used"
         )
 
@@ -249,7 +276,7 @@ def trained_from(
         },
         training={
             "files": {path.name: file_digest(path)},
-            "estimator": type(made.model).__name__,
+            "estimator": "ONNX" if isinstance(made.model, OnnxTable) else type(made.model).__name__,
             "seconds": round(time.monotonic() - started, 1),
         },
         **more,
@@ -277,6 +304,8 @@ def _check_names(columns: Sequence[PipelineColumn], settings: ImportSettings, pa
     for name in names:
         if name in RESERVED or not name.strip() or len(name) > 100:
             raise CallError(f"{path}: {name[:100]!r} can't be a column's name; rename it before you fit")
+    if len(set(names)) < len(names):
+        raise CallError(f"{path}: two columns have one name; say columns with other names, in their order")
     if unknown := [name for name in settings.columns if name not in names]:
         raise CallError(f"columns: the pipeline takes no {unknown[0]!r}; it takes {', '.join(names[:40])}")
 
@@ -287,16 +316,21 @@ def word(column: PipelineColumn) -> str:
     return str(made.typical)
 
 
+def _expected(model: Any, columns: Sequence[PipelineColumn], rows: Sequence[Sequence[Any]]) -> np.ndarray:
+    """What the model itself answers."""
+    return model.answers(rows) if isinstance(model, OnnxTable) else outputs_of_pipeline(model, columns, rows)
+
+
 def _answers_without(model: Any, columns: Sequence[PipelineColumn], usual: Sequence[Any], place: int) -> bool:
     row = list(usual)
     row[place] = None
     try:
-        return bool(np.isfinite(outputs_of_pipeline(model, columns, [row])).all())
-    except ValueError:  # as scikit-learn says that it takes no NaN
+        return bool(np.isfinite(_expected(model, columns, [row])).all())
+    except (ValueError, CallError):  # as scikit-learn says that it takes no NaN
         return False
 
 
-def _rows(
+def rows_of(
     settings: ImportSettings, run: Run, table: Table, classes: Sequence[str]
 ) -> tuple[list[list[Any]], list[Any]]:
     """Rows of the data with their truths, or drawn ones without."""

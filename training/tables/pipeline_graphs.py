@@ -21,11 +21,14 @@ LEAST = 1e-37  # of a probability, whose logarithm is finite in float32
 
 @dataclass(frozen=True)
 class GraphInput:
-    """An input of the pipeline's graph [B, columns], and the categories of each by index, None of numbers."""
+    """An input of the pipeline's graph [B, columns], the categories of each by index, None of numbers, and
+    the dtype (of TensorProto) of numbers that are no float32.
+    """
 
     name: str
     columns: tuple[str, ...]
     categories: tuple[np.ndarray | None, ...]
+    dtype: int | None = None
 
 
 class _Nodes:
@@ -63,7 +66,10 @@ def around(model: Any, table: Table, inputs: Sequence[GraphInput], output: str, 
             _column(before, columns[name], table.slices[name].start, categories)
             for name, categories in zip(one.columns, one.categories, strict=True)
         ]
-        before.add("Concat", *parts, named=one.name, axis=1)
+        if one.dtype is None:
+            before.add("Concat", *parts, named=one.name, axis=1)
+        else:
+            before.cast(before.add("Concat", *parts, axis=1), one.dtype, one.name)
     numbers = behind.cast(output, onnx.TensorProto.FLOAT, f"{OUTPUT}_numbers")
     if is_class:
         least = before.constant(np.array(LEAST, np.float32))

@@ -7,7 +7,8 @@ out and are findings that name row and column. Columns are fitted on the trainin
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +24,10 @@ from training.data.tables import RawRow, RawTable, listed, load_table
 from training.findings import Findings
 from training.tables.fitting_columns import fitted
 from training.tables.settings import ColumnSettings, TableSettings
+from training.tables.stored_rows import Rows, StoredRows, Values
 
 LEAST_ROWS = 20
 GUESSED_FROM = 200  # rows from which an error message guesses the types of columns
-
-
-class Row(NamedTuple):
-    """A row that was read: where it lies, its split's word, the columns' values, the target's."""
-
-    place: str
-    split: str
-    values: list[Any]
-    target: Any
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Examples:
 
     features: torch.Tensor
     targets: torch.Tensor
-    values: Sequence[list[Any]]
+    values: Values
 
     def __len__(self) -> int:
         return len(self.features)
@@ -96,18 +89,18 @@ def prepare_rows(raw: RawTable, settings: TableSettings, findings: Findings, see
     train = splits["train"]
     table = Table(
         tuple(
-            fitted(column, columns[column.name], [row.values[place] for row in train])
+            fitted(column, columns[column.name], train.of_column(place))
             for place, column in enumerate(draft.columns)
         ),
         draft.missing_values,
     )
-    classes = class_order(row.target for row in train) if is_class else ()
+    classes = class_order(train.targets()) if is_class else ()
     if is_class and len(classes) < 2:
         raise CallError(f"target: {target!r} has one class in the training rows; it needs two at least")
     examples = {}
     for split, part in splits.items():
         kept = _answerable(part, table, classes, findings) if split != "train" else part
-        if not kept:
+        if not len(kept):
             raise CallError(f"no {split} row is left of {len(part):,}; the findings say why")
         examples[split] = _examples(kept, table, classes)
     return PreparedTable(raw, table, examples, classes)
@@ -136,7 +129,7 @@ def _columns(settings: TableSettings, raw: RawTable, target: str | None) -> dict
 
 def _guess(raw: RawTable, name: str) -> str:
     """The type of column that most cells go with, for a message."""
-    cells = [row.cells.get(name) for row in raw.rows[:GUESSED_FROM]]
+    cells = [row.cells.get(name) for row in islice(raw.rows, GUESSED_FROM)]
     for kind in ("number", "date"):
         column = ColumnSettings(type=kind).draft(name)  # type: ignore[arg-type]
         if sum(_is_read(column, cell, raw.is_text) for cell in cells) > len(cells) / 2:
@@ -152,73 +145,76 @@ def _is_read(column: Column, cell: Any, is_text: bool) -> bool:
     return True
 
 
-def _rows(raw: RawTable, draft: Table, truth: Column, findings: Findings) -> list[Row]:
+def _rows(raw: RawTable, draft: Table, truth: Column, findings: Findings) -> Rows:
     """The rows that can be read."""
-    rows, bad = [], []
+    stored, bad = StoredRows(draft, truth), list[str]()
     for row in raw.rows:
         try:
-            rows.append(_row(row, raw.is_text, draft, truth))
+            stored.append(row.place, row.split, *_values(row, raw.is_text, draft, truth))
         except RequestError as error:
             bad.append(f"{row.place}: {error}")
-    findings.add("rows", "left out: a cell can't be read", bad, len(raw.rows))
-    if len(rows) < LEAST_ROWS:
+    count = len(stored) + len(bad)
+    findings.add("rows", "left out: a cell can't be read", bad, count)
+    if len(stored) < LEAST_ROWS:
         raise CallError(
-            f"{len(rows)} of {len(raw.rows):,} rows can be read, too few to learn from"
+            f"{len(stored)} of {count:,} rows can be read, too few to learn from"
             + (f"; {bad[0]}" if bad else "")
         )
-    return rows
+    return Rows(stored, np.arange(len(stored)))
 
 
-def _row(row: RawRow, is_text: bool, draft: Table, truth: Column) -> Row:
-    """Raises RequestError."""
+def _values(row: RawRow, is_text: bool, draft: Table, truth: Column) -> tuple[list[Any], Any]:
+    """The values of the columns, and of the target. Raises RequestError."""
     if row.fault:
         raise RequestError(row.fault)
     values = [draft.value(column, row.cells[column.name], is_text) for column in draft.columns]
-    return Row(row.place, row.split, values, draft.value(truth, row.cells[truth.name], is_text))
+    return values, draft.value(truth, row.cells[truth.name], is_text)
 
 
 def _split(
-    rows: list[Row], settings: TableSettings, seed: int, is_class: bool, by_column: bool, findings: Findings
-) -> dict[str, list[Row]]:
+    rows: Rows, settings: TableSettings, seed: int, is_class: bool, by_column: bool, findings: Findings
+) -> dict[str, Rows]:
     """As the file or the files say, or drawn; where they have no validation it is drawn from the training."""
-    if not by_column and not any(row.split for row in rows):
+    words = rows.splits()
+    if not by_column and not any(words):
         others, test = _parts(rows, settings.test_share, seed, is_class)
         train, validation = _parts(
             others, settings.validation_share / (1 - settings.test_share), seed, is_class
         )
         return {"train": train, "validation": validation, "test": test}
-    splits: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        splits[SPLITS.get(row.split.lower(), "")].append(row)
-    unknown = [f"{row.place}: {row.split!r}" for row in splits.pop("", [])]
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, word in enumerate(words):
+        positions[SPLITS.get(word.lower(), "")].append(position)
+    unknown = [f"{rows[position].place}: {words[position]!r}" for position in positions.pop("", [])]
     findings.add("rows", "left out: no split, or an unknown one", unknown, len(rows))
     for split in ("train", "test"):
-        if not splits[split]:
+        if not positions[split]:
             raise CallError(f"no row is of the split {split}; the words are train, validation, test")
-    if not splits["validation"]:
+    splits: dict[str, Rows] = {split: rows[np.array(part)] for split, part in positions.items() if part}
+    if "validation" not in splits:
         splits["train"], splits["validation"] = _parts(
             splits["train"], settings.validation_share, seed, is_class
         )
-    return dict(splits)
+    return splits
 
 
-def _parts(rows: list[Row], share: float, seed: int, is_class: bool) -> tuple[list[Row], list[Row]]:
+def _parts(rows: Rows, share: float, seed: int, is_class: bool) -> tuple[Rows, Rows]:
     """A drawn part without and with `share` of the rows, which has all classes in their shares."""
-    labels = [row.target for row in rows] if is_class else None
+    labels = rows.targets() if is_class else None
     try:
         parts = train_test_split(
             np.arange(len(rows)), test_size=share, random_state=seed % (1 << 32), stratify=labels
         )
     except ValueError as error:
         raise CallError(f"{len(rows):,} rows can't be split: {error}") from error
-    first, second = ([rows[index] for index in sorted(part)] for part in parts)
+    first, second = (rows[np.sort(part)] for part in parts)
     return first, second
 
 
-def _answerable(rows: list[Row], table: Table, classes: Sequence[str], findings: Findings) -> list[Row]:
+def _answerable(rows: Rows, table: Table, classes: Sequence[str], findings: Findings) -> Rows:
     """The rows that the endpoint would answer, and whose class was learned."""
     kept, refused = [], []
-    for row in rows:
+    for position, row in enumerate(rows):
         try:
             for column, value in zip(table.columns, row.values, strict=True):
                 column.check(value)
@@ -228,19 +224,20 @@ def _answerable(rows: list[Row], table: Table, classes: Sequence[str], findings:
         if classes and row.target not in classes:
             refused.append(f"{row.place}: the training rows have no class {row.target!r}")
         else:
-            kept.append(row)
+            kept.append(position)
     findings.add("rows of validation and test", "left out: the model can't take them", refused, len(rows))
-    return kept
+    found: Rows = rows[np.array(kept, np.int64)]
+    return found
 
 
-def _examples(rows: list[Row], table: Table, classes: Sequence[str]) -> Examples:
-    features = torch.from_numpy(np.stack([table.encode(row.values) for row in rows]))
+def _examples(rows: Rows, table: Table, classes: Sequence[str]) -> Examples:
+    values, truth = Values(rows), rows.targets()
     targets = (
-        torch.tensor([classes.index(row.target) for row in rows])
+        torch.tensor([classes.index(name) for name in truth])
         if classes
-        else torch.tensor([row.target for row in rows], dtype=torch.float32)
+        else torch.tensor(truth, dtype=torch.float32)
     )
-    return Examples(features, targets, [row.values for row in rows])
+    return Examples(torch.from_numpy(values.encoded(table)), targets, values)
 
 
 def rows_to_measure(
@@ -267,4 +264,4 @@ def rows_to_measure(
         rows = _rows(raw, table, truth, findings)
     kept = _answerable(rows, table, classes, findings)
     findings.report()
-    return [table.sent(row.values) for row in kept], [row.target for row in kept]
+    return [table.sent(values) for values in Values(kept)], kept.targets()

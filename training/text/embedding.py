@@ -20,6 +20,7 @@ from training.data.texts import Reading
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained, spread
 from training.findings import Findings
 from training.text.embedding_settings import AnswerSettings
+from training.text.recurrent import graph_of
 
 BATCH = 64
 SAMPLES, SAMPLE_CHARACTERS = 64, 2000
@@ -126,6 +127,7 @@ def trained_embedder(
     return Trained(
         kind="embedder",
         module=model,
+        onnx=graph_of(model.body, model.projection, normalized=True),
         example=(torch.cat([example, example], 1) if example.shape[1] == 1 else example,),
         dimensions=({1: Dimension("length", 1, reader.limits.max_tokens)},),
         validation=(torch.from_numpy(padded(spread(tokens, HELD_OUT))),),

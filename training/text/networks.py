@@ -1,7 +1,6 @@
 """Networks that take tokens int64 [B, length], of any length, and give logits [B, outputs].
 
-PAD is masked in each: padding changes no answer. There is no LSTM and no GRU, since torch.export fixes the
-length of their input.
+PAD is masked in each: padding changes no answer. LSTM and GRU are in `text.recurrent`.
 """
 
 import math
@@ -16,7 +15,9 @@ from torch import nn
 from handlers.inputs.tokenization import PAD
 from marina.core.errors import CallError
 from training.imports.user_code import called, folder_of, importable, load_function
-from training.text.settings import OWN, NetworkSettings
+from training.tensors.onnx_graphs import read_packages
+from training.text.recurrent import Recurrent
+from training.text.settings import OWN, RECURRENT, NetworkSettings
 
 EXPANSION = 4  # of the transformer's inner layers
 
@@ -150,6 +151,10 @@ def build_body(settings: NetworkSettings, size: int, vectors: np.ndarray | None)
         embedding.weight.requires_grad_(not settings.freeze_vectors)
     if settings.architecture == "cnn":
         return Convolutions(embedding, settings.filters, settings.filter_widths)
+    if settings.architecture in RECURRENT:
+        read_packages(f"architecture: {settings.architecture}")  # before it learns
+        sizes = (settings.hidden, settings.layers, settings.bidirectional)
+        return Recurrent(embedding, settings.architecture, *sizes, settings.dropout)
     if settings.architecture == "transformer":
         if width % settings.heads:
             raise CallError(f"heads: vectors of width {width} have no {settings.heads} equal parts")

@@ -9,6 +9,8 @@ from marina.core.spec import Section
 from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
 
 OWN = ":"  # in the name of a function of the user's own
+RECURRENT = ("lstm", "gru")
+ARCHITECTURES = ("bag", "cnn", *RECURRENT, "transformer")
 PRETRAINED = "hf:"  # in front of the folder of an encoder
 POOLING_WORDS = (
     "of hf: the mean of all tokens or the first one ([CLS]); auto: what the folder says, else the mean"
@@ -75,9 +77,10 @@ class NetworkSettings(TokenSettings, FitSettings):
     architecture: str = Field(
         default="bag",
         description=(
-            "bag (mean and maximum of the embeddings), cnn (Kim 2014), transformer, hf:FOLDER (a pretrained "
-            "BERT, DistilBERT or MiniLM: config.json, tokenizer.json, model.safetensors), or "
-            "file.py:function(vocabulary_size, outputs) that gives tokens int64 [B, length] -> logits"
+            "bag (mean and maximum of the embeddings), cnn (Kim 2014), lstm, gru (by the extra onnx), "
+            "transformer, hf:FOLDER (a pretrained BERT, DistilBERT or MiniLM: config.json, tokenizer.json, "
+            "model.safetensors), or file.py:function(vocabulary_size, outputs) that gives tokens int64 "
+            "[B, length] -> logits"
         ),
     )
     pooling: Literal["auto", "mean", "first"] = Field(
@@ -106,7 +109,13 @@ class NetworkSettings(TokenSettings, FitSettings):
     filter_widths: tuple[int, ...] = Field(
         default=(3, 4, 5), min_length=1, description="of the cnn, in tokens"
     )
-    layers: int = Field(default=2, ge=1, le=24, description="of the transformer")
+    hidden: int = Field(
+        default=64, ge=4, le=2048, description="of lstm and gru: numbers of a cell in each direction"
+    )
+    bidirectional: bool = Field(
+        default=True, description="of lstm and gru: whether others read from the end on, too"
+    )
+    layers: int = Field(default=2, ge=1, le=24, description="of the transformer, lstm and gru")
     heads: int = Field(default=4, ge=1, le=32, description="of attention in each of its layers")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="share of activations that are dropped")
     token_dropout: float = Field(
@@ -127,12 +136,15 @@ class NetworkSettings(TokenSettings, FitSettings):
             raise ValueError(f"{wrong[0]}: {why}; leave it out")
         if self.is_pretrained:
             return
+        of_cells = [name for name in ("hidden", "bidirectional") if name in self.model_fields_set]
+        if of_cells and self.architecture not in RECURRENT:
+            raise ValueError(f"{of_cells[0]}: that is of architecture: lstm and gru; leave it out")
         if self.vectors and "embedding_size" in self.model_fields_set:
             raise ValueError("embedding_size is that of the vectors; leave it out")
-        if self.architecture not in ("bag", "cnn", "transformer") and OWN not in self.architecture:
+        if self.architecture not in ARCHITECTURES and OWN not in self.architecture:
             raise ValueError(
-                "architecture must be bag, cnn, transformer, hf:FOLDER, or a function like file.py:build. "
-                "There is no lstm or gru: torch.export fixes the length of their input"
+                "architecture must be bag, cnn, lstm, gru, transformer, hf:FOLDER, or a function like "
+                "file.py:build"
             )
         if self.architecture == "transformer" and not self.vectors and self.embedding_size % self.heads:
             raise ValueError(f"embedding_size {self.embedding_size} has no {self.heads} equal heads")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from handlers.inputs.tensors import TensorField
 from handlers.kinds.tensor import TensorPredictor
-from handlers.protocol.errors import RequestError, TooLarge
+from handlers.protocol.errors import BadRequest, RequestError, TooLarge
 from marina.engines.gateway.open_inference import model_metadata
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, answer, plant, serve
 from training.tensors.signatures import Input
@@ -156,3 +157,34 @@ def test_a_model_with_one_input_takes_its_value_alone(tmp_path: Path) -> None:
     for sent, words in ((3.5, "a whole number, not float"), (300, "0 to 255"), (5, "it must be 4 or less")):
         with pytest.raises(RequestError, match=words):
             raise answer(predictor, sent)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "value", "is_held"),
+    [
+        ("float16", {}, 65519.0, True),  # rounds to the greatest
+        ("float16", {}, 65520.0, False),
+        ("float32", {"maximum": 0.1}, 0.1, True),
+        ("float32", {"maximum": 0.1}, 0.1 + 1e-10, True),  # is 0.1 in float32
+        ("float32", {"minimum": 0.5}, 0.49, False),
+        ("float64", {}, float("nan"), False),
+        ("float64", {}, float("inf"), False),
+        ("float64", {}, 1.0, True),
+        ("uint8", {}, 256, False),
+        ("uint8", {"maximum": 9.5}, 9, True),
+        ("int64", {"minimum": -3}, -4, False),
+    ],
+)
+def test_a_value_alone_and_in_a_list_is_held_or_refused_alike(
+    dtype: str, bounds: dict[str, Any], value: float, is_held: bool
+) -> None:
+    """At the edges of bounds and dtypes, whichever way it is checked."""
+    sent = {(): value, (1,): [value], (2, 2): [[value] * 2] * 2}
+    for shape, content in sent.items():
+        field = TensorField("x", dtype, shape, **bounds)
+        for form in (content, np.array(content)):
+            if is_held:
+                np.testing.assert_array_equal(field.read(form, {}, {}), np.array(content, dtype))
+            else:
+                with pytest.raises(BadRequest, match=r"x.* (is|must)"):
+                    field.read(form, {}, {})

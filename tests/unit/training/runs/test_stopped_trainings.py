@@ -90,6 +90,7 @@ METRICS = {
     "tensor": "r2",
     "regressor": "r2",
     "forecaster": "skill",
+    "generator": "token_accuracy",
 }
 
 

@@ -1,6 +1,5 @@
 """Pipelines of scikit-learn as regressors and classifiers: columns, answers, and what is not trusted."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ from sklearn.svm import LinearSVC
 
 from handlers.protocol.errors import RequestError
 from handlers.runtime.export import ONNX_PROGRAM, Export
-from marina.core import spec
 from marina.core.errors import CallError
 from marina.evaluation.measurement import in_process
 from marina.kinds import regressor, tabular_classifier
 from marina.kinds.kind import MeasurementOptions
 from marina.pipeline.importing import detect_kind
-from tests.support.table_models import as_csv
+from tests.support.table_models import as_csv, imported_spec
 from training.train import train
 
 pandas = pytest.importorskip("pandas", reason="pip install marina[sklearn]")
@@ -85,14 +83,6 @@ def fitted(model: Any, is_class: bool) -> tuple[Pipeline, Any, np.ndarray]:
     return Pipeline([("columns", columns), ("model", model)]).fit(table, truth), table, truth
 
 
-def write(home: Path, kind: str, source: Path, **training: Any) -> spec.Spec:
-    (home / "models").mkdir(exist_ok=True)
-    content = {"recipe": f"imported_{kind}", "source": str(source), **training}
-    text = f"# A toy.\nkind: {kind}\ntraining: {json.dumps(content)}\nexport: {{runtimes: [openvino]}}\n"
-    (home / "models" / "toy.yaml").write_text(text)
-    return spec.load("toy", home=home)
-
-
 def dumped(pipeline: Any, path: Path) -> tuple[Path, list[str]]:
     """The file of a pipeline, and the types that must be trusted."""
     io.dump(pipeline, path)
@@ -111,7 +101,7 @@ def test_an_imported_pipeline_answers_like_scikit_learn(home: Path, model: Any) 
     rows = table.replace({np.nan: None}).to_dict("records")
     data = home / "rows.csv"
     data.write_text(as_csv(*({**row, "truth": one} for row, one in zip(rows, truth, strict=True))))
-    made = write(home, kind, path, trusted_types=types, data=str(data), target="truth")
+    made = imported_spec(home, kind, path, trusted_types=types, data=str(data), target="truth")
     export = Export.open(train(made))
     assert export.program.name == ONNX_PROGRAM
     types_found = {one["name"]: one["type"] for one in export.preprocess["columns"]}
@@ -145,7 +135,7 @@ def test_rows_without_data_are_drawn_and_bad_cells_refused(home: Path) -> None:
     """Missing numbers only where the pipeline fills them; categories as they were learned."""
     pipeline, _, _ = fitted(Ridge(), False)
     path, types = dumped(pipeline, home / "toy.skops")
-    made = write(
+    made = imported_spec(
         home, "regressor", path, trusted_types=types, columns={"age": {"unit": "years", "minimum": 0}}
     )
     export = Export.open(train(made))
@@ -177,14 +167,14 @@ def test_arrays_without_names_are_numbered_columns(home: Path) -> None:
     rows = rng.normal(size=(100, 3))
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, rows[:, 0] > 0)
     path, types = dumped(model, home / "toy.skops")
-    made = write(home, "tabular_classifier", path, trusted_types=types)
+    made = imported_spec(home, "tabular_classifier", path, trusted_types=types)
     export = Export.open(train(made))
     assert [one["name"] for one in export.preprocess["columns"]] == ["x0", "x1", "x2"]
     assert export.labels == ["False", "True"]
     table = pandas.DataFrame(rows, columns=["a", "b", "c"])
     alone = HistGradientBoostingRegressor(max_iter=5).fit(table, rows[:, 0])
     path, types = dumped(alone, home / "toy.skops")
-    export = Export.open(train(write(home, "regressor", path, trusted_types=types)))
+    export = Export.open(train(imported_spec(home, "regressor", path, trusted_types=types)))
     columns = [(one["name"], one["missing"]) for one in export.preprocess["columns"]]
     assert columns == [("a", "impute"), ("b", "impute"), ("c", "impute")]
 
@@ -207,17 +197,19 @@ def test_nothing_is_read_without_trust(home: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         CallError, match=r"sklearn.tree._tree.Tree.*trust them: --set training.trusted_types="
     ):
-        train(write(home, "regressor", path))
+        train(imported_spec(home, "regressor", path))
     with pytest.raises(CallError, match=r"not know to be harmless: sklearn\.tree\._tree\.Tree\. "):
-        train(write(home, "regressor", path, trusted_types=[one for one in types if "Tree" not in one]))
+        train(
+            imported_spec(home, "regressor", path, trusted_types=[one for one in types if "Tree" not in one])
+        )
     joblib.dump(Harmful(), home / "toy.joblib")
     with pytest.raises(
         CallError, match="is a pickle, and reading it could run any code; save the pipeline with"
     ):
-        train(write(home, "regressor", home / "toy.joblib"))
+        train(imported_spec(home, "regressor", home / "toy.joblib"))
     assert not (home / "harmed").exists()
     joblib.dump(pipeline, home / "toy.joblib")
-    assert train(write(home, "regressor", home / "toy.joblib", trust_pickle=True)).is_dir()
+    assert train(imported_spec(home, "regressor", home / "toy.joblib", trust_pickle=True)).is_dir()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -236,8 +228,8 @@ def test_what_is_no_such_pipeline_is_refused_by_name(home: Path) -> None:
     ):
         path, types = dumped(model, home / "toy.skops")
         with pytest.raises(CallError, match=words):
-            train(write(home, kind, path, trusted_types=types, **more))
+            train(imported_spec(home, kind, path, trusted_types=types, **more))
     with pytest.raises(CallError, match="can't be read by skops"):
-        train(write(home, "regressor", home / "none.skops"))
+        train(imported_spec(home, "regressor", home / "none.skops"))
     with pytest.raises(CallError, match="--kind regressor or --kind tabular_classifier"):
         detect_kind(str(home / "toy.skops"), {}, False)

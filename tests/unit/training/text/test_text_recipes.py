@@ -93,18 +93,20 @@ def test_texts_are_learned_exported_and_measured_again(tmp_path: Path, table: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("architecture", "tokenizer"), [("bag", "bpe"), ("cnn", "wordpiece"), ("transformer", "unigram")]
+    ("architecture", "tokenizer"),
+    [("bag", "bpe"), ("cnn", "wordpiece"), ("transformer", "unigram"), ("gru", "words")],
 )
 def test_every_network_and_tokenizer_is_served(
     tmp_path: Path, table: Path, architecture: str, tokenizer: str
 ) -> None:
-    """By torch and by OpenVINO, of any length."""
+    """By torch (of cells ONNX Runtime) and by OpenVINO, of any length."""
     pytest.importorskip("tokenizers", reason="pip install marina[text]")
     settings = {**QUICK, "architecture": architecture, "tokenizer": tokenizer, "data": str(table)}
     made = write(tmp_path, settings, more="export: {runtimes: [openvino]}\n")
     export = Export.open(train(made))
     rows = export.runtimes["candidates"]
-    assert {row["runtime"] for row in rows if not row["refused"]} == {"torch", "openvino"}, rows
+    portable = "onnxruntime" if architecture == "gru" else "torch"
+    assert {row["runtime"] for row in rows if not row["refused"]} == {portable, "openvino"}, rows
     answer = answers_of(made)
     for text in ("boring", "a wonderful and moving film " * 20):
         (found,) = answer([(text.encode(), "")], {})
@@ -219,7 +221,8 @@ def test_a_network_of_ones_own_takes_tokens(tmp_path: Path, table: Path) -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architecture": "lstm"}, "There is no lstm or gru"),
+        ({"architecture": "rnn"}, "architecture must be bag, cnn, lstm, gru"),
+        ({"architecture": "cnn", "hidden": 32}, "hidden: that is of architecture: lstm and gru"),
         ({"vectors": "x.txt", "tokenizer": "bpe"}, "vectors are of words"),
         ({"freeze_vectors": True}, "needs 'vectors'"),
         ({"vectors": "x.txt", "embedding_size": 8}, "embedding_size is that of the vectors"),
