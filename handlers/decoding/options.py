@@ -33,8 +33,10 @@ class GenerationOptions:
 
         A draw without a seed has one that nobody knows.
         """
-        told = {name: value for name, value in {**defaults, **options}.items() if name in cls.__annotations__}
-        made = cls(**told)
+        values = {
+            name: value for name, value in {**defaults, **options}.items() if name in cls.__annotations__
+        }
+        made = cls(**values)
         if made.temperature > 0 and made.num_beams > 1:
             raise BadRequest("num_beams searches and temperature draws; send one of them")
         if made.temperature == 0:
@@ -43,8 +45,8 @@ class GenerationOptions:
                 raise BadRequest(
                     f"{only_drawn[0]} is of drawn tokens; send a temperature above 0, like 1, with it"
                 )
-        elif "seed" not in told:
-            made = cls(**told, seed=secrets.randbelow(1 << 32))
+        elif "seed" not in values:
+            made = cls(**values, seed=secrets.randbelow(1 << 32))
         return made
 
 

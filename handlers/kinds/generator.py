@@ -83,8 +83,8 @@ class GeneratorPredictor(TextPredictor):
                 f"the text has more than {self.text_limits.max_tokens:,} tokens, which is what this model "
                 "reads; send a shorter one"
             )
-        told = GenerationOptions.of_request(instance.options, self.defaults)
-        return Prepared((encoded.ids,), instance.options, basis=told)
+        options = GenerationOptions.of_request(instance.options, self.defaults)
+        return Prepared((encoded.ids,), instance.options, basis=options)
 
     def groups(self, prepared: Sequence[Prepared]) -> list[list[int]]:
         """All together: the decoder takes rows of any length."""

@@ -74,9 +74,9 @@ class Settings(FitSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        told = self.model_fields_set
+        given = self.model_fields_set
         if self.architecture == "gru":
-            if wrong := [name for name in ("layers", "heads") if name in told]:
+            if wrong := [name for name in ("layers", "heads") if name in given]:
                 raise ValueError(f"{wrong[0]} is of architecture: transformer; leave it out")
             if self.max_tokens > MOST_UNROLLED:
                 raise ValueError(

@@ -324,8 +324,8 @@ def _batch_of(stream: AnswerStream) -> Batch:
     """A stream that has ended, as a request that was answered by itself."""
     request_id = stream.stream.request_id
     is_failed = isinstance(stream.failure, ModelError)
-    told = stream.stream.refusal or stream.failed
-    reply = told or (reply_of(stream.failure, request_id) if is_failed else Reply(b""))
+    refusal = stream.stream.refusal or stream.failed
+    reply = refusal or (reply_of(stream.failure, request_id) if is_failed else Reply(b""))
     answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
     waiting = Waiting(stream.row, request_id, stream.since, answered, is_large=False)
     started = stream.since if stream.started is None else stream.started
