@@ -37,12 +37,11 @@ class ClassAnswers:
     def of(self, logits: np.ndarray, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
         """Logits [B, classes] -> the `top_k` best classes of each row."""
         probabilities = self.probabilities(logits)
-        order = ranked(probabilities, self.decision)
-        probabilities = np.take_along_axis(probabilities, order, 1)
+        order = ranked(probabilities, self.decision).tolist()
         answers = []
-        for row, indices, one in zip(probabilities.tolist(), order.tolist(), prepared, strict=True):
-            best = list(zip(row, indices, strict=True))[: one.options.get("top_k", self.top_k)]
-            answers.append({"predictions": [self.named(index, probability) for probability, index in best]})
+        for row, indices, one in zip(probabilities.tolist(), order, prepared, strict=True):
+            best = indices[: one.options.get("top_k", self.top_k)]
+            answers.append({"predictions": [self.named(index, row[index]) for index in best]})
         return answers
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from ..runtime.predictor import Predictor
 
 KEYS = ("text", "data")
 ALSO = ("content", "input", "sentence")  # as clients of other servers name it
-LEAST_GROUP = 32  # tokens; shorter texts are computed with those of this length
+LEAST_GROUP = 64  # tokens; shorter texts are computed with those of this length
 
 
 class TextPredictor(Predictor):

@@ -51,6 +51,10 @@ class RequestOptions(TypedDict, total=False):
     """Embedders: false leaves the vector out."""
     other: str | None
     """Explanations of embedders: the similarity to this text."""
+    windows: bool | None
+    """Classifiers of sounds: true answers each window, too, with its times."""
+    sample_rate: int | None
+    """Classifiers of sounds: of samples that are sent as numbers, in hertz."""
     token: int | None
     """Explanations of taggers: of the tag of this word, counted from 0."""
     max_new_tokens: int | None

@@ -59,6 +59,7 @@ _add("rl", "policies.py", "Measure the CPU time until policies reach their retur
 _add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
 _add("rows", "table_rows.py", "Measure the memory and time that a million rows of a table take in training.")
 _add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
+_add("sounds", "sounds.py", "Measure classifiers of spoken digits with each speaker left out, beside an SVM.")
 _add("tensors", "tensors.py", "Measure a request of named tensors beside the bare loop.")
 _add("texts", "texts.py", "Measure a request of a text beside the bare loop, and mixed lengths.")
 _add("generation", "generation.py", "Measure texts made token by token beside Hugging Face's transformers.")

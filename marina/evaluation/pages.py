@@ -27,11 +27,14 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A picture, as a data URL, with its caption."""
+    """A picture, as a data URL, with its caption; or a sound that can be played, with a picture of it or
+    without.
+    """
 
     image: str
     title: str
     text: str
+    sound: str = ""
 
 
 Facts = list[tuple[str, Cell]]
@@ -49,10 +52,14 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(content)
 
 
+SOUNDS = {".wav": "wav", ".flac": "flac", ".mp3": "mpeg", ".ogg": "ogg"}
+
+
 def data_url(path: Path) -> str:
-    """A picture's file as a data URL."""
-    kind = {".jpg": "jpeg", ".tif": "tiff"}.get(path.suffix, path.suffix[1:])
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """A picture's, or a sound's, file as a data URL."""
+    picture = {".jpg": "jpeg", ".tif": "tiff"}.get(path.suffix, path.suffix[1:])
+    kind = f"audio/{SOUNDS[path.suffix]}" if path.suffix in SOUNDS else f"image/{picture}"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def facts(content: Mapping[str, Any]) -> Facts:

@@ -14,7 +14,7 @@ from handlers.runtime.export import Export
 from marina import __version__
 from marina.core import kinds
 from marina.core.spec import Spec
-from marina.evaluation.pages import Figure, Table, data_url, facts, number_text, render, table
+from marina.evaluation.pages import SOUNDS, Figure, Table, data_url, facts, number_text, render, table
 from marina.packaging import runtime_table
 from marina.packaging.archive import check_export
 
@@ -48,7 +48,7 @@ CAPTIONS = {
     ),
     "comparison": (
         "Other models",
-        "On the same test rows: gradient-boosted trees and a linear model, with scikit-learn's defaults.",
+        "On the same test split: simpler models, as the guide describes them.",
     ),
     "importance": (
         "Columns",
@@ -111,6 +111,7 @@ def page(spec: Spec) -> str:
         "kind": " · ".join(dict.fromkeys((metadata["kind"], training["recipe"]))).replace("_", " "),
         "tiles": _tiles(metadata["metrics"], metadata["floor"]),
         "figures": _figures(folder / "report"),
+        "sounds": _sounds(folder / "report" / "sounds"),
         "tables": _tables(folder / "report" / "tables"),
         "classes": _classes(folder / "report" / "classes.json", by_class),
         **_samples(export, kinds.get(spec.kind).summarize),
@@ -163,6 +164,18 @@ def _figures(report: Path) -> list[Figure]:
     return figures
 
 
+def _sounds(folder: Path) -> list[Figure]:
+    """The sounds that training left, with their spectrograms: index.json lists {"file", "picture", "title",
+    "text"}.
+    """
+    if not (folder / "index.json").is_file():
+        return []
+    return [
+        Figure(data_url(folder / one["picture"]), one["title"], one["text"], data_url(folder / one["file"]))
+        for one in _json(folder / "index.json")
+    ]
+
+
 def _classes(file: Path, by_class: Mapping[str, Any] | None) -> Table | None:
     """Figures by class from report/classes.json, otherwise from the training's own metrics."""
     rows: list[dict[str, Any]] = []
@@ -194,7 +207,7 @@ def _tables(folder: Path) -> list[tuple[str, str, Table]]:
 
 
 def _samples(export: Export, summarize: Callable[[Any], str]) -> dict[str, Any]:
-    """The golden samples: pictures with their answers, or requests and answers in a table."""
+    """The golden samples: pictures, or sounds, with their answers, or requests and answers in a table."""
     samples = export.samples[:SAMPLES]
     files = [export.folder / "samples" / sample["file"] for sample in samples]
     if all(file.suffix in (".png", ".jpg", ".webp", ".gif", ".bmp") for file in files):
@@ -202,6 +215,12 @@ def _samples(export: Export, summarize: Callable[[Any], str]) -> dict[str, Any]:
         for sample, file in zip(samples, files, strict=True):
             figures.append(Figure(data_url(file), sample["name"], summarize(sample["answer"])))
         return {"sample_table": None, "sample_figures": figures}
+    if all(file.suffix in SOUNDS for file in files):
+        heard = [
+            Figure("", sample["name"], summarize(sample["answer"]), data_url(file))
+            for sample, file in zip(samples, files, strict=True)
+        ]
+        return {"sample_table": None, "sample_figures": heard}
     rows = []
     for sample, file in zip(samples, files, strict=True):
         rows.append([sample["name"], _preview(file), summarize(sample["answer"])])

@@ -15,13 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from handlers.inputs.clips import ClipInput, open_clip
 from handlers.inputs.images import ImageInput, open_input, prepare
+from handlers.inputs.sounds import read_sound
 from handlers.protocol.errors import RequestError
 from handlers.runtime.golden import difference
-from tests.support import fuzzed_data
+from tests.support import fuzzed_data, sound_models
 from tests.support.bad_inputs import good
 from tests.support.broken_metadata import expected, files_with_metadata
 from tests.support.picture_files import clip
@@ -37,6 +39,10 @@ INPUTS = (
 )
 Check = Callable[[Any], None]
 CLIP = ClipInput(4, ImageInput(16, 16))
+SOUNDS = [
+    sound_models.file_of(sound_models.tone("low"), form=form)
+    for form in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,15 @@ def read_or_refuse_clip(data: bytes) -> None:
     """A damaged file is read as a clip, or refused in words."""
     with suppress(RequestError):
         assert len(open_clip(data, CLIP)) == CLIP.frames
+
+
+@target("sounds", damaged(st.sampled_from(SOUNDS)))
+def read_or_refuse_sound(data: bytes) -> None:
+    """A damaged file is read as a sound of finite samples, or refused in words."""
+    with suppress(RequestError):
+        for start, window in read_sound(data, sound_models.INPUT).windows():
+            assert start >= 0
+            assert np.isfinite(window).all()
 
 
 @target("requests", st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(st.just(kind), strange(kind))))

@@ -12,7 +12,7 @@ from PIL import Image
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from handlers.inputs.tokenization import FILE
-from tests.support import generators, series_models, signal_models, table_models, tagged_data
+from tests.support import generators, series_models, signal_models, sound_models, table_models, tagged_data
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
 from tests.support.text_models import EMBEDDING, PREPROCESS, TEXTS, WORDS, Brightness, Direction
 from tests.support.toy_policies import balance
@@ -203,6 +203,11 @@ def sequence_classifier() -> Trained:
     return signal_models.trained()
 
 
+def audio_classifier() -> Trained:
+    """Whether a tone is high or low."""
+    return sound_models.trained()
+
+
 def tagger() -> Trained:
     """Names of people and places."""
     return tagged_data.trained()
@@ -215,6 +220,6 @@ def generator() -> Trained:
 
 OTHERS = (
     *(sequence_classifier, forecaster, policy, regressor, tabular_classifier, tensor),
-    *(embedder, generator, tagger, text_classifier),
+    *(audio_classifier, embedder, generator, tagger, text_classifier),
 )
 TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

@@ -74,6 +74,8 @@ class Trained:
                     [B, F] as the series input in `preprocess` encodes windows
         sequence_classifier  logits float32 [B, classes] of signals float32 [B, T, C], filled up with zeros,
                     and their steps int64 [B]
+        audio_classifier  logits float32 [B, classes] of waveforms float32 [B, T] of one channel, filled up
+                    with zeros, and their samples int64 [B]
         generator   the step and, as the part "prompt", what reads a prompt: see `handlers.decoding.loop`
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and
                     "q_values", "probabilities" or "value" where the policy has them

@@ -40,6 +40,10 @@ SUFFIXES |= {
     "video/x-msvideo": ".avi",
     "video/x-matroska": ".mkv",
     "video/webm": ".webm",
+    "audio/wav": ".wav",
+    "audio/flac": ".flac",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
 }
 
 

@@ -115,7 +115,9 @@ def _classifier_body(settings: Settings) -> tuple[nn.Module, Reader, dict[str, s
     kind = str(export.preprocess["tokenizer"])
     tokenizer = load_tokenizer(export.content(FILE), kind)
     state = torch.export.load(spec.export_dir / PROGRAM).state_dict
-    encoder = load_encoder(learned.architecture, learned.pooling)[0] if learned.is_pretrained else None
+    encoder = None
+    if learned.is_pretrained:
+        encoder, _ = load_encoder(learned.architecture, learned.pooling, learned.pooled_layers)
     words = state.get("body.embedding.weight")
     vectors = words.numpy() if learned.vectors and words is not None else None
     network = build(learned, tokenizer.size, len(export.labels), vectors, encoder)

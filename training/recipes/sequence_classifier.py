@@ -5,7 +5,6 @@ summaries of the same signals beside them.
 """
 
 import json
-from collections import Counter
 from typing import Any
 
 from handlers.inputs.signals import Channel, SignalInput
@@ -22,12 +21,17 @@ from training.signals.learner import SignalBatches, SignalModule, SignalSplit, l
 from training.signals.networks import SignalNetwork
 from training.signals.report import write_report
 from training.signals.settings import FIXED, ChannelSettings, Settings
-from training.text.assessment import TEXT_METRICS, Assessment, assess_one, operating_class, slug
+from training.text.assessment import (
+    TEXT_METRICS,
+    Assessment,
+    assess_one,
+    operating_class,
+    rows_of_samples,
+    slug,
+)
 
 __all__ = ["Settings", "held_out", "train"]
 
-SURE = 0.9  # certain enough for a sample that comes first
-UNSURE = 0.02  # too near to a threshold for any
 SAMPLES = 64
 SAMPLE_VALUES = 20_000  # of a sample, so that requests stay small
 TOP_K = 5
@@ -148,33 +152,15 @@ def _trained(
 
 def _samples(data: SignalData, assessment: Assessment) -> list[Sample]:
     """Signals of the test split that are answered rightly, sure answers first, of each class in turn."""
-    certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
-    rows = [
-        row
-        for row, one in enumerate(data.test)
-        if right[row] and one.values.size <= SAMPLE_VALUES and not _is_close(assessment, row)
-    ]
-    rows.sort(key=lambda row: (certainty[row] < SURE, row))
-    seen: Counter[int] = Counter()
-    turns = []
-    for row in rows:
-        turns.append((seen[data.test[row].label], row))
-        seen[data.test[row].label] += 1
-    turns.sort(key=lambda turn: turn[0])
+    labels = [one.label for one in data.test]
+    turns = rows_of_samples(
+        assessment, labels, lambda row: data.test[row].values.size <= SAMPLE_VALUES, SAMPLES
+    )
     samples = []
-    for turn, row in turns[:SAMPLES]:
+    for turn, row in turns:
         one = data.test[row]
         name = data.classes[one.label]
         body = json.dumps({"signal": one.values.tolist()}).encode()
         named = f"{slug(name) or f'class-{one.label}'}-{turn + 1}"
         samples.append(Sample(named, body, "application/json", {"class": name}))
     return samples
-
-
-def _is_close(assessment: Assessment, row: int) -> bool:
-    """Whether the answer is a matter of rounding."""
-    decision, probabilities = assessment.decision, assessment.probabilities[row]
-    if decision is not None:
-        return abs(float(probabilities[decision.class_index]) - decision.threshold) <= UNSURE
-    first, second = probabilities.topk(2).values.tolist()
-    return bool(first - second <= UNSURE)

@@ -1,7 +1,8 @@
 """What a text classifier reaches: calibrated on validation, measured on test."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from training.vision.classification.label_scores import (
 )
 
 Thresholds = tuple[float, ...]
+SURE = 0.9  # certain enough for a sample that comes first
+UNSURE = 0.02  # too near to a threshold for any
 
 
 class HasOperatingPoint(Protocol):
@@ -132,6 +135,33 @@ def by_class(
         {"class": name, "texts": count, "f1": f1, "threshold": threshold}
         for name, count, f1, threshold in columns
     ]
+
+
+def rows_of_samples(
+    assessment: Assessment, labels: Sequence[int], is_taken: Callable[[int], bool], most: int
+) -> list[tuple[int, int]]:
+    """(turn, row) of `most` answers that are right and no matter of rounding, of each label in turn, sure
+    ones first, among the rows that `is_taken`.
+    """
+    certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
+    rows = [row for row in range(len(labels)) if right[row] and not _is_close(assessment, row)]
+    rows.sort(key=lambda row: (certainty[row] < SURE, row))
+    seen: Counter[int] = Counter()
+    turns = []
+    for row in filter(is_taken, rows):
+        turns.append((seen[labels[row]], row))
+        seen[labels[row]] += 1
+    turns.sort(key=lambda turn: turn[0])
+    return turns[:most]
+
+
+def _is_close(assessment: Assessment, row: int) -> bool:
+    """Whether the answer is a matter of rounding."""
+    decision, probabilities = assessment.decision, assessment.probabilities[row]
+    if decision is not None:
+        return abs(float(probabilities[decision.class_index]) - decision.threshold) <= UNSURE
+    first, second = probabilities.topk(2).values.tolist()
+    return bool(first - second <= UNSURE)
 
 
 def slug(name: str) -> str:

@@ -135,12 +135,13 @@ class Layer(nn.Module):
 
 class Encoder(nn.Module):
     """Tokens int64 [B, length], filled up with PAD behind -> one vector each: the mean of all, or the first
-    one's ([CLS]).
+    one's ([CLS]); of the last `pooled` layers side by side.
     """
 
-    def __init__(self, shape: Shape, first: int, last: int, pooling: str) -> None:
+    def __init__(self, shape: Shape, first: int, last: int, pooling: str, pooled: int = 1) -> None:
         super().__init__()
-        self.width, self.longest, self.pooling = shape.width, shape.positions - 2, pooling
+        self.width, self.longest, self.pooling = pooled * shape.width, shape.positions - 2, pooling
+        self.pooled = pooled
         self.first_token, self.last_token = first, last
         self.words = nn.Embedding(shape.vocabulary, shape.width, PAD)
         self.positions = nn.Embedding(shape.positions, shape.width)
@@ -151,12 +152,12 @@ class Encoder(nn.Module):
 
     def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
         """The vector of each token, [CLS] and [SEP] among them: [B, length + 2, width]."""
-        return self._hidden(*self._framed(tokens))
+        return self._hidden(*self._framed(tokens))[-1]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, length] -> [B, width]."""
         framed, mask = self._framed(tokens)
-        vectors = self._hidden(framed, mask)
+        vectors = torch.cat(self._hidden(framed, mask)[-self.pooled :], 2)
         if self.pooling == "first":
             return vectors[:, 0]
         counted = mask.unsqueeze(2)
@@ -172,15 +173,18 @@ class Encoder(nn.Module):
         framed = torch.where(places == lengths + 1, self.last_token, framed)
         return framed, places <= lengths + 1
 
-    def _hidden(self, framed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, framed: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        """What each layer gives."""
         places = torch.arange(framed.shape[1], device=framed.device)
         vectors: torch.Tensor = self.words(framed) + self.positions(places)
         if self.segments is not None:
             vectors = vectors + self.segments.weight[0]
         vectors = self.dropout(self.first(vectors))
+        given = []
         for layer in self.layers:
             vectors = layer(vectors, mask[:, None, None, :])
-        return vectors
+            given.append(vectors)
+        return given
 
 
 def folder_of(source: str) -> Path:
@@ -192,20 +196,22 @@ def folder_of(source: str) -> Path:
     return folder
 
 
-def load_encoder(source: str, pooling: str = "auto") -> tuple[Encoder, bytes]:
+def load_encoder(source: str, pooling: str = "auto", pooled: int = 1) -> tuple[Encoder, bytes]:
     """The encoder of `hf:FOLDER` with its weights in float32, and the content of its tokenizer.json.
 
-    `pooling` is mean, first, or auto: what sentence-transformers' own file says, else the mean. Raises
-    CallError for a folder that holds something else, or not all weights.
+    `pooling` is mean, first, or auto: what sentence-transformers' own file says, else the mean; of the last
+    `pooled` layers. Raises CallError for a folder that holds something else, or not all weights.
     """
     folder = folder_of(source)
     config, tokenizer = _json(folder / CONFIG), (folder / TOKENIZER).read_bytes()
     shape = Shape.from_config(config, folder / CONFIG)
     first, last = _special(tokenizer, folder / TOKENIZER)
+    if pooled > shape.layers:
+        raise CallError(f"pooled_layers {pooled}: the encoder has {shape.layers}")
     if pooling == "auto":
         pooling = _pooling(folder)
     with torch.device("meta"):
-        encoder = Encoder(shape, first, last, pooling)
+        encoder = Encoder(shape, first, last, pooling, pooled)
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

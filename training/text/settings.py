@@ -16,7 +16,7 @@ POOLING_WORDS = (
     "of hf: the mean of all tokens or the first one ([CLS]); auto: what the folder says, else the mean"
 )
 OF_TOKENS = ("tokenizer", "character_ngrams", "vocabulary_size", "lowercase", "vectors", "freeze_vectors")
-OF_ENCODERS = ("pooling", "frozen_layers", "encoder_learning_rate", "layer_decay")
+OF_ENCODERS = ("pooling", "pooled_layers", "frozen_layers", "encoder_learning_rate", "layer_decay")
 
 
 class ReadingSettings(Section):
@@ -86,6 +86,12 @@ class NetworkSettings(TokenSettings, FitSettings):
     pooling: Literal["auto", "mean", "first"] = Field(
         default="auto",
         description=POOLING_WORDS,
+    )
+    pooled_layers: int = Field(
+        default=1,
+        ge=1,
+        le=48,
+        description="of hf: the vectors of so many last layers side by side; 4 or 5 help where it is frozen",
     )
     frozen_layers: int | None = Field(
         default=None,

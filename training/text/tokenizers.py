@@ -30,7 +30,7 @@ def tokens_of(settings: NetworkSettings, texts: Sequence[str]) -> tuple[bytes, s
     if not settings.is_pretrained:
         sizes = settings.vocabulary_size, settings.lowercase, settings.character_ngrams
         return train_tokenizer(settings.tokenizer, texts, *sizes), settings.tokenizer, None
-    encoder, content = load_encoder(settings.architecture, settings.pooling)
+    encoder, content = load_encoder(settings.architecture, settings.pooling, settings.pooled_layers)
     if settings.max_tokens > encoder.longest:
         raise CallError(f"max_tokens {settings.max_tokens}: {settings.architecture} has {encoder.longest}")
     freeze(encoder, settings.frozen_layers)

@@ -198,7 +198,7 @@ def test_padding_changes_no_answer(tmp_path: Path, architecture: str) -> None:
 def test_texts_of_very_different_lengths_are_computed_apart(tmp_path: Path) -> None:
     """None is filled up to more than twice its length."""
     predictor = serve(tmp_path, max_tokens=600, max_characters=100_000)
-    lengths = [3, 500, 40, 60, 30, 513]
+    lengths = [3, 500, 100, 120, 60, 513]
     prepared = [predictor.preprocess("light " * length, Instance("")) for length in lengths]
     assert predictor.groups(prepared) == [[0, 4], [1], [2, 3], [5]]
 

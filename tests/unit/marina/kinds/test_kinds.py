@@ -58,7 +58,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     """The registry names what it holds."""
     with pytest.raises(
         CallError,
-        match="no kind 'clasifier'; known: classifier, detector, embedder, forecaster, policy, regressor",
+        match="no kind 'clasifier'; known: audio_classifier, classifier, detector, embedder, forecaster, ",
     ):
         kinds.get("clasifier")
 

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
-from tests.support import generators, signal_models, tagged_data
+from tests.support import generators, signal_models, sound_models, tagged_data
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
@@ -64,6 +65,11 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "forecaster": ("forecaster", {"target": "x", "epochs": 100_000}, CHECKPOINT),
     "sequence_classifier": ("sequence_classifier", {"series": "id", "epochs": 100_000}, CHECKPOINT),
+    "audio_classifier": (
+        "audio_classifier",
+        {"pattern": "{label}_{group}_{}.wav", "epochs": 10_000, "hidden": 4, "baseline": False},
+        CHECKPOINT,
+    ),
     "text_classifier": ("text_classifier", {"epochs": 10_000}, CHECKPOINT),
     "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
@@ -102,6 +108,10 @@ ROW_WRITERS = {
     "language_model": generators.write_text,
 }
 SUFFIXES = {"tagger": "conll", "sequence_to_sequence": "dict", "language_model": "txt"}
+FOLDER_WRITERS: dict[str, Callable[[Path], Path]] = {
+    **dict.fromkeys(("detector", "segmenter"), folder_of_scenes),
+    "audio_classifier": sound_models.write_folder,
+}
 ROWS = ("forecaster", "regressor", "tabular_classifier", *ROW_WRITERS)
 
 
@@ -111,8 +121,8 @@ def test_every_recipe_has_its_training_here() -> None:
 
 def made_data(home: Path, recipe: str) -> dict[str, Any]:
     """The settings that name the data, or the model, that a training reads."""
-    if recipe in ("detector", "segmenter"):
-        return {"data": str(folder_of_scenes(home / "scenes"))}
+    if recipe in FOLDER_WRITERS:
+        return {"data": str(FOLDER_WRITERS[recipe](home / "data"))}
     if recipe == "tensor":
         rows = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))

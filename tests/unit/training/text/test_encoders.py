@@ -61,6 +61,20 @@ def test_an_encoder_computes_what_torchs_own_layers_do(tmp_path: Path, kind: str
             torch.testing.assert_close(alone[0], found[0][row], atol=1e-5, rtol=1e-5)
 
 
+def test_the_vectors_of_several_layers_stand_side_by_side(tmp_path: Path) -> None:
+    """The last layer's behind the one before it; more than there are is refused."""
+    source = f"hf:{write_encoder(tmp_path)}"
+    last, both = load_encoder(source, "mean")[0], load_encoder(source, "mean", 2)[0]
+    tokens = torch.from_numpy(padded(TOKENS))
+    with torch.no_grad():
+        found, alone = both(tokens), last(tokens)
+    assert both.width == found.shape[1] == 2 * WIDTH
+    torch.testing.assert_close(found[:, WIDTH:], alone)
+    assert not torch.allclose(found[:, :WIDTH], alone)
+    with pytest.raises(CallError, match=f"pooled_layers {LAYERS + 1}: the encoder has {LAYERS}"):
+        load_encoder(source, "mean", LAYERS + 1)
+
+
 def test_a_folder_says_how_it_pools_and_its_tokenizer_is_not_cut(tmp_path: Path) -> None:
     """sentence-transformers' own file counts; truncation in tokenizer.json doesn't."""
     folder = write_encoder(tmp_path)

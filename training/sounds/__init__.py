@@ -1,0 +1,1 @@
+"""What the recipes for sounds share: features inside the graph, networks, augmentation, reports."""

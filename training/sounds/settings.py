@@ -1,0 +1,152 @@
+"""The settings of recipes for sounds."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from training.runs.schedules import EmaDecay, FitSettings
+from training.sounds.features import Feature
+
+DEFAULT_FEATURES: tuple[Feature, ...] = ("log_mel",)
+
+
+class Settings(FitSettings):
+    """The settings of this recipe."""
+
+    data: str = Field(
+        description="a folder with a folder of sounds per class, a table (.csv, .tsv, .parquet) that names "
+        "each file and its class, or files whose names say it (see pattern)"
+    )
+    label: str | None = Field(
+        default=None, description="column of the class; default: label, class, category or target"
+    )
+    group: str | None = Field(
+        default=None,
+        description="column of what stays in one split, such as speakers; default: speaker, group, "
+        "session and the like, where there is one",
+    )
+    pattern: str | None = Field(
+        default=None,
+        description="of file names that say the class, like {label}_{group}_{}.wav; {} is anything; no table "
+        "or folder of classes is needed then",
+    )
+    held_out: tuple[str, ...] = Field(
+        default=(), description="groups that make the test split, such as speakers; default: 15 % drawn"
+    )
+    sample_rate: int | None = Field(
+        default=None,
+        ge=2000,
+        le=192_000,
+        description="of the graph, in hertz; default: that of most files, 16,000 at most",
+    )
+    window: float | None = Field(
+        default=None,
+        gt=0,
+        le=60,
+        description="seconds that the graph hears at once; a longer sound is answered window by window. "
+        "Default: the longest sound of the data, 10 at most",
+    )
+    window_hop: float | None = Field(
+        default=None, gt=0, le=60, description="seconds from one window to the next; default: half a window"
+    )
+    minimum_seconds: float = Field(default=0.05, ge=0.01, le=60, description="shorter sounds are refused")
+    silence: Literal["refuse", "answer"] = Field(
+        default="refuse", description="a sound in which nothing is: answer it where silence is a class"
+    )
+    features: tuple[Feature, ...] = Field(
+        default=DEFAULT_FEATURES,
+        min_length=1,
+        description="what the network sees, computed inside the graph: log_mel, mfcc, chroma, rms, "
+        "zero_crossings, centroid, rolloff",
+    )
+    mels: int = Field(default=40, ge=8, le=256, description="bands of the mel scale")
+    frame_ms: float = Field(default=32, ge=4, le=256, description="milliseconds of a frame")
+    frame_hop_ms: float = Field(default=10, ge=1, le=128, description="milliseconds between two frames")
+    hidden: int = Field(
+        default=24, ge=4, le=512, description="channels of the first layer; the last has four times"
+    )
+    layers: int = Field(default=4, ge=3, le=16, description="of convolutions over frequency and time")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="before the last layer")
+    pitch: float = Field(
+        default=4, ge=0, le=12, description="semitones by which a training sound moves at most"
+    )
+    stretch: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.8,
+        description="share by which it becomes slower or faster at most, at its pitch",
+    )
+    noise: float | None = Field(
+        default=15,
+        ge=-10,
+        le=100,
+        description="least ratio of signal to noise in decibels; half of the sounds get white to brown "
+        "noise; null: none",
+    )
+    volume: float = Field(
+        default=6, ge=0, le=60, description="decibels by which it becomes quieter or louder"
+    )
+    shift: float = Field(default=0.1, ge=0, le=10, description="seconds of silence before it at most")
+    frequency_masks: int = Field(
+        default=2,
+        ge=0,
+        le=10,
+        description="stripes of up to a fifth of the rows that are hidden (SpecAugment)",
+    )
+    time_masks: int = Field(
+        default=2, ge=0, le=10, description="stripes of up to a fifth of the frames that are hidden"
+    )
+    class_balance: Literal["none", "weights"] = Field(
+        default="none", description="weights: rare classes count more in the loss"
+    )
+    label_smoothing: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the target spread over all"
+    )
+    operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
+        default=None,
+        description="{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this "
+        "share on validation",
+    )
+    baseline: bool = Field(
+        default=True,
+        description="measure a support vector machine on means and deviations of mfcc beside it",
+    )
+    epochs: int = Field(default=40, ge=1, le=100_000, description="times that all sounds are heard")
+    batch_size: int = Field(default=32, ge=2, le=4096, description="sounds per step")
+    learning_rate: float = Field(default=3e-3, gt=0, le=1, description="peak of the schedule")
+    ema_decay: EmaDecay = 0.98
+
+    def frame_samples(self, rate: int) -> int:
+        """Samples of a frame, an even number."""
+        return 2 * max(4, round(rate * self.frame_ms / 2000))
+
+    def hop_samples(self, rate: int) -> int:
+        """Samples between two frames."""
+        return max(1, round(rate * self.frame_hop_ms / 1000))
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _listed(cls, said: Any) -> Any:
+        """One name stands for a list of it."""
+        return (said,) if isinstance(said, str) else said
+
+    @field_validator("operating_point")
+    @classmethod
+    def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
+        recall = said.get("recall") if said else 1
+        is_share = isinstance(recall, float | int) and 0 < recall <= 1
+        if said is not None and not (isinstance(said.get("class"), str) and is_share):
+            raise ValueError("write the class and the share of it to find, like {class: cough, recall: 0.97}")
+        return said
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        if len(set(self.features)) < len(self.features):
+            raise ValueError(f"features: {', '.join(self.features)} names one twice")
+        if self.window_hop is not None and self.window is not None and self.window_hop > self.window:
+            raise ValueError("window_hop above window leaves parts of a sound unheard; make it smaller")
+        if self.window is not None and self.minimum_seconds > self.window:
+            raise ValueError(f"minimum_seconds {self.minimum_seconds} is above window {self.window}")
+        if self.frame_hop_ms > self.frame_ms:
+            raise ValueError("frame_hop_ms above frame_ms leaves parts of a sound unheard; make it smaller")
+        return self
