@@ -3,11 +3,15 @@
     marina bench sounds --data FOLDER                   each speaker left out in turn, and the split by index
     marina bench sounds --data FOLDER --only theo       one of them
     marina bench sounds --data FOLDER --set epochs=30   with another setting
+    marina bench sounds --request spoken-digits         what a request costs, of an exported model
 
 FOLDER holds the recordings of the Free Spoken Digit Dataset, {digit}_{speaker}_{index}.wav. Left out means
 that nothing of the speaker is learned from, and validation is drawn from the others. By index, as the data
 set's authors split it, recordings 0 to 4 of each speaker and digit are the test, so that every voice is
 known. The other settings are those of docs/recipes/spoken-digits.yaml.
+
+A request is the WAV of a second, or of a window where that is shorter, answered in this process; the bare
+loop beside it is soundfile, the graph and `tolist()`. Both are medians of processor time, measured in turns.
 """
 
 import argparse
@@ -19,9 +23,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import soundfile
 import yaml
 
-from marina.core import paths
+from benchmarks.texts import milliseconds
+from handlers.kinds.audio_classifier import AudioClassifierPredictor
+from marina.core import paths, spec
+from marina.core.errors import CallError
 from marina.core.spec import parse
 from training.data.sound_rows import Naming, list_sounds
 from training.data.sounds import headers_of, split_sounds
@@ -62,15 +71,59 @@ def measured(settings: audio_classifier.Settings, left_out: str, seed: int) -> R
     }
 
 
+def request_cost(name: str, rounds: int = 200) -> Row:
+    """Milliseconds of a request to an exported model, and of the bare loop. Raises CallError for a model of
+    another kind.
+    """
+    model = spec.load(name)
+    model.check_exported()
+    predictor = model.predictor()
+    if not isinstance(predictor, AudioClassifierPredictor):
+        raise CallError(f"{name} is a {model.kind}, which hears no sounds")
+    predictor.load(model.export_dir)
+    rate = predictor.input.sample_rate
+    times = np.arange(min(rate, predictor.input.window)) / rate
+    noise = np.random.default_rng(0).normal(0, 0.02, len(times))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.3 * np.sin(600 * np.pi * times) + noise, rate, "PCM_16", format="WAV")
+    body = buffer.getvalue()
+
+    def bare() -> Any:
+        waveform, _ = soundfile.read(io.BytesIO(body), dtype="float32")
+        return predictor.model(waveform[None], np.array([len(waveform)])).tolist()
+
+    def request() -> Any:
+        return predictor.reply([({"body": body}, {"content-type": "audio/wav"})], ["0"])
+
+    found = milliseconds({"bare": bare, "request": request}, rounds)
+    return {"name": name, "seconds": len(times) / rate, **found, "ratio": found["request"] / found["bare"]}
+
+
 def main() -> None:
     """Read the command line, measure, print a line for each, and the mean over the speakers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", required=True, help="folder of the recordings")
+    parser.add_argument("--data", help="folder of the recordings")
+    parser.add_argument("--request", metavar="NAME", help="measure a request to this model instead")
     parser.add_argument("--only", action="append", help=f"a speaker, or {BY_INDEX!r}; default: all")
     parser.add_argument("--seed", type=int, default=0, help="draws the weights and the validation split")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting")
     parser.add_argument("--out", type=Path, help="file for the results")
     options = parser.parse_args()
+    if options.request:
+        row = request_cost(options.request)
+        print(
+            f"{row['name']}, {row['seconds']:g} s: request {row['request']:.2f} ms, bare {row['bare']:.2f}, "
+            f"ratio {row['ratio']:.2f}"
+        )
+        _write(options.out, [row])
+        return
+    if not options.data:
+        parser.error("name the folder of the recordings: --data FOLDER; or a model: --request NAME")
+    _write(options.out, _speakers(options))
+
+
+def _speakers(options: argparse.Namespace) -> list[Row]:
+    """Each speaker left out, and the split by index, printed line by line."""
     text = (paths.SOURCE / "docs/recipes" / f"{RECIPE}.yaml").read_text(encoding="utf-8")
     changes = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in options.set)}
     said = parse(text, RECIPE, RECIPE).training.settings
@@ -89,8 +142,12 @@ def main() -> None:
     if len(by_speaker) > 1:
         means = [sum(row[key] for row in by_speaker) / len(by_speaker) for key in ("accuracy", "beside")]
         print(f"mean over {len(by_speaker)} speakers: {means[0]:.3f}, support vector machine {means[1]:.3f}")
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return results
+
+
+def _write(path: Path | None, results: list[Row]) -> None:
+    if path:
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def sound_blocks(file: Any) -> Iterator[np.ndarray]:
     while len(block := file.read(size, dtype="float32", always_2d=True)):
         count += len(block)
         yield block
+        if count == file.frames and file.format != "MP3":
+            break
     # MP3 has no exact length
     if file.format != "MP3" and count < file.frames < 1 << 62:
         raise BadRequest(

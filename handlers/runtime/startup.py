@@ -25,7 +25,8 @@ from .decode_pool import WORTH_READING_APART_SECONDS, DecodePool
 from .export import AGAIN, LABELS, ONNX_PROGRAM, POSTPROCESS, PREPROCESS, PROGRAM, Export
 from .golden import difference
 from .machine import usable_cores
-from .runtimes import TorchRuntime, usable
+from .runtimes import Runtime, TorchRuntime
+from .several_programs import usable_together
 from .telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ class PredictorStartup:
 
     # whether instances have nothing to do with each other, so that threads may read them
     side_by_side: ClassVar[bool] = False
+    # programs beside the main one, each in a folder of its name in the export
+    further_programs: ClassVar[tuple[str, ...]] = ()
+    # whether an answer comes piece by piece where a caller wants events
+    answers_in_pieces: ClassVar[bool] = False
     # whether an instance is a text, which may begin like JSON and comes as it is
     takes_text: ClassVar[bool] = False
 
@@ -52,6 +57,7 @@ class PredictorStartup:
         self.computing: dict[str, Any] = {}  # runtime, precision and threads, once they are chosen
         self.options: dict[str, Option] = {}  # that every request may set
         self.explain_options: dict[str, Option] = {}  # and further ones of an explanation
+        self.parts: dict[str, Runtime] = {}  # further programs, by their names in `further_programs`
 
     def start(self, folder: Path, model_config: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
         """Verify the unpacked archive in `folder`, load it, warm up and compare; what the log says of it.
@@ -98,8 +104,8 @@ class PredictorStartup:
         self.open_export(folder)
         last = BrokenArchive("there is no runtime for this model")
         precision = ((model_config or {}).get("handler") or {}).get("precision", "auto")
-        with closing(usable(self.export, self.device, precision)) as runtimes:
-            for runtime in runtimes:
+        with closing(usable_together(self.export, self.further_programs, self.device, precision)) as choices:
+            for runtime, self.parts in choices:
                 self.model = runtime
                 try:
                     threads = self.choose_threads(model_config or {})
@@ -161,8 +167,8 @@ class PredictorStartup:
             seconds.append(time.perf_counter() - started)
         wanted = (model_config.get("handler") or {}).get("threads")
         threads: int = wanted or (1 if min(seconds) < WORTH_SHARING_SECONDS else _share(model_config))
-        if threads > 1:
-            self.model.set_threads(threads)
+        for runtime in (self.model, *self.parts.values()) if threads > 1 else ():
+            runtime.set_threads(threads)
         return threads
 
     def choose_readers(self, model_config: Mapping[str, Any]) -> int:

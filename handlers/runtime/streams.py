@@ -47,8 +47,11 @@ class Stream:
         self.request_id, self.refusal = request_id, refusal
         self.waiting: deque[Instance] = deque(request.instances if request else ())
         self.total: int | None = len(self.waiting)
-        self.is_list = request is not None and request.protocol != "own"
+        self.protocol = request.protocol if request else "own"
+        self.is_list = self.protocol != "own"
         self.key = "explanation" if explain else "prediction"
+        # whether an answer that a kind makes piece by piece is wanted when it is whole, as by a job
+        self.wants_whole_answers = False
 
     @property
     def is_done(self) -> bool:

@@ -6,6 +6,7 @@ knows no engine.
 
 import gc
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from ..protocol.requests import lower_case
 from ..runtime.predictor import Predictor
 from .base_handler import BaseHandler
 from .codec import install
+from .pieces import messages_of
 
 
 class TorchServeHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
@@ -37,7 +39,7 @@ class TorchServeHandler(BaseHandler):  # type: ignore[misc]  # ts has no types
             self.predictor.rename(context.model_name)
         self.predictor.has_metrics = context.metrics is not None
         self.initialized = True
-        own_codec = install(self.predictor.reply, self.predictor.report)
+        own_codec = install(self.predictor.reply, self.predictor.report, partial(messages_of, self.predictor))
         if own_codec:  # this process does nothing else
             gc.collect()
             gc.freeze()  # what exists now stays; scanning it for garbage again and again would delay requests

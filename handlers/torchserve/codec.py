@@ -10,10 +10,10 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..protocol.fields import field_value
 from ..protocol.replies import Reply
@@ -38,6 +38,9 @@ Arrived = tuple[str, Headers, dict[str, Any]]
 Row = tuple[dict[str, Any], Headers]
 Answer = Callable[[list[Row], list[str]], list[Reply]]
 Report = Callable[[list[Row], list[str], list[Reply]], None]
+# what a batch whose answers come in pieces sends: one message after another, of pieces by request
+Pieces = Callable[[list[Row], list[str]], Iterator["Message"] | None]
+STREAM_NEXT = b"ts_stream_next"  # the header by which the front end knows whether more is to come
 
 
 class _Incomplete(Exception):
@@ -48,9 +51,17 @@ class _Incomplete(Exception):
         self.missing = missing
 
 
-def install(answer: Answer, report: Report) -> bool:
+class Message(NamedTuple):
+    """What some requests of a batch get: a reply, and whether more is to come; None for one that is whole."""
+
+    ids: list[str]
+    replies: list[Reply]
+    more: list[bool | None]
+
+
+def install(answer: Answer, report: Report, pieces: Pieces = lambda _rows, _ids: None) -> bool:
     """Let this process, if it is a worker of TorchServe 0.12.0, read by `MessageReader` and write what
-    `answer` gives; whether it does.
+    `answer` gives, or one message after another where `pieces` gives those; whether it does.
 
     `report` is called when a batch's replies are on their way, so that nobody waits for it. Nothing else is
     in flight when a handler is initialised: the front end waits for the answer to its load message.
@@ -63,6 +74,7 @@ def install(answer: Answer, report: Report) -> bool:
     worker = sys.modules["__main__"]
     readers: dict[socket.socket, MessageReader] = {}
     unreported: list[tuple[list[Row], list[str], list[Reply]]] = []
+    connections: list[socket.socket] = []  # that of the batch under way
 
     def retrieve_msg(connection: socket.socket) -> tuple[bytes, Any]:
         while unreported:
@@ -70,6 +82,7 @@ def install(answer: Answer, report: Report) -> bool:
                 report(*unreported.pop())
             except Exception:  # nobody's answer depends on it
                 logger.exception("a batch was not reported")
+        connections[:] = [connection]
         if connection not in readers:
             readers[connection] = MessageReader(connection)
         return readers[connection].message()
@@ -78,6 +91,8 @@ def install(answer: Answer, report: Report) -> bool:
         ids = [request_id for request_id, _, _ in batch]
         rows = [(fields, headers) for _, headers, fields in batch]
         try:
+            if (messages := pieces(rows, ids)) is not None:
+                return sent_in_pieces(connections[0], messages)
             replies = answer(rows, ids)
         except Exception:  # a fault of ours; the worker lives on, as TorchServe's own does
             logger.exception("a batch failed")
@@ -199,15 +214,24 @@ class MessageReader:
         return headers, at
 
 
-def written(ids: Sequence[str], replies: Sequence[Reply]) -> bytes:
-    """One batch of replies as the front end reads them."""
+def sent_in_pieces(connection: socket.socket, messages: Iterator[Message]) -> bytes:
+    """Send all messages of a batch but the last, which is returned."""
+    last = next(messages)
+    for message in messages:
+        connection.sendall(written(*last))
+        last = message
+    return written(*last)
+
+
+def written(ids: Sequence[str], replies: Sequence[Reply], more: Sequence[bool | None] | None = None) -> bytes:
+    """One batch of replies as the front end reads them; `more` as in Message."""
     parts = [_two_integers(HTTPStatus.OK.value, len(SUCCESS)), SUCCESS]
-    for request_id, reply in zip(ids, replies, strict=True):
+    for request_id, reply, has_more in zip(ids, replies, more or [None] * len(ids), strict=True):
         named = request_id.encode()
         parts += (
             _pack(len(named)),
             named,
-            _described(reply.content_type, reply.status),
+            _described(reply.content_type, reply.status, has_more),
             _pack(len(reply.content)),
             reply.content,
         )
@@ -216,10 +240,14 @@ def written(ids: Sequence[str], replies: Sequence[Reply]) -> bytes:
 
 
 @lru_cache
-def _described(content_type: str, status: HTTPStatus) -> bytes:
-    """Content type, status and phrase, and no headers."""
+def _described(content_type: str, status: HTTPStatus, more: bool | None) -> bytes:
+    """Content type, status and phrase, and the headers: none, or whether more is to come."""
     kind, phrase = content_type.encode(), status.phrase.encode()
-    return b"".join((_pack(len(kind)), kind, _two_integers(status.value, len(phrase)), phrase, _pack(0)))
+    headers = [_pack(0)]
+    if more is not None:
+        value = b"true" if more else b"false"
+        headers = [_pack(1), _pack(len(STREAM_NEXT)), STREAM_NEXT, _pack(len(value)), value]
+    return b"".join((_pack(len(kind)), kind, _two_integers(status.value, len(phrase)), phrase, *headers))
 
 
 def _load(data: bytes, at: int) -> tuple[dict[str, Any], int]:

@@ -32,7 +32,7 @@ class RequestOptions(TypedDict, total=False):
     """
 
     top_k: int | None
-    """Classifiers: this many classes; embedders: labels and neighbors."""
+    """Classifiers: this many classes; embedders: labels and neighbors; generators: tokens to draw from."""
     confidence_threshold: float | None
     """Detectors: no detection below this score."""
     masks: str | None
@@ -40,7 +40,7 @@ class RequestOptions(TypedDict, total=False):
     deterministic: bool | None
     """Policies: false samples the action."""
     seed: int | None
-    """Policies: of the sampled action."""
+    """Policies: of the sampled action; generators: of the drawn tokens."""
     action_mask: Sequence[int] | Sequence[bool] | None
     """Policies: actions that are allowed."""
     horizon: int | None
@@ -57,6 +57,20 @@ class RequestOptions(TypedDict, total=False):
     """Classifiers of sounds: of samples that are sent as numbers, in hertz."""
     token: int | None
     """Explanations of taggers: of the tag of this word, counted from 0."""
+    max_new_tokens: int | None
+    """Generators: tokens of the answer at most."""
+    num_beams: int | None
+    """Generators: beam search over so many."""
+    temperature: float | None
+    """Generators: 0 for the most probable tokens; above, they are drawn."""
+    top_p: float | None
+    """Generators: draw from the fewest tokens of this probability together."""
+    repetition_penalty: float | None
+    """Generators: how much less likely tokens are that were there already."""
+    length_penalty: float | None
+    """Generators: of beam search; above 1 longer answers, below 1 shorter ones."""
+    stop: Sequence[str] | None
+    """Generators: the answer ends before the first of these texts."""
     class_index: int | None
     """Explanations: of this class instead of the answer."""
     output: str | None

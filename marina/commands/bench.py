@@ -21,6 +21,7 @@ SUMMARIES = {  # of each command
     "serve": "Measure a served request: rate, latencies, CPU time and stages, beside the bare model.",
     "stop": "Count the accepted requests that each engine answers when it is stopped.",
     "scale": "Measure what more nodes of a Ray cluster serve, and what the cluster costs.",
+    "generation": "Measure texts made token by token beside Hugging Face's transformers.",
     "images": "Add up the packages of the container images, with torch and without.",
     "decode": "Measure several ways from a JPEG to the model's input, and how far each is from Pillow's.",
     "data": "Measure training pictures from disk, beside torchvision's loaders.",
@@ -39,6 +40,7 @@ SCRIPTS = {  # in benchmarks/
     "serve": "serving.py",
     "stop": "shutdown.py",
     "scale": "scale.py",
+    "generation": "generation.py",
     "images": "image_sizes.py",
     "decode": "decoding.py",
     "data": "data_loading.py",
@@ -60,8 +62,8 @@ bench = typer.Typer(
     help="Measure a served request (serve), a stop under load (stop), more nodes of a cluster (scale), a "
     "detector (detect), the decoding of pictures (decode), the loading of training pictures (data), models "
     "of rows (tables), the memory that many rows take (rows), forecasts (series), requests of texts (texts) "
-    "and of named tensors (tensors), the training of policies (rl) and its steps (steps), and the packages "
-    "of the images (images). "
+    "and of named tensors (tensors), texts that are made token by token (generation), the training of "
+    "policies (rl) and its steps (steps), and the packages of the images (images). "
     "`marina bench serve --help` lists the options of serve.",
 )
 app.add_typer(bench, name="bench", rich_help_panel=LOOK)

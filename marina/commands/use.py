@@ -73,7 +73,7 @@ def predict(
 def explain(
     session: ServerSession,
     name: Name,
-    file: Annotated[Path, typer.Argument(help="An image, or a .json file with the body.")],
+    file: Annotated[Path, typer.Argument(help="An image, a sound, or a .json file with the body.")],
     draw: Annotated[Path | None, typer.Option(help="Write the image with a heat map on it, as PNG.")] = None,
     option: Option = None,
     header: Header = None,

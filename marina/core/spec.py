@@ -128,8 +128,8 @@ class Spec(Section):
     kind: str = Field(
         description=(
             "classifier, detector, segmenter, video_classifier, text_classifier, embedder, tagger, "
-            "regressor, tabular_classifier, forecaster, sequence_classifier, audio_classifier, policy, "
-            "tensor, or one of your own in kinds/"
+            "generator, regressor, tabular_classifier, forecaster, sequence_classifier, audio_classifier, "
+            "policy, tensor, or one of your own in kinds/"
         )
     )
     handler: str | None = Field(

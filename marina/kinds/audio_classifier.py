@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from handlers.inputs.sounds import SoundInput, read_sound
+from handlers.inputs.sound_files import opened_sound
+from handlers.inputs.sounds import RATES, SoundInput, read_sound
 from handlers.kinds.sound_pictures import spectrogram
 from handlers.protocol.errors import RequestError
 from handlers.runtime.export import Export
@@ -17,7 +18,7 @@ from marina.kinds.pictures import draw_classes, same_first_class, summarize_clas
 from marina.kinds.recorded_data import data_of, is_trained_on
 
 PART = 32  # sounds that are sent at once
-DRAWN_RATE, DRAWN_SECONDS = 16_000, 10  # of a sound that is drawn
+HIGHEST_RATE, DRAWN_SECONDS = 16_000, 10  # of a sound that is drawn
 
 
 class AudioClassifierKind(Kind):
@@ -78,11 +79,13 @@ def drawn(body: bytes) -> Any:
         if body.lstrip()[:1] == b"{":
             content = json.loads(body)
             body = base64.b64decode(next(value for value in content.values() if isinstance(value, str)))
-        window = DRAWN_RATE * DRAWN_SECONDS
-        _, waveform = next(read_sound(body, SoundInput(DRAWN_RATE, window, window, 1)).windows())
+        with opened_sound(body, SoundInput.max_seconds, RATES) as file:
+            rate = min(HIGHEST_RATE, file.samplerate)
+        window = rate * DRAWN_SECONDS
+        _, waveform = next(read_sound(body, SoundInput(rate, window, window, 1)).windows())
     except (RequestError, ValueError, StopIteration) as error:
         raise CallError(f"only the file of a sound can be drawn: {error}") from error
-    return spectrogram(waveform, DRAWN_RATE)
+    return spectrogram(waveform, rate)
 
 
 KIND = AudioClassifierKind()

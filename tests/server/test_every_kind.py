@@ -17,7 +17,7 @@ from marina.core.console import Output
 from marina.engines import server_process
 from marina.packaging import archive
 from marina.pipeline import steps
-from tests.support import series_models, signal_models, sound_models, table_models, tagged_data
+from tests.support import generators, series_models, signal_models, sound_models, table_models, tagged_data
 from tests.support.text_models import TEXTS
 from tests.support.toy_kinds import TOYS, clip, picture
 from training.export.writer import export
@@ -28,11 +28,12 @@ SPEC = (
     '# A toy.\nkind: {kind}\nversion: "{version}"\ntraining: {{recipe: {recipe}}}\nfloor: {{accuracy: 0.9}}\n'
 )
 SPEC += "service_level: {{p95_ms: 5000}}\n"
-RECIPES = {"policy": "dqn", "tensor": "imported_tensor"}
+RECIPES = {"policy": "dqn", "tensor": "imported_tensor", "generator": "sequence_to_sequence"}
 ROW = ("row.json", json.dumps(table_models.ROW).encode())
 BODIES = {
     "audio_classifier": ("tone.wav", sound_models.file_of(sound_models.tone("low"))),
     "tagger": ("text.txt", tagged_data.TEXT.encode()),
+    "generator": ("text.txt", generators.TEXT.encode()),
     "embedder": ("text.txt", TEXTS["light"].encode()),
     "forecaster": ("series.json", json.dumps(series_models.REQUEST).encode()),
     "sequence_classifier": ("signal.json", json.dumps({"signal": signal_models.SIGNAL}).encode()),
@@ -48,7 +49,7 @@ NO_EXPLANATION = "has no explanations"
 ONLY_POLICIES = "only policies play"
 NO_PICTURES = (
     *("forecaster", "policy", "regressor", "sequence_classifier", "tabular_classifier", "tensor"),
-    *("embedder", "tagger", "text_classifier"),
+    *("embedder", "generator", "tagger", "text_classifier"),
 )
 # command -> kind -> what it says where it can't; nothing for a command that works
 TABLE: dict[str, dict[str, str]] = {

@@ -12,7 +12,7 @@ from PIL import Image
 from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from handlers.inputs.tokenization import FILE
-from tests.support import series_models, signal_models, sound_models, table_models, tagged_data
+from tests.support import generators, series_models, signal_models, sound_models, table_models, tagged_data
 from tests.support.tensor_modules import PLANT_DIMENSIONS, PLANT_INPUTS, plant
 from tests.support.text_models import EMBEDDING, PREPROCESS, TEXTS, WORDS, Brightness, Direction
 from tests.support.toy_policies import balance
@@ -213,8 +213,13 @@ def tagger() -> Trained:
     return tagged_data.trained()
 
 
+def generator() -> Trained:
+    """The letters of a text."""
+    return generators.trained()
+
+
 OTHERS = (
     *(sequence_classifier, forecaster, policy, regressor, tabular_classifier, tensor),
-    *(audio_classifier, embedder, tagger, text_classifier),
+    *(audio_classifier, embedder, generator, tagger, text_classifier),
 )
 TOYS = {toy.__name__: toy for toy in (*OF_PICTURES, *OTHERS)}

@@ -9,7 +9,7 @@ and draws its figures (curves, confusions, worst misses) as PNG into the folder 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -76,6 +76,7 @@ class Trained:
                     and their steps int64 [B]
         audio_classifier  logits float32 [B, classes] of waveforms float32 [B, T] of one channel, filled up
                     with zeros, and their samples int64 [B]
+        generator   the step and, as the part "prompt", what reads a prompt: see `handlers.decoding.loop`
         policy      dict with "action" (int64 [B], or float32 [B, n] in the action space's own units), and
                     "q_values", "probabilities" or "value" where the policy has them
     """
@@ -93,6 +94,8 @@ class Trained:
     dimensions: tuple[Mapping[int, Dimension], ...] = ()
     # further files of the export by name, which the kind's predictor reads
     files: Mapping[str, bytes] = field(default_factory=dict)
+    # further programs by name, as the kind's predictor names them: of each its module, example and dimensions
+    parts: Mapping[str, "Trained"] = field(default_factory=dict)
     # the program where the model came as an ONNX graph: `module` computes it, and torch can't export it
     onnx: bytes | None = None
     parameters: int | None = None  # of such a graph; of others they are the module's
@@ -108,6 +111,16 @@ class Trained:
     training: dict[str, Any] = field(default_factory=dict)
     # what was left out, cut or guessed; `training.train` takes it from the run
     findings: list[dict[str, Any]] = field(default_factory=list)
+
+    def part(
+        self,
+        module: torch.nn.Module,
+        example: tuple[torch.Tensor, ...],
+        dimensions: tuple[Mapping[int, Dimension], ...],
+    ) -> "Trained":
+        """A further program of this model, for `parts`."""
+        empty: Any = {"validation": (), "calibration": tuple, "parts": {}, "samples": []}
+        return replace(self, module=module, example=example, dimensions=dimensions, **empty)
 
     def rows(self, size: int, sizes: Mapping[str, int] | None = None) -> tuple[torch.Tensor, ...]:
         """A batch of `size` made of the example's rows; dimensions by name as long as `sizes` says, repeated

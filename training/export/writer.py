@@ -68,6 +68,7 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
     handler: Predictor = spec.predictor()
     handler.configure(Export.open(folder))
     handler.model = TorchRuntime(trained.module)
+    handler.parts = {name: TorchRuntime(part.module) for name, part in trained.parts.items()}
     write_samples(spec, trained, handler, folder)
     program = None
     if trained.onnx:
@@ -75,6 +76,10 @@ def export(spec: Spec, trained: Trained, folder: Path) -> Path:
     else:
         program = save_program(spec, trained, folder / PROGRAM)
     chosen = choose(spec, trained, handler, program, folder)
+    for name, part in trained.parts.items():
+        (folder / name).mkdir()
+        program = save_program(spec, part, folder / name / PROGRAM)
+        choose(spec, part, handler, program, folder / name)
     if any(one["precision"] != "fp32" for one in chosen["serve"]):
         _accept_reduced(folder)
     write_checksums(folder)
@@ -124,7 +129,8 @@ def parameter_count(trained: Trained) -> int:
     """How many numbers a model has learned."""
     if trained.parameters is not None:
         return trained.parameters
-    return sum(one.numel() for one in trained.module.parameters())
+    modules = (trained.module, *(part.module for part in trained.parts.values()))
+    return sum({id(one): one.numel() for module in modules for one in module.parameters()}.values())
 
 
 def pixel_statistics(trained: Trained) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from handlers.protocol.errors import ModelError, NotSupported
 from handlers.protocol.events import Item
-from handlers.protocol.replies import reply_of
+from handlers.protocol.replies import Reply, reply_of
 from handlers.protocol.requests import Row
 from handlers.runtime.predictor import Predictor
 from handlers.runtime.streams import Stream
@@ -59,6 +59,7 @@ class AnswerStream:
         self.started: float | None = None  # when its first step began, in the event loop's seconds
         self.is_ended = stream.refusal is not None  # nothing more is computed for it
         self.failure: Exception | None = None
+        self.failed: Reply | None = None  # what a request that wants whole answers has got instead
         self._items: list[Item] = []
         self._bytes = 0
         self._changed, self._wake = asyncio.Event(), wake
@@ -89,6 +90,8 @@ class AnswerStream:
     def take(self, items: Sequence[Item]) -> None:
         """Hand items to the reader; the last ones end it."""
         self._items += items
+        if self.stream.wants_whole_answers and self.failed is None:
+            self.failed = next((item.reply for item in items if item.reply.error), None)
         self._bytes += sum(len(item.reply.content) for item in items)
         if self.stream.is_done:
             self.is_ended = True
@@ -133,8 +136,16 @@ class StreamLane:
         self._opening = 0  # streams whose request is being read
         self._size = 1  # instances in a step
 
-    async def open(self, row: Row, request_id: str, is_background: bool, max_instances: int) -> AnswerStream:
+    async def open(
+        self,
+        row: Row,
+        request_id: str,
+        is_background: bool,
+        max_instances: int,
+        is_whole: bool = False,
+    ) -> AnswerStream:
         """A stream whose request was read, in a thread beside the model's: one of thousands takes a while.
+        Those in the background, and where it `is_whole`, have whole answers, no pieces.
 
         Raises ServiceUnavailable when there are as many as may be, or none any more; NotSupported for an
         archive without them.
@@ -153,6 +164,7 @@ class StreamLane:
             opened = await asyncio.to_thread(self._opened, row, request_id, max_instances)
         finally:
             self._opening -= 1
+        opened.wants_whole_answers = is_background or is_whole
         stream = AnswerStream(opened, row, self.wake, since, is_background)
         if self.is_closed:
             raise ServiceUnavailable(f"{self.name} was unregistered meanwhile; try again in a second")

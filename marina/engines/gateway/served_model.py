@@ -30,6 +30,7 @@ from marina.engines.gateway.answer_streams import AnswerStream, Interrupted, Ste
 from marina.engines.gateway.devices import device_of
 from marina.engines.gateway.failures import FAILED, ServiceUnavailable, WaitedTooLong
 from marina.engines.gateway.unpacking import model_config, unpack, with_settings
+from marina.engines.gateway.whole_answers import answer_in_steps
 from marina.packaging.handler_package import load_predictor
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,8 @@ class ServedModel:
         Raises ServiceUnavailable when the queue is full, WaitedTooLong after clientTimeoutInMills in it.
         """
         loop = asyncio.get_running_loop()
+        if (whole := await answer_in_steps(self.lane, row, request_id)) is not None:
+            return whole
         if len(self._queue) >= self.queue_size:
             self._make_room()
         reply: asyncio.Future[Reply] = loop.create_future()
@@ -321,7 +324,8 @@ def _batch_of(stream: AnswerStream) -> Batch:
     """A stream that has ended, as a request that was answered by itself."""
     request_id = stream.stream.request_id
     is_failed = isinstance(stream.failure, ModelError)
-    reply = stream.stream.refusal or (reply_of(stream.failure, request_id) if is_failed else Reply(b""))
+    refusal = stream.stream.refusal or stream.failed
+    reply = refusal or (reply_of(stream.failure, request_id) if is_failed else Reply(b""))
     answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
     waiting = Waiting(stream.row, request_id, stream.since, answered, is_large=False)
     started = stream.since if stream.started is None else stream.started

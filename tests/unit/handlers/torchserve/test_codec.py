@@ -8,7 +8,9 @@ import socket
 import struct
 import sys
 import threading
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +22,9 @@ from ts.service import Service
 
 from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Repeated, lower_case
-from handlers.torchserve import codec
+from handlers.torchserve import codec, pieces
 from handlers.torchserve.codec import MessageReader
+from tests.support.generators import serve_generator
 
 
 def field(content: bytes) -> bytes:
@@ -305,3 +308,33 @@ def test_what_a_form_has_twice_under_one_name_is_kept() -> None:
 
     assert fields == {"data": Repeated((BODIES[6][1], "Grüße")), "x": "Grüße"}
     assert isinstance(fields["data"], Repeated)
+
+
+def test_answers_in_pieces_are_messages_of_their_own(process: SimpleNamespace, tmp_path: Path) -> None:
+    """Each says whether more is to come; who wants no events gets one answer, as does what is refused."""
+    predictor = serve_generator(tmp_path)
+    reported: list[Any] = []
+    assert codec.install(
+        predictor.reply, lambda *batch: reported.append(batch), partial(pieces.messages_of, predictor)
+    )
+    events, plain = {"accept": "text/event-stream"}, {"content-type": "application/json"}
+    batch = [
+        ("id-1", events, {"body": b"ab"}),
+        ("id-2", plain, {"body": {"text": "cd"}}),
+        ("id-3", {**events, "num-beams": "99"}, {"body": b"ab"}),
+    ]
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(MESSAGES[2])
+        process.retrieve_msg(near)
+        last = Service.__new__(Service).predict(batch)
+        near.shutdown(socket.SHUT_WR)
+        sent = b"".join(iter(lambda: far.recv(1 << 16), b"")) + last
+
+    assert sent.count(b"ts_stream_next\x00\x00\x00\x04true") == 3
+    assert sent.count(b"ts_stream_next\x00\x00\x00\x05false") == 1
+    assert sent.index(b"id-3") < sent.index(b'{"delta":"A"}') < sent.index(b'{"delta":" B"}')
+    assert b'"text":"C D"' in sent[: sent.index(b'"delta"')]
+    assert b"num_beams must be a whole number from 1 to 8" in sent
+    assert last.endswith(b'event: done\ndata: {"count":3,"errors":0}\n\n\xff\xff\xff\xff')
+    assert pieces.messages_of(predictor, [({"body": b"ab"}, plain)], ["id-1"]) is None

@@ -133,7 +133,8 @@ def test_an_option_that_nobody_knows_is_a_mistake_of_the_caller(options: dict[st
 
 def test_every_option_of_the_handlers_is_known_to_the_client() -> None:
     named = set()
-    for file in (paths.SOURCE / "handlers" / "kinds").glob("*.py"):
+    handlers = paths.SOURCE / "handlers"
+    for file in (*(handlers / "kinds").glob("*.py"), *(handlers / "decoding").glob("*.py")):
         source = file.read_text()
         constants = dict(re.findall(r'^([A-Z_]+) = "(\w+)"$', source, re.MULTILINE))
         for literal, constant in re.findall(

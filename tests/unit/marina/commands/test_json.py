@@ -51,6 +51,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench series": ([], 0),
     "bench tensors": ([], 0),
     "bench texts": ([], 0),
+    "bench generation": ([], 0),
     "bench scale": ([], 0),
     "bench data": ([], 0),
     "bench images": ([], 0),

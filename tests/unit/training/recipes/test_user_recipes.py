@@ -155,7 +155,8 @@ def test_only_some_recipes_learn_on_several_devices(home: Path) -> None:
 def test_imports_say_so_themselves() -> None:
     imports = [name for name in recipes.names() if recipes.load(name).is_import]
 
-    kinds = ["classifier", "detector", "embedder", "policy", "regressor", "tabular_classifier", "tensor"]
+    kinds = ["classifier", "detector", "embedder", "generator", "policy", "regressor"]
+    kinds += ["tabular_classifier", "tensor"]
     assert imports == [f"imported_{kind}" for kind in kinds]
 
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from handlers.runtime.checksums import verify_checksums
 from marina.core import spec
-from tests.support import signal_models, sound_models, tagged_data
+from tests.support import generators, signal_models, sound_models, tagged_data
 from tests.support.foreign_models import OWN
 from tests.support.outlined_scenes import folder_of_scenes
 from tests.support.stopped_commands import QUICK_CHECKPOINTS, SECONDS, Moment, running
@@ -74,6 +74,9 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "embedder": ("embedder", {"epochs": 10_000, "relevance": "labels", "baseline": False}, CHECKPOINT),
     "word_vectors": ("embedder", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
     "tagger": ("tagger", {"epochs": 10_000, "baseline": False}, CHECKPOINT),
+    "sequence_to_sequence": ("generator", {"epochs": 10_000}, CHECKPOINT),
+    "language_model": ("generator", {"epochs": 10_000, "max_tokens": 8, "max_new_tokens": 8}, CHECKPOINT),
+    "imported_generator": ("generator", {}, RUNNING),
     "imported_embedder": ("embedder", {}, RUNNING),
     "imported_regressor": ("regressor", {"trust_pickle": True}, RUNNING),
     "imported_tabular_classifier": ("tabular_classifier", {"trust_pickle": True}, RUNNING),
@@ -93,6 +96,7 @@ METRICS = {
     "tensor": "r2",
     "regressor": "r2",
     "forecaster": "skill",
+    "generator": "token_accuracy",
 }
 
 
@@ -100,7 +104,10 @@ ROW_WRITERS = {
     **dict.fromkeys(("embedder", "text_classifier", "word_vectors"), write_csv),
     "sequence_classifier": signal_models.write_csv,
     "tagger": tagged_data.write_conll,
+    "sequence_to_sequence": generators.write_dictionary,
+    "language_model": generators.write_text,
 }
+SUFFIXES = {"tagger": "conll", "sequence_to_sequence": "dict", "language_model": "txt"}
 FOLDER_WRITERS: dict[str, Callable[[Path], Path]] = {
     **dict.fromkeys(("detector", "segmenter"), folder_of_scenes),
     "audio_classifier": sound_models.write_folder,
@@ -121,7 +128,8 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
         np.savez(home / "rows.npz", x=rows, y=rows.sum(1))
         return {"data": f"{home}/rows.npz"}
     if recipe in ROWS:
-        path = home / ("rows.conll" if recipe == "tagger" else "rows.csv")
+        suffix = SUFFIXES.get(recipe, "csv")
+        path = home / f"rows.{suffix}"
         if recipe in ROW_WRITERS:
             ROW_WRITERS[recipe](path)
         else:
@@ -139,6 +147,7 @@ def made_data(home: Path, recipe: str) -> dict[str, Any]:
             "imported_classifier": f"{home}/own.py:brightest",
             "imported_tensor": f"{home}/own.py:brightest",
             "imported_embedder": f"hf:{home}/encoder",
+            "imported_generator": f"hf:{generators.write_gpt2(home / 'gpt2')}",
             "imported_regressor": f"{home}/ridge.joblib",
             "imported_tabular_classifier": f"{home}/logistic.joblib",
         }
