@@ -1,8 +1,8 @@
 """Labeled signals in three splits: checked as serving checks them, copies and groups kept together."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from training.data.picture_files import SPLITS
 from training.data.signal_files import RawSignals
 from training.data.signal_tables import RawSignal
 from training.data.split_data import SplitData
-from training.data.splits import ALL, report_copies, rows_to_measure, split_rows
+from training.data.splits import ALL, check_labels, check_splits, report_copies, rows_to_measure, split_rows
 from training.findings import Findings
 
 LEAST = 5  # signals of a class
@@ -71,7 +71,7 @@ def split_signals(raw: RawSignals, signals: SignalInput, seed: int, findings: Fi
     """
     place = raw.origin["name"]
     rows = _sound(raw, signals, findings)
-    _check_labels(place, rows)
+    check_labels(place, rows, "signal", LEAST)
     groups = Groups(len(rows))
     groups.join_equal([hashlib.sha256(_content(row)).hexdigest() for row in rows])
     copies = {row.place: groups.first(number) for number, row in enumerate(rows)}
@@ -80,7 +80,7 @@ def split_signals(raw: RawSignals, signals: SignalInput, seed: int, findings: Fi
     splits, words = split_rows(rows, together, seed, place, "signals")
     report_copies(splits, copies, lambda row: row.raw.label, "signals", findings)
     classes = class_order(row.raw.label for row in splits["train"])
-    _check_splits(place, splits, classes)
+    check_splits(place, splits, classes, "signal")
     labeled = {name: _signals(splits[name], classes) for name in SPLIT_NAMES}
     return SignalData(**labeled, splits=words, origin=raw.origin, classes=classes)
 
@@ -140,25 +140,3 @@ def _content(row: _Row) -> bytes:
 def _signals(rows: Sequence[_Row], classes: Sequence[str]) -> list[Signal]:
     index = {name: number for number, name in enumerate(classes)}
     return [Signal(row.raw.values, index[row.raw.label], row.place) for row in rows]
-
-
-def _check_labels(place: str, rows: Sequence[_Row]) -> None:
-    """Raise CallError for too few labels, and for one with too few signals."""
-    counts = Counter(row.raw.label for row in rows)
-    if len(counts) < 2:
-        raise CallError(f"{place} has the labels {', '.join(counts) or 'none'}; two at least are needed")
-    name, count = min(counts.items(), key=lambda item: item[1])
-    if count < LEAST:
-        raise CallError(f"{place}: the label {name!r} has {count} signal(s); {LEAST} at least are needed")
-
-
-def _check_splits(place: str, splits: Mapping[str, Sequence[_Row]], classes: Sequence[str]) -> None:
-    """Raise CallError for splits that can't be measured on."""
-    for split in SPLIT_NAMES:
-        if not splits[split]:
-            raise CallError(f"{place}: no signal is left for {split}; add some")
-        if unknown := sorted({row.raw.label for row in splits[split]} - set(classes)):
-            raise CallError(
-                f"{place}: {split} has the label(s) {', '.join(unknown[:5])} that train has no signal of; "
-                "add some or take them out"
-            )

@@ -5,7 +5,7 @@ data set may be larger than the memory.
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from training.data.class_order import class_order
 from training.data.copies import SPLITS as SPLIT_NAMES
 from training.data.near_texts import Groups
 from training.data.sound_rows import SoundRow
-from training.data.splits import ALL, report_copies, split_rows
+from training.data.splits import ALL, check_labels, check_splits, report_copies, split_rows
 from training.findings import Findings
 
 LEAST = 5  # sounds of a class
@@ -152,7 +152,7 @@ def split_sounds(
     """
     place = paths.expanded(data)
     rows = _sound_rows(files, config, findings)
-    _check_labels(place, rows)
+    check_labels(place, rows, "sound", LEAST)
     if held_out:
         rows = _held_out(rows, held_out, place)
     groups = Groups(len(rows))
@@ -168,7 +168,7 @@ def split_sounds(
         words += ", groups whole"
     report_copies(splits, copies, lambda row: row.row.label, "sounds", findings)
     classes = class_order(row.row.label for row in splits["train"])
-    _check_splits(place, splits, classes)
+    check_splits(place, splits, classes, "sound")
     train, validation, test = (_sounds(splits[name], classes, config) for name in SPLIT_NAMES)
     return SoundData(classes, train, validation, test, words, _origin(place), _digest_of(splits))
 
@@ -267,25 +267,3 @@ def _digest_of(splits: Mapping[str, Sequence[_Read]]) -> str:
         for one in splits[split]:
             digest.update(f"{split}\0{one.row.label}\0{one.digest}\n".encode())
     return digest.hexdigest()
-
-
-def _check_labels(place: Path, rows: Sequence[_Read]) -> None:
-    """Raise CallError for too few labels, and for one with too few sounds."""
-    counts = Counter(row.row.label for row in rows)
-    if len(counts) < 2:
-        raise CallError(f"{place} has the labels {', '.join(counts) or 'none'}; two at least are needed")
-    name, count = min(counts.items(), key=lambda item: item[1])
-    if count < LEAST:
-        raise CallError(f"{place}: the label {name!r} has {count} sound(s); {LEAST} at least are needed")
-
-
-def _check_splits(place: Path, splits: Mapping[str, Sequence[_Read]], classes: Sequence[str]) -> None:
-    """Raise CallError for splits that can't be measured on."""
-    for split in SPLIT_NAMES:
-        if not splits[split]:
-            raise CallError(f"{place}: no sound is left for {split}; add some")
-        if unknown := sorted({row.row.label for row in splits[split]} - set(classes)):
-            raise CallError(
-                f"{place}: {split} has the label(s) {', '.join(unknown[:5])} that train has no sound of; add "
-                "some or take them out"
-            )

@@ -3,6 +3,7 @@ one of them.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -57,6 +58,30 @@ def split_rows(
         return splits, "as the source has them"
     splits["train"], splits["validation"] = _parted(splits["train"], groups, VALIDATION_SHARE, seed)
     return splits, f"validation drawn from train with seed {seed}, {VALIDATION_SHARE:.0%}, copies together"
+
+
+def check_labels(place: Path | str, rows: Sequence[Row], thing: str, least: int) -> None:
+    """Raise CallError for fewer than two labels, and for one with fewer than `least` things."""
+    counts = Counter(str(row.stratum) for row in rows)
+    if len(counts) < 2:
+        raise CallError(f"{place} has the labels {', '.join(counts) or 'none'}; two at least are needed")
+    name, count = min(counts.items(), key=lambda item: item[1])
+    if count < least:
+        raise CallError(f"{place}: the label {name!r} has {count} {thing}(s); {least} at least are needed")
+
+
+def check_splits(
+    place: Path | str, splits: Mapping[str, Sequence[Row]], classes: Sequence[str], thing: str
+) -> None:
+    """Raise CallError for splits that can't be measured on: empty, or with labels that train lacks."""
+    for split in SPLITS:
+        if not splits[split]:
+            raise CallError(f"{place}: no {thing} is left for {split}; add some")
+        if unknown := sorted({str(row.stratum) for row in splits[split]} - set(classes)):
+            raise CallError(
+                f"{place}: {split} has the label(s) {', '.join(unknown[:5])} that train has no {thing} of; "
+                "add some or take them out"
+            )
 
 
 def rows_to_measure(rows: Sequence[R]) -> list[R]:

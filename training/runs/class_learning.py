@@ -5,7 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from training.runs.fitting import FitModule
 
@@ -84,6 +86,34 @@ class ClassModule(FitModule):
     def best_model(self) -> Any:
         """The average of the best epoch, on the CPU, to be served."""
         return super().best_model().requires_grad_(False)
+
+
+class BalancedClassModule(ClassModule):
+    """A network of one label per example, whose settings say `class_balance` and `label_smoothing`; `labels`
+    int64 [N] are those of training.
+    """
+
+    def __init__(self, model: nn.Module, settings: Any, labels: torch.Tensor) -> None:
+        super().__init__(model, settings)
+        self.weights: torch.Tensor | None
+        self.is_balanced = settings.class_balance != "none"
+        self.register_buffer("weights", _class_weights(labels) if self.is_balanced else None)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over a batch."""
+        smoothing = self.settings.label_smoothing  # type: ignore[attr-defined]
+        return cross_entropy(logits, labels, weight=self.weights, label_smoothing=smoothing)
+
+    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
+        """Accuracy, ties by loss; the loss alone where classes are balanced."""
+        accuracy, loss = super().merit(row)
+        return (0.0 if self.is_balanced else accuracy, loss)
+
+
+def _class_weights(labels: torch.Tensor) -> torch.Tensor:
+    """Float32 [classes]: rare ones count more."""
+    weights = compute_class_weight("balanced", classes=np.unique(labels.numpy()), y=labels.numpy())
+    return torch.from_numpy(weights).float()
 
 
 def share_right(logits: torch.Tensor, labels: torch.Tensor) -> float:

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from handlers.inputs.signals import padded
 from training.data.signals import Signal
-from training.runs.class_learning import ClassModule
+from training.runs.class_learning import BalancedClassModule
 from training.signals.networks import SignalNetwork
 from training.signals.settings import Settings
 
@@ -37,7 +35,7 @@ class SignalSplit:
         return torch.from_numpy(values), torch.from_numpy(self.lengths)[taken], self.labels[taken]
 
 
-class SignalModule(ClassModule):
+class SignalModule(BalancedClassModule):
     """A network that learns from signals."""
 
     settings: Settings
@@ -46,10 +44,8 @@ class SignalModule(ClassModule):
     def __init__(
         self, model: SignalNetwork, settings: Settings, train: SignalSplit, validation: SignalSplit
     ) -> None:
-        super().__init__(model, settings)
+        super().__init__(model, settings, train.labels)
         self.validation = validation
-        self.weights: torch.Tensor | None
-        self.register_buffer("weights", self._class_weights(train.labels))
 
     def training_step(self, batch: SignalBatch) -> torch.Tensor:
         """One step, with noise."""
@@ -59,27 +55,9 @@ class SignalModule(ClassModule):
             signals = signals + torch.randn_like(signals) * deviation
         return self.learn_from(self.model(signals, steps), labels)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean over the signals."""
-        return F.cross_entropy(
-            logits, labels, weight=self.weights, label_smoothing=self.settings.label_smoothing
-        )
-
     def validated(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Of all validation signals."""
         return logits_of(self.average, self.validation, device), self.validation.labels
-
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """Accuracy, ties by loss; the loss alone where classes are balanced."""
-        accuracy, loss = super().merit(row)
-        return (0.0 if self.settings.class_balance != "none" else accuracy, loss)
-
-    def _class_weights(self, labels: torch.Tensor) -> torch.Tensor | None:
-        if self.settings.class_balance == "none":
-            return None
-        classes = np.unique(labels.numpy())
-        weights = compute_class_weight("balanced", classes=classes, y=labels.numpy())
-        return torch.from_numpy(weights).float()
 
 
 def logits_of(model: nn.Module, split: SignalSplit, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from handlers.kinds.audio_classifier import filled
 from training.data.sounds import Sound
-from training.runs.batches import Batches
-from training.runs.class_learning import ClassModule
+from training.runs.batches import LengthBatches
+from training.runs.class_learning import BalancedClassModule
 from training.sounds.augmentation import hidden, stretched, varied
 from training.sounds.networks import SoundNetwork, masked
 from training.sounds.settings import Settings
 
-POOL = 50  # batches whose windows are sorted by length together
 EVALUATION_BATCH = 32
 FRAMES = 200_000  # that the statistics of the features are of
 LEAST_DEVIATION = 1e-3
@@ -60,40 +57,26 @@ class SoundSplit:
         return torch.from_numpy(waveforms), torch.from_numpy(samples), labels
 
 
-class SoundBatches(Batches[SoundBatch]):
+class SoundBatches(LengthBatches[SoundBatch]):
     """Batches of a training epoch: drawn, each of windows of about one length, and varied."""
 
     def __init__(self, split: SoundSplit, settings: Settings, rate: int, seed: int) -> None:
-        super().__init__(seed)
-        self.split, self.settings, self.rate = split, settings, rate
-        self.size = min(settings.batch_size, len(split))
-
-    def __len__(self) -> int:
-        return len(self.split) // self.size
-
-    def order(self) -> Sequence[Sequence[int]]:
-        """Drawn windows, sorted within pools of POOL batches; a short rest is left out."""
-        drawn = torch.randperm(len(self.split), generator=self.generator)[: len(self) * self.size].numpy()
-        steps: list[list[int]] = []
-        for start in range(0, len(drawn), POOL * self.size):
-            pool = drawn[start : start + POOL * self.size]
-            pool = pool[np.argsort(self.split.lengths[pool] * 10 // self.rate, kind="stable")]
-            steps += pool.reshape(-1, self.size).tolist()
-        return [steps[step] for step in torch.randperm(len(steps), generator=self.generator).tolist()]
+        super().__init__(split, split.lengths * 10 // rate, settings.batch_size, seed)
+        self.windows, self.settings, self.rate = split, settings, rate
 
     def batch(self, read: Any) -> SoundBatch:
         """Varied windows, their samples and labels."""
         seed = int(torch.randint(1 << 62, (), generator=self.generator))
         rng = np.random.default_rng(seed)
-        longest = self.split.sounds[0].config.window
+        longest = self.windows.sounds[0].config.window
         waveforms, samples = filled(
-            [varied(self.split.waveform(row), self.settings, self.rate, longest, rng) for row in read]
+            [varied(self.windows.waveform(row), self.settings, self.rate, longest, rng) for row in read]
         )
-        labels = self.split.labels[self.split.of_sound[torch.as_tensor(read)]]
+        labels = self.windows.labels[self.windows.of_sound[torch.as_tensor(read)]]
         return torch.from_numpy(waveforms), torch.from_numpy(samples), labels
 
 
-class SoundModule(ClassModule):
+class SoundModule(BalancedClassModule):
     """A network that learns from sounds."""
 
     settings: Settings
@@ -102,10 +85,8 @@ class SoundModule(ClassModule):
     def __init__(
         self, model: SoundNetwork, settings: Settings, train: SoundSplit, validation: SoundSplit
     ) -> None:
-        super().__init__(model, settings)
+        super().__init__(model, settings, train.labels[train.of_sound])
         self.validation = validation
-        self.weights: torch.Tensor | None
-        self.register_buffer("weights", self._class_weights(train.labels[train.of_sound]))
 
     def training_step(self, batch: SoundBatch) -> torch.Tensor:
         """One step, with features at another tempo and behind stripes."""
@@ -119,27 +100,9 @@ class SoundModule(ClassModule):
             pictures = hidden(pictures, frames, settings.frequency_masks, settings.time_masks)
         return self.learn_from(model.classify(pictures, frames), labels)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean over the windows."""
-        return F.cross_entropy(
-            logits, labels, weight=self.weights, label_smoothing=self.settings.label_smoothing
-        )
-
     def validated(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Of all validation sounds."""
         return logits_of(self.average, self.validation, device), self.validation.labels
-
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """Accuracy, ties by loss; the loss alone where classes are balanced."""
-        accuracy, loss = super().merit(row)
-        return (0.0 if self.settings.class_balance != "none" else accuracy, loss)
-
-    def _class_weights(self, labels: torch.Tensor) -> torch.Tensor | None:
-        if self.settings.class_balance == "none":
-            return None
-        classes = np.unique(labels.numpy())
-        weights = compute_class_weight("balanced", classes=classes, y=labels.numpy())
-        return torch.from_numpy(weights).float()
 
 
 def logits_of(model: nn.Module, split: SoundSplit, device: torch.device | str = "cpu") -> torch.Tensor:
