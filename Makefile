@@ -79,8 +79,7 @@ lock: $(INSTALLED) ## Renew requirements.lock from pyproject.toml: names, versio
 	done
 
 proto: $(INSTALLED) ## Generate the gRPC messages from the .proto files
-	$(VENV)/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. marina/client/inference.proto \
-	    marina/engines/gateway/open_inference.proto
+	$(VENV)/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. marina/third_party/*.proto
 
 clean: ## Remove what was generated, except the environment
 	rm -rf cache exports run model_store/*.mar model_store/*.sha256

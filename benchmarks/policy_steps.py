@@ -14,13 +14,13 @@ its limit and Marina 64-64.
 """
 
 import argparse
-import functools
 import importlib.util
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,8 @@ def ours(recipe: str, collects: str, adam: str, iterations: int, updates: bool, 
     learner = module.Learner(settings, *specs, 0)
     *owner, name = collects.split(".")
     holder, optimizer = (
-        functools.reduce(getattr, owner, learner),
-        functools.reduce(getattr, adam.split("."), learner),
+        reduce(getattr, owner, learner),
+        reduce(getattr, adam.split("."), learner),
     )
     collect, spent = getattr(holder, name), [0.0]
 
@@ -180,7 +180,7 @@ def ours(recipe: str, collects: str, adam: str, iterations: int, updates: bool, 
 
 def environment_row(environment: str, steps_per_second: float) -> Row:
     """64 environments beside gymnasium's CartPole-v1: 64 of those made 157,000 steps per second in a loop."""
-    ours_here = functools.partial(experience, environment, 64)
+    ours_here = partial(experience, environment, 64)
     return Row(
         f"environment step: {environment}, 64 environments",
         1e6 / 157_000,
@@ -191,8 +191,8 @@ def environment_row(environment: str, steps_per_second: float) -> Row:
 
 
 HAS_ENVPOOL = importlib.util.find_spec("envpool") is not None
-YARDSTICK = functools.partial(one_by_one, "CartPole-v1", 64)
-PPO = functools.partial(
+YARDSTICK = partial(one_by_one, "CartPole-v1", 64)
+PPO = partial(
     ours,
     "ppo",
     "rollouts.collect",
@@ -203,12 +203,12 @@ PPO = functools.partial(
     n_steps=128,
     batch_size=256,
 )
-THEIR_PPO = functools.partial(theirs, "PPO", "CartPole-v1", 8, 2048, options=CARTPOLE_PPO)
-THEIR_DQN = functools.partial(
+THEIR_PPO = partial(theirs, "PPO", "CartPole-v1", 8, 2048, options=CARTPOLE_PPO)
+THEIR_DQN = partial(
     theirs, "DQN", "CartPole-v1", 1, 1024, options={**CARTPOLE_DQN, "policy_kwargs": {"net_arch": [128, 128]}}
 )
-THEIR_SAC = functools.partial(theirs, "SAC", "Pendulum-v1", 1, 200, options={"learning_rate": 1e-3})
-SAC = functools.partial(ours, "sac", "collector.collect", "critics.adam", 60)
+THEIR_SAC = partial(theirs, "SAC", "Pendulum-v1", 1, 200, options={"learning_rate": 1e-3})
+SAC = partial(ours, "sac", "collector.collect", "critics.adam", 60)
 ROWS = (
     environment_row("CartPole-v1", 1_700_000),
     environment_row("Pendulum-v1", 780_000),
@@ -219,36 +219,30 @@ ROWS = (
         f"{'in EnvPool' if HAS_ENVPOOL else 'one by one: no EnvPool here'}",
         1e6 / 31_000,
         1e6 / 75_000,
-        functools.partial(one_by_one, "LunarLander-v3", 64),
-        functools.partial(experience, "LunarLander-v3", 64, steps=100, envpool=HAS_ENVPOOL),
+        partial(one_by_one, "LunarLander-v3", 64),
+        partial(experience, "LunarLander-v3", 64, steps=100, envpool=HAS_ENVPOOL),
     ),
     Row(
         "ppo: step of a rollout, CartPole-v1, 8 environments",
         50,
         3.8,
-        functools.partial(THEIR_PPO, None),
-        functools.partial(PPO, False),
+        partial(THEIR_PPO, None),
+        partial(PPO, False),
     ),
-    Row(
-        "ppo: gradient step, 256 x 4-64-64",
-        2000,
-        350,
-        functools.partial(THEIR_PPO, 160),
-        functools.partial(PPO, True),
-    ),
+    Row("ppo: gradient step, 256 x 4-64-64", 2000, 350, partial(THEIR_PPO, 160), partial(PPO, True)),
     Row(
         "dqn: gradient step, 64 x 4-128-128",
         1230,
         195,
-        functools.partial(THEIR_DQN, 512),
-        functools.partial(ours, "dqn", "collect_step", "numpy_steps.adam", 40, True),
+        partial(THEIR_DQN, 512),
+        partial(ours, "dqn", "collect_step", "numpy_steps.adam", 40, True),
     ),
     Row(
         "sac: gradient step, 256 x 3-64-64, yardstick 256-256",
         10_000,
         950,
-        functools.partial(THEIR_SAC, 200),
-        functools.partial(SAC, True),
+        partial(THEIR_SAC, 200),
+        partial(SAC, True),
     ),
 )
 

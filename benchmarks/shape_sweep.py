@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -72,8 +72,7 @@ class Case:
     example: tuple[torch.Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What one runtime made of a case: "equal", "differs", "rejected" or "crashed"."""
 
     case: Case

@@ -11,7 +11,7 @@ coverage (`training.series.intervals`); without them the values stand alone. The
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -21,18 +21,15 @@ from ..protocol.errors import BadRequest
 from ..protocol.options import Number, object_schema
 from ..protocol.requests import Instance, Prepared
 from ..runtime.export import Export
-from ..runtime.predictor import Predictor
+from .tables import ColumnPredictor
 
 PARTS = 64  # of a window; neighbors of a longer one are left out together, so that an explanation is bounded
 UNSCALED = (0.0, 1.0)  # anchor and scale where no values were sent, as in a trial of the export
 HORIZON = "horizon"
 
 
-class ForecasterPredictor(Predictor):
+class ForecasterPredictor(ColumnPredictor):
     """Answers {"time", "value", "lower", "upper"}, a list each; of several series also its name."""
-
-    file_types: ClassVar[tuple[str, ...]] = ("text/csv",)
-    reduced_precision_instances: ClassVar[int | None] = None
 
     def configure(self, export: Export) -> None:
         """Read the columns and the interval of an export."""

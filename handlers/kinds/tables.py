@@ -17,12 +17,16 @@ from ..runtime.export import Export
 from ..runtime.predictor import Predictor
 
 
-class TablePredictor(Predictor):
-    """Reads and encodes rows; a subclass says what the graph's output means."""
+class ColumnPredictor(Predictor):
+    """Reads what has named columns, as CSV too."""
 
     file_types: ClassVar[tuple[str, ...]] = ("text/csv",)
     # an index of an embedding, as a float, has no room in fewer bits
     reduced_precision_instances: ClassVar[int | None] = None
+
+
+class TablePredictor(ColumnPredictor):
+    """Reads and encodes rows; a subclass says what the graph's output means."""
 
     def configure(self, export: Export) -> None:
         """Read the columns of an export."""

@@ -16,7 +16,7 @@ from marina.client.wire import Call, NoResponse, Reply
 from marina.core.errors import CallError
 
 if TYPE_CHECKING:
-    from marina.client.inference_pb2 import PredictionsRequest
+    from marina.third_party.inference_pb2 import PredictionsRequest
 
 METHOD = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 # HTTP status by gRPC's name for it, the reverse of TorchServe's table
@@ -61,7 +61,7 @@ class GrpcClient(Client):
         try:
             import grpc  # type: ignore[import-untyped]
 
-            from marina.client import inference_pb2
+            from marina.third_party import inference_pb2
         except ImportError as error:
             raise CallError("grpcio is not installed; run: pip install marina[grpc]") from error
         options = [
@@ -113,7 +113,7 @@ def request_message(call: Call) -> "PredictionsRequest":
 
     Handlers read the options as they read the fields of a form.
     """
-    from marina.client.inference_pb2 import PredictionsRequest
+    from marina.third_party.inference_pb2 import PredictionsRequest
 
     assert call.model
     name, version = call.model
@@ -129,7 +129,7 @@ def reply_from(response: bytes) -> Reply | NoResponse:
     """The reply in a PredictionResponse. A refused request is one too: its JSON carries the status."""
     from google.protobuf.message import DecodeError
 
-    from marina.client.inference_pb2 import PredictionResponse
+    from marina.third_party.inference_pb2 import PredictionResponse
 
     try:
         prediction = PredictionResponse.FromString(response).prediction

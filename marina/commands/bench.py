@@ -17,6 +17,43 @@ Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result
 STDERR = 2  # its file descriptor
 RUNNER = paths.SOURCE / "benchmarks" / "__main__.py"
 GRACE_SECONDS = 8.0  # for a benchmark to stop its server, after a signal
+SUMMARIES = {  # of each command
+    "serve": "Measure a served request: rate, latencies, CPU time and stages, beside the bare model.",
+    "stop": "Count the accepted requests that each engine answers when it is stopped.",
+    "scale": "Measure what more nodes of a Ray cluster serve, and what the cluster costs.",
+    "generation": "Measure texts made token by token beside Hugging Face's transformers.",
+    "images": "Add up the packages of the container images, with torch and without.",
+    "decode": "Measure several ways from a JPEG to the model's input, and how far each is from Pillow's.",
+    "data": "Measure training pictures from disk, beside torchvision's loaders.",
+    "detect": "Measure a detector beside TorchServe's own object_detector handler.",
+    "rl": "Measure the CPU time until policies reach their return, beside stable-baselines3.",
+    "tables": "Measure regressors and classifiers of rows over folds, beside trees and ridge.",
+    "rows": "Measure the memory and time that a million rows of a table take in training.",
+    "series": "Measure forecasters and classifiers of signals over seeds, beside simple ways.",
+    "sounds": "Measure classifiers of spoken digits with each speaker left out, beside an SVM.",
+    "tensors": "Measure a request of named tensors beside the bare loop.",
+    "texts": "Measure a request of a text beside the bare loop, and mixed lengths.",
+    "steps": "Measure a step of a policy's training (environment, rollout, gradient) beside the leanest "
+    "code.",
+}
+SCRIPTS = {  # in benchmarks/
+    "serve": "serving.py",
+    "stop": "shutdown.py",
+    "scale": "scale.py",
+    "generation": "generation.py",
+    "images": "image_sizes.py",
+    "decode": "decoding.py",
+    "data": "data_loading.py",
+    "detect": "detection.py",
+    "rl": "policies.py",
+    "tables": "tables.py",
+    "rows": "table_rows.py",
+    "series": "series.py",
+    "sounds": "sounds.py",
+    "tensors": "tensors.py",
+    "texts": "texts.py",
+    "steps": "policy_steps.py",
+}
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer()
@@ -40,34 +77,8 @@ def _add(name: str, script: str, summary: str) -> None:
         return _run(script, context.args, out, session)
 
 
-_add(
-    "serve",
-    "serving.py",
-    "Measure a served request: rate, latencies, CPU time and stages, beside the bare model.",
-)
-_add("stop", "shutdown.py", "Count the accepted requests that each engine answers when it is stopped.")
-_add("scale", "scale.py", "Measure what more nodes of a Ray cluster serve, and what the cluster costs.")
-_add("images", "image_sizes.py", "Add up the packages of the container images, with torch and without.")
-_add(
-    "decode",
-    "decoding.py",
-    "Measure several ways from a JPEG to the model's input, and how far each is from Pillow's.",
-)
-_add("data", "data_loading.py", "Measure training pictures from disk, beside torchvision's loaders.")
-_add("detect", "detection.py", "Measure a detector beside TorchServe's own object_detector handler.")
-_add("rl", "policies.py", "Measure the CPU time until policies reach their return, beside stable-baselines3.")
-_add("tables", "tables.py", "Measure regressors and classifiers of rows over folds, beside trees and ridge.")
-_add("rows", "table_rows.py", "Measure the memory and time that a million rows of a table take in training.")
-_add("series", "series.py", "Measure forecasters and classifiers of signals over seeds, beside simple ways.")
-_add("sounds", "sounds.py", "Measure classifiers of spoken digits with each speaker left out, beside an SVM.")
-_add("tensors", "tensors.py", "Measure a request of named tensors beside the bare loop.")
-_add("texts", "texts.py", "Measure a request of a text beside the bare loop, and mixed lengths.")
-_add("generation", "generation.py", "Measure texts made token by token beside Hugging Face's transformers.")
-_add(
-    "steps",
-    "policy_steps.py",
-    "Measure a step of a policy's training (environment, rollout, gradient) beside the leanest code.",
-)
+for _name, _script in SCRIPTS.items():
+    _add(_name, _script, SUMMARIES[_name])
 
 
 def _run(script_name: str, arguments: list[str], out: Path | None, session: Session) -> Result:

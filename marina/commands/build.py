@@ -17,6 +17,13 @@ Strict = Annotated[
     typer.Option("--strict", help="Refuse what is otherwise a warning: data left out, cut, guessed, copied."),
 ]
 
+StockCheck = Annotated[
+    bool,
+    typer.Option(
+        "--stock-check", help="Also load each one with only torchserve, torch and torchvision installed."
+    ),
+]
+
 app = typer.Typer()
 
 
@@ -136,12 +143,7 @@ def write_report(
 def archive(
     session: Session,
     names: Names = None,
-    stock_check: Annotated[
-        bool,
-        typer.Option(
-            "--stock-check", help="Also load each one with only torchserve, torch and torchvision installed."
-        ),
-    ] = False,
+    stock_check: StockCheck = False,
 ) -> Result:
     """Pack exports into model_store/<name>-<version>.mar; without names, every model that has an export."""
     output, specs = session.output, steps.choose(names or [])

@@ -14,6 +14,10 @@ from marina.kinds.kind import MeasurementOptions
 from marina.packaging import archive
 from marina.pipeline import steps
 
+Data = Annotated[
+    str | None, typer.Option(help="A folder to measure on; default: the data it was trained on.")
+]
+
 app = typer.Typer()
 
 
@@ -21,9 +25,7 @@ app = typer.Typer()
 def evaluate(
     session: ServerSession,
     name: Name,
-    data: Annotated[
-        str | None, typer.Option(help="A folder to measure on; default: the data it was trained on.")
-    ] = None,
+    data: Data = None,
     episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Episodes, for a policy.")] = 100,
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Sample a policy's actions, with seeds; default: deterministic.")

@@ -11,6 +11,12 @@ from marina.packaging import archive
 from marina.pipeline import readiness
 from marina.release import history, rollout, traffic_split
 
+NewVersion = Annotated[str, typer.Option(help="The version to release; its archive is in model_store/.")]
+RegisteredVersion = Annotated[str, typer.Argument(help="A registered version, not the default one.")]
+LeastAgreement = Annotated[
+    float, typer.Option(min=0, max=1, help="Reject it if it agrees less than this with the running version.")
+]
+
 app = typer.Typer()
 
 
@@ -18,11 +24,8 @@ app = typer.Typer()
 def release(
     session: ServerSession,
     name: Name,
-    version: Annotated[str, typer.Option(help="The version to release; its archive is in model_store/.")],
-    least_agreement: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Reject it if it agrees less than this with the running version."),
-    ] = 0.0,
+    version: NewVersion,
+    least_agreement: LeastAgreement = 0.0,
     keep_older: Annotated[
         bool, typer.Option("--keep-older", help="Keep versions older than the replaced one registered.")
     ] = False,
@@ -62,7 +65,7 @@ def show_history(session: Session, name: Name) -> Result:
 def shadow(
     session: ServerSession,
     name: Name,
-    version: Annotated[str, typer.Argument(help="A registered version, not the default one.")],
+    version: RegisteredVersion,
     percent: Annotated[
         float | None,
         typer.Option(min=0, max=100, help="Share of the requests; 0 ends it. Default: show the tally."),

@@ -38,15 +38,15 @@ def predict(
     session: ServerSession,
     name: Name,
     file: Annotated[Path, typer.Argument(help="An image or clip, or a .json file with the body.")],
-    draw: Annotated[Path | None, typer.Option(help="Write the image with the answer drawn on it.")] = None,
-    option: Option = None,
-    header: Header = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answer to each instance as it is computed.")
     ] = False,
     as_job: Annotated[
         bool, typer.Option("--async", help="Submit a job, which takes idle time alone, and wait for it.")
     ] = False,
+    draw: Annotated[Path | None, typer.Option(help="Write the image with the answer drawn on it.")] = None,
+    option: Option = None,
+    header: Header = None,
 ) -> Result:
     """Send one file and print the answer; where no server runs, a private one is started for it."""
     if stream + as_job + (draw is not None) > 1:

@@ -38,8 +38,7 @@ class RaySettings(Section):
     address: str | None = Field(
         default=None,
         pattern=r"^[^/\s]+:\d+$",
-        description="HOST:PORT of a cluster to join; default: a Ray of one node, started here. "
-        "`MARINA_RAY_ADDRESS` counts more",
+        description="HOST:PORT of a cluster; default: one node started here; `MARINA_RAY_ADDRESS` wins",
     )
     cpus_per_replica: float = Field(
         default=1.0, gt=0, description="cores of a joined cluster that a replica takes"

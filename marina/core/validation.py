@@ -13,6 +13,7 @@ class Section(BaseModel):
     """A section of the spec: immutable, without unknown keys.
 
     `renamed` maps keys of earlier versions to their new names, for the error message; a subclass adds to it.
+    An entry counts where the section has its new name.
     `unwritten` are fields that don't come from the section's own keys.
     """
 
@@ -53,11 +54,12 @@ def _section(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseMode
 
 
 def _renamed(section: type[BaseModel]) -> dict[str, str]:
-    """Old key -> new key, of `section` and its bases."""
+    """Old key -> new key, of `section` and its bases; only new keys that `section` has."""
     names: dict[str, str] = {}
     for base in reversed(section.__mro__):
         names |= vars(base).get("renamed", {})
-    return names
+    known = set(_known(section))
+    return {old: new for old, new in names.items() if known.issuperset(new.split(", "))}
 
 
 def _known(section: type[BaseModel]) -> list[str]:

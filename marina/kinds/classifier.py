@@ -1,11 +1,11 @@
 """Classifiers of pictures: the first class decides, or the labels do."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from handlers.runtime.export import Export
 from marina.core.spec import Spec
-from marina.kinds.kind import Kind, MeasurementOptions
-from marina.kinds.labels import PictureLabels, same_labels, summarize_labels
+from marina.kinds.kind import MeasurementOptions
+from marina.kinds.labels import LabelsKind, PictureLabels
 from marina.kinds.pictures import (
     Accuracy,
     canvas,
@@ -17,19 +17,10 @@ from marina.kinds.pictures import (
 from marina.kinds.recorded_data import data_of, is_import, is_trained_on
 
 
-class ClassifierKind(Kind):
+class ClassifierKind(LabelsKind):
     """A picture -> its classes, or its labels."""
 
     name = "classifier"
-    import_recipe: ClassVar[str | None] = "imported_classifier"
-
-    def summarize(self, content: Any) -> str:
-        """The class, or the labels."""
-        return summarize_labels(content)
-
-    def same_decision(self, answer: Any, other: Any) -> bool:
-        """Whether both have the same first class, or the same labels."""
-        return same_labels(answer, other)
 
     def draw(self, body: bytes, answer: Any) -> Any:
         """The picture with a bar per class below it."""

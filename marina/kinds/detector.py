@@ -16,7 +16,6 @@ class DetectorKind(Kind):
     """A picture -> the objects in it."""
 
     name = "detector"
-    import_recipe = "imported_detector"
     # detectors' inputs are large, and the export computes a whole batch of this size
     import_spec: ClassVar[Mapping[str, Any]] = {"export": {"max_batch": 8}}
 

@@ -1,17 +1,16 @@
 """Embedders of texts: nearly the same direction is the same answer."""
 
-import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from marina.core.errors import CallError, WorkError
 from marina.core.spec import Spec
-from marina.kinds.kind import SHORT, Answer, Kind, Measured, MeasurementOptions, Progress
+from marina.kinds.kind import SHORT, Kind, Measured, MeasurementOptions
+from marina.kinds.measurement import RequestMeasurement
 from marina.kinds.recorded_data import data_of, is_import, is_trained_on
 
-TOGETHER = 32  # texts that are sent at once
 SAME = 0.98  # cosine of two versions' vectors of a text that are the same decision
 EQUAL = 0.999  # cosine of the endpoint's and this process's vectors
 
@@ -20,7 +19,6 @@ class EmbedderKind(Kind):
     """A text -> a unit vector, with the nearest labels and entries."""
 
     name = "embedder"
-    import_recipe: ClassVar[str | None] = "imported_embedder"
 
     def summarize(self, content: Any) -> str:
         """The nearest entry or label, else how many numbers the vector has."""
@@ -45,25 +43,17 @@ class EmbedderKind(Kind):
         keys = [key for key in ("labels", "neighbors") if key in answer or key in other]
         return bool(keys) and all(_first(answer, key) == _first(other, key) for key in keys)
 
-    def draw(self, body: bytes, answer: Any) -> Any:
-        """A text has no picture."""
-        raise CallError("only answers about pictures can be drawn; leave --draw out")
-
     def measurement(self, spec: Spec, options: MeasurementOptions) -> "RetrievalMeasurement":
         """How well texts that belong together are found, on the test split or in other data."""
         return RetrievalMeasurement(spec, options.data)
 
-    def check_import(self, source: str, overrides: Mapping[str, Any]) -> None:
-        """The recipe says what it lacks."""
 
-
-class RetrievalMeasurement:
+class RetrievalMeasurement(RequestMeasurement):
     """Sends every text and searches each among the others by the vectors that come back."""
 
     def __init__(self, spec: Spec, data: str | None) -> None:
         from training import recipes
         from training.data.embedding_texts import held_out_entries, relevant_counts
-        from training.data.texts import Reading
         from training.findings import Findings
 
         imported = is_import(spec)
@@ -73,28 +63,23 @@ class RetrievalMeasurement:
         self.is_recorded = (imported and place == settings.data) or (
             not imported and is_trained_on(spec, data)
         )
-        reading = Reading(settings.encoding, limits=settings.limits)
         is_foreign = imported or not self.is_recorded
-        arguments = (place, spec.training.seed, Findings(), reading, settings.relevance, is_foreign)
+        arguments = (place, spec.training.seed, Findings(), settings.reading, settings.relevance, is_foreign)
         self.entries = held_out_entries(*arguments)
         if not any(relevant_counts(self.entries)):
             raise CallError(f"{place}: no text belongs to another, so there is nothing to find")
 
-    def run(self, answer: Answer, progress: Progress, *, is_endpoint: bool) -> Measured:
+    def requests(self) -> list[Any]:
+        """The texts."""
+        return [{"text": one.text} for one in self.entries]
+
+    def score(self, answers: list[Any]) -> Measured:
         """Metrics of the vectors."""
         from training.text.retrieval import retrieve
 
-        replies: list[Any] = []
-        for start in progress(range(0, len(self.entries), TOGETHER)):
-            part = self.entries[start : start + TOGETHER]
-            rows = [
-                (json.dumps({"text": one.text}, ensure_ascii=False).encode(), "application/json")
-                for one in part
-            ]
-            replies += answer(rows, {})
-        vectors = np.array([reply["embedding"] for reply in replies])
+        vectors = np.array([reply["embedding"] for reply in answers])
         metrics = retrieve(vectors, self.entries).metrics
-        return Measured({**metrics, "texts": len(replies)}, vectors)
+        return Measured({**metrics, "texts": len(answers)}, vectors)
 
     def compare(self, served: Measured, local: Measured) -> dict[str, Any]:
         """The least cosine. Raises WorkError where vectors point another way."""

@@ -14,6 +14,7 @@ from handlers.runtime.golden import difference
 from handlers.runtime.predictor import Predictor
 from marina.core.errors import CallError
 from marina.core.spec import Spec
+from marina.kinds.recorded_data import data_of, is_trained_on
 
 Rows = list[tuple[bytes, str]]  # bodies of requests with their content types
 Answer = Callable[[Rows, Mapping[str, str]], list[Any]]  # (rows, headers of every row) -> answers
@@ -58,10 +59,11 @@ class Kind:
     """One kind of model, as the tool sees it."""
 
     name: str
-    import_recipe: ClassVar[str | None] = None  # the recipe of `marina import`; None if there is none
     import_spec: ClassVar[Mapping[str, Any]] = {}  # what else the spec of an import says
     export_defaults: Mapping[str, Any] = {}  # of a spec's section `export`, where they differ
     is_playable: ClassVar[bool] = False  # whether it acts in an environment
+    # a Measurement that is made of (spec, data, whether the model learned from it)
+    measurement_class: ClassVar[type[Any] | None] = None
 
     predictor_class: type[Predictor] | None = None  # of a kind of the project's own
 
@@ -69,10 +71,17 @@ class Kind:
         """A new predictor, not started."""
         return self.predictor_class() if self.predictor_class else predictor_of(self.name)
 
+    @property
+    def import_recipe(self) -> str | None:
+        """The recipe of `marina import`, imported_KIND; None if there is none."""
+        from training import recipes
+
+        name = f"imported_{self.name}"
+        return name if name in recipes.names() else None
+
     def summarize(self, content: Any) -> str:
         """An expectation or an answer in a few characters."""
-        text = json.dumps(content, separators=(",", ":"))
-        return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+        return shortened(json.dumps(content, separators=(",", ":")))
 
     def same_decision(self, answer: Any, other: Any) -> bool:
         """Whether two answers lead to the same decision: by default, if they are equal but for rounding."""
@@ -80,16 +89,25 @@ class Kind:
 
     def draw(self, body: bytes, answer: Any) -> Any:
         """A PIL image of what was sent with its answer. Raises CallError if the kind has no picture."""
-        raise CallError(f"the answer of a {self.name} can't be drawn; leave --draw out")
+        raise CallError("only answers about pictures can be drawn; leave --draw out")
 
     def measurement(self, spec: Spec, options: MeasurementOptions) -> Measurement:
-        """What measures a model of this kind.
+        """What measures a model of this kind: by default a `measurement_class`.
 
         Raises CallError if nothing does, or for data that doesn't fit.
         """
-        raise CallError(f"a {self.name} has no measurement, so {spec.name} can't be evaluated")
+        if self.measurement_class is None:
+            raise CallError(f"a {self.name} has no measurement, so {spec.name} can't be evaluated")
+        data = data_of(spec, options.data)
+        measurement: Measurement = self.measurement_class(spec, data, is_trained_on(spec, options.data))
+        return measurement
 
     def check_import(self, source: str, overrides: Mapping[str, Any]) -> None:
         """Raise CallError for what an import of this kind lacks."""
         if self.import_recipe is None:
             raise CallError(f"a {self.name} can't be imported; train it with a recipe")
+
+
+def shortened(text: str) -> str:
+    """`text` as long as a summary may be."""
+    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"

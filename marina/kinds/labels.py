@@ -5,23 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from marina.kinds.kind import SHORT
+from marina.kinds.kind import Kind, shortened
 from marina.kinds.pictures import PictureMeasurement, same_first_class, summarize_classes
 
 
-def summarize_labels(content: dict[str, Any]) -> str:
-    """The labels of an expectation or an answer, or its first class with the probability."""
-    if "labels" not in content:
-        return summarize_classes(content)
-    text = ", ".join(content["labels"]) or "none"
-    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+class LabelsKind(Kind):
+    """Something -> its classes, or its labels where it may have several."""
 
+    def summarize(self, content: Any) -> str:
+        """The labels, or the first class with its probability."""
+        if "labels" not in content:
+            return summarize_classes(content)
+        return shortened(", ".join(content["labels"]) or "none")
 
-def same_labels(answer: Any, other: Any) -> bool:
-    """Whether two answers have the same labels, or the same first class."""
-    if "labels" in answer:
-        return bool(answer["labels"] == other["labels"])
-    return same_first_class(answer, other)
+    def same_decision(self, answer: Any, other: Any) -> bool:
+        """Whether both have the same labels, or the same first class."""
+        if "labels" in answer:
+            return bool(answer["labels"] == other["labels"])
+        return same_first_class(answer, other)
 
 
 def label_scores(answers: Sequence[Collection[str]], truths: Sequence[Collection[str]]) -> dict[str, float]:

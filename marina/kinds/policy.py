@@ -17,7 +17,6 @@ class PolicyKind(Kind):
     """An observation -> the action."""
 
     name = "policy"
-    import_recipe = "imported_policy"
     # small networks take least in ONNX Runtime
     export_defaults: Mapping[str, Any] = {"max_batch": MAX_BATCH, "runtimes": ("openvino", "onnxruntime")}
     is_playable = True

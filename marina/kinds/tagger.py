@@ -8,43 +8,11 @@ from handlers.runtime.export import Export
 from marina.core import paths
 from marina.core.errors import CallError
 from marina.core.spec import Spec
-from marina.kinds.kind import SHORT, Answer, Kind, Measured, MeasurementOptions, Progress
-from marina.kinds.recorded_data import data_of, is_trained_on
-
-TOGETHER = 32  # sentences that are sent at once
+from marina.kinds.kind import Kind, Measured, shortened
+from marina.kinds.measurement import RequestMeasurement
 
 
-class TaggerKind(Kind):
-    """A text -> a tag per word, and spans."""
-
-    name = "tagger"
-
-    def summarize(self, content: Any) -> str:
-        """The spans, or the words with their tags."""
-        if not isinstance(content, dict):
-            return super().summarize(content)
-        if content.get("spans"):
-            text = ", ".join(f"{one['text']} {one['label']}" for one in content["spans"])
-        elif "tokens" in content:
-            text = " ".join(f"{one['token']}/{one['tag']}" for one in content["tokens"])
-        else:
-            text = " ".join(content.get("tags", ())) or json.dumps(content)
-        return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
-
-    def same_decision(self, answer: Any, other: Any) -> bool:
-        """Whether every word has the same tag."""
-        return tags_of(answer) == tags_of(other)
-
-    def draw(self, body: bytes, answer: Any) -> Any:
-        """A text has no picture."""
-        raise CallError("only answers about pictures can be drawn; leave --draw out")
-
-    def measurement(self, spec: Spec, options: MeasurementOptions) -> "TagMeasurement":
-        """What the recipe measured, on the test split or on other sentences."""
-        return TagMeasurement(spec, data_of(spec, options.data), is_trained_on(spec, options.data))
-
-
-class TagMeasurement:
+class TagMeasurement(RequestMeasurement):
     """Sends the words of every sentence and compares the tags that come back."""
 
     def __init__(self, spec: Spec, data: str, is_recorded: bool) -> None:
@@ -53,7 +21,8 @@ class TagMeasurement:
         from training.findings import Findings
 
         settings = recipes.recipe_of(spec).settings(spec)
-        self.is_recorded, self.most = is_recorded, settings.max_tokens
+        super().__init__(spec, data, is_recorded)
+        self.most = settings.max_tokens
         if is_recorded:
             loaded = load_tagged(data, settings.column, spec.training.seed, Findings(), settings.limits)
             self.sentences: Sequence[Any] = loaded.test
@@ -67,26 +36,45 @@ class TagMeasurement:
         if not self.sentences:
             raise CallError(f"{data} has no sentences to measure with")
 
-    def run(self, answer: Answer, progress: Progress, *, is_endpoint: bool) -> Measured:
-        """Metrics of the answers."""
+    def requests(self) -> list[Any]:
+        """The words of each sentence."""
+        return [{"tokens": one.words} for one in self.sentences]
+
+    def score(self, answers: list[Any]) -> Measured:
+        """What the recipe measures."""
         from training.text.tag_assessment import tag_metrics
 
-        found: list[list[str]] = []
-        for start in progress(range(0, len(self.sentences), TOGETHER)):
-            part = self.sentences[start : start + TOGETHER]
-            bodies = [json.dumps({"tokens": one.words}, ensure_ascii=False).encode() for one in part]
-            found += [tags_of(reply) for reply in answer([(body, "application/json") for body in bodies], {})]
+        found = [tags_of(reply) for reply in answers]
         truth = [one.tags[: self.most] for one in self.sentences]
         return Measured({**tag_metrics(found, truth), "sentences": len(found)})
-
-    def compare(self, served: Measured, local: Measured) -> dict[str, Any]:
-        """Nothing: their metrics stand side by side."""
-        return {}
 
 
 def tags_of(answer: Mapping[str, Any]) -> list[str]:
     """The tags of an answer."""
     return [one["tag"] for one in answer["tokens"]]
+
+
+class TaggerKind(Kind):
+    """A text -> a tag per word, and spans."""
+
+    name = "tagger"
+    measurement_class = TagMeasurement
+
+    def summarize(self, content: Any) -> str:
+        """The spans, or the words with their tags."""
+        if not isinstance(content, dict):
+            return super().summarize(content)
+        if content.get("spans"):
+            text = ", ".join(f"{one['text']} {one['label']}" for one in content["spans"])
+        elif "tokens" in content:
+            text = " ".join(f"{one['token']}/{one['tag']}" for one in content["tokens"])
+        else:
+            text = " ".join(content.get("tags", ())) or json.dumps(content)
+        return shortened(text)
+
+    def same_decision(self, answer: Any, other: Any) -> bool:
+        """Whether every word has the same tag."""
+        return tags_of(answer) == tags_of(other)
 
 
 KIND = TaggerKind()

@@ -1,7 +1,7 @@
 """Classifiers of clips: the first class decides."""
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 from handlers.inputs.clips import ClipInput, open_clip, open_frames
 from handlers.inputs.images import ImageInput
@@ -19,7 +19,6 @@ class VideoClassifierKind(ClassifierKind):
     """A clip -> its classes."""
 
     name = "video_classifier"
-    import_recipe: ClassVar[str | None] = None
 
     def picture(self, body: bytes) -> Any:
         """Frames of the clip side by side."""

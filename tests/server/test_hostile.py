@@ -22,13 +22,13 @@ import requests
 
 from marina import engines
 from marina.client import Client
-from marina.client import inference_pb2 as torchserve
 from marina.core.console import Output
 from marina.core.errors import RequestError
 from marina.engines import server_process
 from marina.engines.gateway.http_protocol import REQUEST_SECONDS
 from marina.packaging import archive
 from marina.pipeline import steps
+from marina.third_party import inference_pb2 as torchserve
 from tests.support.raw_http import GOOD, HEAD, LAST, SMUGGLERS, mutated, sent, statuses, try_
 from tests.support.toy_exports import export_toy
 

@@ -20,6 +20,7 @@ from marina.packaging import archive
 from marina.pipeline import steps as up
 from marina.release import history
 from marina.release import rollout as release
+from tests.support.homes import project_home
 from tests.support.toy_exports import export_toy
 
 pytestmark = pytest.mark.slow
@@ -49,9 +50,7 @@ with Client(int(port)) as client:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server of balance 1.0; 1.1 and 1.2 lie in the store."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("MARINA_HOME", str(home))
+    with project_home(tmp_path_factory) as home:
         for version in ("1.2", "1.1", "1.0"):
             one = export_toy(home, more="service_level: {p95_ms: 60000}\n", version=version)
             archive.build(one)

@@ -18,6 +18,7 @@ from marina.core.console import Output
 from marina.core.errors import RequestError
 from marina.packaging import archive
 from marina.release import rollout
+from tests.support.homes import project_home
 from tests.support.killed_workers import GOOD, worker_pids
 from tests.support.ray_clusters import (
     Files,
@@ -41,9 +42,7 @@ SAY = Output(as_json=True).say
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCluster]:
     """Three nodes that fetch archives over HTTP; two replicas serve balance 1.0, and 1.1 is in the store."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("MARINA_HOME", str(home))
+    with project_home(tmp_path_factory) as home:
         for version in ("1.0", "1.1", "2.0"):
             archive.build(export_toy(home, version=version, more=f"serving: {{workers: {REPLICAS}}}\n"))
         with served_files(home / "model_store") as address:

@@ -139,19 +139,15 @@ def _explanations() -> Iterator[Bad]:
         path="explanations",
         kinds=POLICY,
     )
-    for value in ("10", "-1", "1.5", "x", "", "9" * 5000):
+    options = {
+        "class_index": ("10", "-1", "1.5", "x", "", "9" * 5000),
+        "format": ("gif", "", "jsonpng", "\xe9"),
+    }
+    for option, value in ((option, value) for option, values in options.items() for value in values):
         yield Bad(
-            f"why class {value[:10]!r}",
+            f"why with {option} {value[:10]!r}",
             payload("classifier"),
-            (("class_index", value),),
-            CLASSIFIER,
-            path="explanations",
-        )
-    for value in ("gif", "", "jsonpng", "\xe9"):
-        yield Bad(
-            f"why in the format {value!r}",
-            payload("classifier"),
-            (("format", value),),
+            ((option, value),),
             CLASSIFIER,
             path="explanations",
         )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ def as_csv(*rows: dict[str, Any], delimiter: str = ",") -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Rows as a file with a header."""
+    path.write_text(as_csv(*rows), encoding="utf-8")
+    return path
 
 
 def imported_spec(home: Path, kind: str, source: Path, **training: Any) -> spec.Spec:

@@ -105,3 +105,11 @@ def answer(predictor: TextPredictor, body: bytes | Any, **headers: str) -> Any:
     sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": content_type}
     (found,) = predictor.answer_rows([({"body": field}, sent)])
     return found
+
+
+def accepted(predictor: TextPredictor, body: bytes | Any, **headers: str) -> Any:
+    """What one body gets, where it isn't refused; a refusal is raised."""
+    reply = answer(predictor, body, **headers)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

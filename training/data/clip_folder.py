@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from handlers.inputs.clips import ClipInput, open_clip, open_frames
 from handlers.inputs.images import ImageInput
 from handlers.protocol.errors import RequestError, TooLarge
 from training.data import Example, ImageData, labeled_files, layouts
 from training.data.inspection import Inspected, digest_of, reason
-from training.data.limits import Limits
+from training.data.limits import Limits, MaxFileBytes, PictureLimits
 from training.data.picture_files import SUFFIXES, entries, is_leftover
 from training.findings import Findings
 
@@ -27,6 +28,28 @@ TYPES = {
     **{".mkv": "video/x-matroska", ".webm": "video/webm"},
 }
 CLIP_LIMITS = Limits(max_bytes=15_000_000, max_pixels=100_000_000)
+
+
+class ClipLimits(PictureLimits):
+    """The settings of a recipe that learns from clips; the endpoint gets the same."""
+
+    max_bytes: MaxFileBytes = Field(default=CLIP_LIMITS.max_bytes, ge=100_000)
+    max_frames: int = Field(
+        default=CLIP_LIMITS.max_frames, ge=2, le=100_000, description="of one clip, learned from or sent"
+    )
+    max_pixels: int = Field(
+        default=CLIP_LIMITS.max_pixels,
+        ge=100_000,
+        le=5_000_000_000,
+        description="of all frames of a clip, learned from or sent, together",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """Also of the number of frames."""
+        return replace(super().limits, max_frames=self.max_frames)
+
+
 STILL = SUFFIXES - {".gif", ".webp"}  # what frames may be; the others may be clips themselves
 
 

@@ -5,7 +5,6 @@ What belongs together is learned from (`training.recipes.embedder`) and must be 
 (`training.text.retrieval`).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from marina.core import paths
 from marina.core.errors import CallError
 from training.data.copies import SPLITS as SPLIT_NAMES
 from training.data.near_texts import near_groups
-from training.data.splits import ALL, split_rows
+from training.data.split_data import SplitData, owners
+from training.data.splits import rows_to_measure, split_rows
 from training.data.text_rows import TextRow, read_rows
 from training.data.texts import Reading, groups_by_place, sound_rows
 from training.findings import Findings
@@ -34,28 +34,19 @@ class Entry:
     place: str
 
 
-@dataclass(frozen=True)
-class EmbeddingData:
-    """A data set in three splits. `test` is used to measure the floor, and only for that."""
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingData(SplitData[Entry]):
+    """Texts in three splits, and what makes a group of them."""
 
-    train: Sequence[Entry]
-    validation: Sequence[Entry]
-    test: Sequence[Entry]
-    relevance: str  # what makes a group
-    splits: str  # how they came about
-    name: str
+    relevance: str
+
+    def content(self, one: Entry) -> bytes:
+        """Its group and characters."""
+        return f"{one.group}\0{one.text}\0".encode()
 
     def about(self) -> dict[str, Any]:
-        """Name, counts and fingerprint, for the export's metadata."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            for one in split:
-                digest.update(f"{one.group}\0{one.text}\0".encode())
-        counts = {split: len(getattr(self, split)) for split in SPLIT_NAMES}
-        return {
-            **{"name": self.name, "source": "the owner's", "licence": "the owner's", **counts},
-            **{"splits": self.splits, "relevance": self.relevance, "fingerprint": digest.hexdigest()},
-        }
+        """Also what makes a group."""
+        return {**super().about(), "relevance": self.relevance}
 
 
 def load_entries(
@@ -78,8 +69,12 @@ def load_entries(
         splits, words = split_rows(rows, groups_by_place(rows, groups), seed, place, "texts")
     if empty := [split for split in SPLIT_NAMES if not splits[split]]:
         raise CallError(f"{place}: no text is left for {empty[0]}; add some")
-    train, validation, test = (_entries(splits[split]) for split in SPLIT_NAMES)
-    return EmbeddingData(train, validation, test, kind, words, place.name)
+    return EmbeddingData(
+        relevance=kind,
+        **{split: _entries(splits[split]) for split in SPLIT_NAMES},
+        splits=words,
+        origin=owners(place.name),
+    )
 
 
 def held_out_entries(
@@ -92,9 +87,7 @@ def held_out_entries(
         return list(load_entries(data, seed, findings, reading, relevance).test)
     with findings.reported():
         rows, kind = _grouped(_sound(data, reading, findings), relevance, data)
-    given = {row.split for row in rows}
-    split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
-    rows = [row for row in rows if row.split == split]
+    rows = rows_to_measure(rows)
     if kind == "near_copies":
         groups = near_groups([row.text for row in rows])
         rows = [row._replace(group=f"copy {groups.first(number)}") for number, row in enumerate(rows)]

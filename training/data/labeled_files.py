@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from marina.core import paths
 from marina.core.errors import CallError
 from training.data import Example, ImageData
 from training.data.class_order import class_order
@@ -168,6 +169,20 @@ def unlabelled(folder: Path, findings: Findings | None = None, limits: Limits | 
         if not sound:
             raise CallError(f"no pictures in {folder}")
     return [Example(file) for file in sound]
+
+
+def unlabelled_of(
+    setting: str, name: str | None, findings: Findings, limits: Limits, hint: str
+) -> list[Example]:
+    """What `unlabelled` gives for the folder that a setting names; none where it names none. Raises CallError
+    with the `hint`, which pictures are meant, where there is no such folder.
+    """
+    if name is None:
+        return []
+    folder = paths.expanded(name)
+    if not folder.is_dir():
+        raise CallError(f"{setting}: no folder {folder}; give one with pictures {hint}")
+    return unlabelled(folder, findings, limits)
 
 
 def pictures_below(folder: Path) -> tuple[list[Path], list[Path]]:

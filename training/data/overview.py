@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -56,8 +56,7 @@ NAMED: dict[str, Loader] = {
 MOST_SEEN = 5_000  # files, to tell clips from pictures
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """An example by its split and row."""
 
     split: str

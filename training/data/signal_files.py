@@ -20,6 +20,7 @@ from marina.core.errors import CallError
 from training.data.picture_files import SPLITS, entries, files_below, folders, split_of
 from training.data.signal_arrays import read_npy, read_npz, read_ts
 from training.data.signal_tables import TABLES, Columns, RawSignal, read_one, read_table
+from training.data.split_data import owners
 
 PACKAGED = "aeon:"
 FILES = (*TABLES, ".npz", ".ts")
@@ -46,7 +47,7 @@ def read_signals(data: str, columns: Columns) -> RawSignals:
     if data.startswith(PACKAGED):
         return _packaged(data)
     place = paths.expanded(data)
-    origin = {"name": place.name, "source": "the owner's", "licence": "the owner's"}
+    origin = owners(place.name)
     if place.is_file():
         return _joined({place: ""}, columns, origin)
     if not place.is_dir():

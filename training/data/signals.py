@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from training.data.near_texts import Groups
 from training.data.picture_files import SPLITS
 from training.data.signal_files import RawSignals
 from training.data.signal_tables import RawSignal
-from training.data.splits import ALL, report_copies, split_rows
+from training.data.split_data import SplitData
+from training.data.splits import ALL, report_copies, rows_to_measure, split_rows
 from training.findings import Findings
 
 LEAST = 5  # signals of a class
@@ -32,48 +33,24 @@ class Signal:
     place: str
 
 
-@dataclass(frozen=True)
-class SignalData:
-    """A data set in three splits. `test` is used to measure the floor, and only for that."""
+@dataclass(frozen=True, kw_only=True)
+class SignalData(SplitData[Signal]):
+    """Signals in three splits, and the names of their classes."""
 
     classes: tuple[str, ...]
-    train: Sequence[Signal]
-    validation: Sequence[Signal]
-    test: Sequence[Signal]
-    splits: str  # how they came about
-    origin: Mapping[str, str]  # name, source, licence
 
-    def about(self) -> dict[str, Any]:
-        """Name, counts and fingerprint, for the export's metadata."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            for one in split:
-                digest.update(f"{one.label}\0{one.values.shape}\0".encode())
-                digest.update(one.values.tobytes())
-        return {
-            **self.origin,
-            **{split: len(getattr(self, split)) for split in SPLIT_NAMES},
-            "splits": self.splits,
-            "fingerprint": digest.hexdigest(),
-        }
+    def content(self, one: Signal) -> bytes:
+        """Its class, shape and values."""
+        return f"{one.label}\0{one.values.shape}\0".encode() + one.values.tobytes()
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A signal that can be learned from."""
+class _Row(NamedTuple):
+    """A signal that can be learned from, its split, where it stands, and its class."""
 
     raw: RawSignal
     split: str
-
-    @property
-    def place(self) -> str:
-        """Where it stands."""
-        return self.raw.place
-
-    @property
-    def stratum(self) -> str:
-        """Its class."""
-        return self.raw.label
+    place: str
+    stratum: str
 
 
 def steps_of(raw: RawSignals) -> tuple[int, int]:
@@ -104,8 +81,8 @@ def split_signals(raw: RawSignals, signals: SignalInput, seed: int, findings: Fi
     report_copies(splits, copies, lambda row: row.raw.label, "signals", findings)
     classes = class_order(row.raw.label for row in splits["train"])
     _check_splits(place, splits, classes)
-    train, validation, test = (_signals(splits[name], classes) for name in SPLIT_NAMES)
-    return SignalData(classes, train, validation, test, words, raw.origin)
+    labeled = {name: _signals(splits[name], classes) for name in SPLIT_NAMES}
+    return SignalData(**labeled, splits=words, origin=raw.origin, classes=classes)
 
 
 def foreign_signals(
@@ -116,9 +93,7 @@ def foreign_signals(
     """
     place = raw.origin["name"]
     rows = _sound(raw, signals, findings)
-    given = {row.split for row in rows}
-    split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
-    rows = [row for row in rows if row.split == split]
+    rows = rows_to_measure(rows)
     if unknown := sorted({row.raw.label for row in rows} - set(classes)):
         raise CallError(
             f"{place} has the label(s) {', '.join(unknown[:5])}; the model knows {', '.join(classes[:5])}"
@@ -137,7 +112,7 @@ def _sound(raw: RawSignals, signals: SignalInput, findings: Findings) -> list[_R
         if fault:
             faults[fault].append(f"{one.place}: {detail}" if detail else one.place)
         else:
-            kept.append(_Row(one, SPLITS[one.split.lower()] if one.split else ALL))
+            kept.append(_Row(one, SPLITS[one.split.lower()] if one.split else ALL, one.place, one.label))
     for fault, places in faults.items():
         findings.add("signals", f"left out: {fault}", places, len(raw.signals))
     return kept

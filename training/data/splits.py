@@ -59,6 +59,15 @@ def split_rows(
     return splits, f"validation drawn from train with seed {seed}, {VALIDATION_SHARE:.0%}, copies together"
 
 
+def rows_to_measure(rows: Sequence[R]) -> list[R]:
+    """Those that a model is measured on which learned from other data: the split test, else validation, else
+    what names none, else train.
+    """
+    given = {row.split for row in rows}
+    split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
+    return [row for row in rows if row.split == split]
+
+
 def report_copies(
     splits: Mapping[str, Sequence[R]],
     groups: Mapping[str, int],

@@ -6,7 +6,6 @@ FILE.jsonl              {"tokens": [...], "tags": [...]} on each line
 FOLDER                  train.*, dev.* or validation.*, test.*, or files whose sentences are split by the seed
 """
 
-import hashlib
 import json
 import random
 import re
@@ -14,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from handlers.inputs.texts import TextLimits, fault_of
 from handlers.kinds.tag_spans import OUTSIDE
@@ -23,6 +22,7 @@ from marina.core.errors import CallError
 from training.data.copies import SPLITS
 from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
 from training.data.picture_files import entries, split_of
+from training.data.split_data import SplitData, owners
 from training.data.text_files import form_of, read_text
 from training.findings import Findings
 
@@ -44,25 +44,15 @@ class Sentence(NamedTuple):
     place: str
 
 
-@dataclass(frozen=True)
-class TaggedData:
-    """A data set in three splits. `test` is used to measure the floor, and only for that."""
+@dataclass(frozen=True, kw_only=True)
+class TaggedData(SplitData[Sentence]):
+    """Sentences in three splits, and the tags that their words have."""
 
     tags: tuple[str, ...]
-    train: Sequence[Sentence]
-    validation: Sequence[Sentence]
-    test: Sequence[Sentence]
-    splits: str
-    name: str
 
-    def about(self) -> dict[str, Any]:
-        """Name, counts and fingerprint, for the export's metadata."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            digest.update("".join(f"{one.words}{one.tags}" for one in getattr(self, split)).encode())
-        counts = {split: len(getattr(self, split)) for split in SPLITS}
-        origin = {"name": self.name, "source": "the owner's", "licence": "the owner's"}
-        return {**origin, **counts, "splits": self.splits, "fingerprint": digest.hexdigest()}
+    def content(self, one: Sentence) -> bytes:
+        """Its words and tags."""
+        return f"{one.words}{one.tags}".encode()
 
 
 def load_tagged(data: str, column: str, seed: int, findings: Findings, limits: TextLimits) -> TaggedData:
@@ -92,7 +82,7 @@ def load_tagged(data: str, column: str, seed: int, findings: Findings, limits: T
             splits[split] = kept
         if not splits[split]:
             raise CallError(f"{place}: no sentence is left for {split}; add some")
-    return TaggedData(tags, splits["train"], splits["validation"], splits["test"], words, place.name)
+    return TaggedData(tags=tags, **splits, splits=words, origin=owners(place.name))
 
 
 def read_sentences(

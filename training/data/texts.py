@@ -1,11 +1,9 @@
 """Labeled texts in three splits: checked as serving checks them, copies kept together."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from handlers.inputs.texts import TextLimits, fault_of
 from marina.core import paths
@@ -14,7 +12,8 @@ from training.data.class_order import class_order
 from training.data.copies import SPLITS as SPLIT_NAMES
 from training.data.near_texts import Groups, near_groups
 from training.data.picture_files import SPLITS
-from training.data.splits import ALL, report_copies, split_rows
+from training.data.split_data import SplitData, owners
+from training.data.splits import ALL, report_copies, rows_to_measure, split_rows
 from training.data.text_rows import Rows, TextRow, read_rows
 from training.data.translations import PREFIX, about_translations, read_translations
 from training.findings import Findings
@@ -31,30 +30,16 @@ class Text:
     place: str
 
 
-@dataclass(frozen=True)
-class TextData:
-    """A data set in three splits. `test` is used to measure the floor, and only for that."""
+@dataclass(frozen=True, kw_only=True)
+class TextData(SplitData[Text]):
+    """Texts in three splits, and the names of their classes."""
 
     classes: tuple[str, ...]
     has_several: bool  # whether a text may have several labels, or none
-    train: Sequence[Text]
-    validation: Sequence[Text]
-    test: Sequence[Text]
-    splits: str  # how they came about
-    origin: Mapping[str, str]  # name, source, licence
 
-    def about(self) -> dict[str, Any]:
-        """Name, counts and fingerprint, for the export's metadata."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            for one in split:
-                digest.update(f"{one.labels}\0{one.text}\0".encode())
-        return {
-            **self.origin,
-            **{split: len(getattr(self, split)) for split in SPLIT_NAMES},
-            "splits": self.splits,
-            "fingerprint": digest.hexdigest(),
-        }
+    def content(self, one: Text) -> bytes:
+        """Its labels and characters."""
+        return f"{one.labels}\0{one.text}\0".encode()
 
 
 @dataclass(frozen=True)
@@ -88,8 +73,9 @@ def load_texts(data: str, seed: int, findings: Findings, reading: Reading) -> Te
         classes = class_order(learned)
         _check_splits(place, splits, classes)
         index = {name: number for number, name in enumerate(classes)}
-        train, validation, test = ([_text(row, index) for row in splits[split]] for split in SPLIT_NAMES)
-        return TextData(classes, has_several, train, validation, test, words, _origin(data))
+        labeled = {split: [_text(row, index) for row in splits[split]] for split in SPLIT_NAMES}
+    origin = about_translations(data) if data.startswith(PREFIX) else owners(place.name)
+    return TextData(**labeled, splits=words, origin=origin, classes=classes, has_several=has_several)
 
 
 def held_out_texts(
@@ -110,9 +96,7 @@ def held_out_texts(
     with findings.reported():
         rows, _ = _rows(data, reading, findings)
         sound = sound_rows(rows, has_several, reading.limits, findings)
-    given = {row.split for row in sound}
-    split = next((name for name in ("test", "validation", ALL, "train") if name in given), ALL)
-    chosen = [row for row in sound if row.split == split]
+    chosen = rows_to_measure(sound)
     if unknown := sorted({name for row in chosen for name in row.labels} - set(classes)):
         raise CallError(
             f"{place} has the label(s) {', '.join(unknown[:5])}; the model knows {', '.join(classes[:5])}"
@@ -127,12 +111,6 @@ def _rows(data: str, reading: Reading, findings: Findings) -> Rows:
     if data.startswith(PREFIX):
         return Rows(read_translations(data, findings), False)
     return read_rows(paths.expanded(data), reading.encoding, reading.separator, findings)
-
-
-def _origin(data: str) -> dict[str, str]:
-    if data.startswith(PREFIX):
-        return about_translations(data)
-    return {"name": paths.expanded(data).name, "source": "the owner's", "licence": "the owner's"}
 
 
 def _text(row: TextRow, index: Mapping[str, int]) -> Text:

@@ -95,15 +95,9 @@ class Source(ModuleSource, PictureLimits):
         """Some of them, evenly from all; none where the spec names no folder. Raises CallError for one
         without pictures.
         """
-        if self.calibration is None:
-            return []
-        folder = paths.expanded(self.calibration)
-        if not folder.is_dir():
-            raise CallError(
-                f"calibration: no folder {folder}; give one with pictures like those that the model "
-                "learned from"
-            )
-        examples: list[Example] = spread(labeled_files.unlabelled(folder, findings, self.limits))
+        hint = "like those that the model learned from"
+        pictures = labeled_files.unlabelled_of("calibration", self.calibration, findings, self.limits, hint)
+        examples: list[Example] = spread(pictures)
         return examples
 
     def about(self, measured_on: ImageData | None) -> dict[str, Any]:

@@ -10,8 +10,6 @@ policies/loops/learning.py (the training loop). policies/networks/reference_loss
 paper writes it.
 """
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from training.export.trained import Trained
@@ -25,8 +23,6 @@ METRICS = (*learning.RETURN_METRICS, "steps")
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""
-
-    renamed: ClassVar[dict[str, str]] = {"value_weight": "vf_coef"}
 
     total_timesteps: TotalTimesteps = 500_000
     n_steps: int = Field(default=8, ge=1, description="steps of every environment per gradient step")

@@ -170,10 +170,10 @@ def _samples(data: SoundData, assessment: Assessment) -> list[Sample]:
 
     turns = rows_of_samples(assessment, [one.label for one in data.test], is_taken, SAMPLES)
     samples = []
-    for turn, row in turns:
+    for number, row in turns:
         one = data.test[row]
         name = data.classes[one.label]
-        named = f"{slug(name) or f'class-{one.label}'}-{turn + 1}"
+        named = f"{slug(name) or f'class-{one.label}'}-{number}"
         content_type = TYPES[one.path.suffix.lower()]
         samples.append(Sample(named, one.path.read_bytes(), content_type, {"class": name}))
     return samples

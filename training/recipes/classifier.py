@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from handlers.inputs.images import ImageInput
 from handlers.inputs.ink import CELLS
@@ -26,6 +26,7 @@ from marina.core.errors import CallError
 from training.data import ImageData, load_images, load_labels
 from training.data.limits import PictureLimits
 from training.export.trained import HELD_OUT, Trained
+from training.runs.class_learning import OperatingPoint
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.runs.threads import torch_threads
@@ -74,14 +75,7 @@ class Settings(ClassifierSettings, PictureLimits):
         default=None,
         description="colour or grey; default: grey for resize ink and where the data is, else colour",
     )
-    operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
-        default=None,
-        description=(
-            "{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this share on "
-            "validation"
-        ),
-    )
-
+    operating_point: OperatingPoint = None
     several_labels: bool = Field(
         default=False,
         description=(
@@ -116,22 +110,6 @@ class Settings(ClassifierSettings, PictureLimits):
             names = ", ".join(name for name, is_told in told.items() if is_told)
             raise ValueError(f"{names} is for one label per picture; leave it out, or several_labels")
         return self
-
-    @field_validator("operating_point")
-    @classmethod
-    def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
-        if said is not None:
-            recall = said.get("recall")
-            if (
-                not isinstance(said.get("class"), str)
-                or not isinstance(recall, float | int)
-                or not 0 < recall <= 1
-            ):
-                raise ValueError(
-                    "write the class and the share of it that is to be found, like {class: pneumonia, "
-                    "recall: 0.97}"
-                )
-        return said
 
 
 @dataclass(frozen=True)

@@ -53,23 +53,6 @@ METRICS = (*learning.RETURN_METRICS, "steps")
 class Settings(PolicySettings):
     """Defaults are tuned for CartPole-v1."""
 
-    renamed: ClassVar[dict[str, str]] = {
-        "prioritised": "prioritized",
-        "priority_alpha": "alpha",
-        "importance_beta": "beta",
-        "n_steps": "n_step_returns",
-        "atoms": "num_atoms",
-        "support": "v_min, v_max",
-        "phase_steps": "train_freq",
-        "target_phases": "target_update_interval",
-        "adam_epsilon": "adam_eps",
-        "gradient_norm": "max_grad_norm",
-        "replay": "buffer_size",
-        "warmup_steps": "learning_starts",
-        "epsilon_end": "exploration_final_eps",
-        "epsilon_steps": "exploration_steps",
-    }
-
     hidden: tuple[int, ...] = Field(
         default=(128, 128), description="units of the hidden layers; with images, of those after the encoder"
     )

@@ -6,18 +6,18 @@ in the test split, with TF-IDF and cosine beside it.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 from torch import nn
 
 from training.data.embedding_texts import EmbeddingData, load_entries
-from training.data.texts import Reading
 from training.export.trained import Trained
 from training.runs.curves import draw_curves
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
+from training.runs.schedules import BatchSize, Epochs, LearningRate
 from training.runs.seeds import seed_everything
 from training.text.contrast import ContrastiveLearner, Inputs, PairBatches
 from training.text.embedding import Reader, TextEmbedder, embedded
@@ -54,15 +54,7 @@ class Settings(AnswerSettings, NetworkSettings):
     )
     epochs: Epochs = 10
     batch_size: BatchSize = 64
-    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="peak of the schedule")
-    ema_decay: EmaDecay = 0.98
-
-    renamed: ClassVar[dict[str, str]] = {
-        **FitSettings.renamed,
-        "max_length": "max_tokens",
-        "vocab_size": "vocabulary_size",
-        "embedding_dim": "embedding_size",
-    }
+    learning_rate: LearningRate = 2e-3
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
@@ -80,16 +72,10 @@ def train(settings: Settings, run: Run) -> Trained:
     Raises CallError for settings or data that can't be used.
     """
     seed_everything(run.seed)
-    reading = Reading(settings.encoding, limits=settings.limits)
-    data = load_entries(settings.data, run.seed, run.findings, reading, settings.relevance)
+    data = load_entries(settings.data, run.seed, run.findings, settings.reading, settings.relevance)
     content, kind, encoder = tokens_of(settings, [one.text for one in data.train])
     reader = Reader(content, kind, settings.limits)
-    splits = [
-        reader.tokens(entries, run.findings, f"texts of {split}")
-        for split, entries in zip(
-            ("train", "validation", "test"), (data.train, data.validation, data.test), strict=True
-        )
-    ]
+    splits: list[Sequence[np.ndarray]] = [*reader.split_tokens(data, run.findings)]
     model, learner = _fitted(settings, run, data, reader, encoder, splits[:2])
     if "mrr" in learner.history[0]:
         measures = {"recall_at_1": "recall at 1", "mrr": "mean reciprocal rank"}

@@ -100,7 +100,7 @@ def train(settings: Settings, run: Run) -> Trained:
         episodes = settings.evaluation_episodes
         returns = episode_returns(act, environment, episodes, EVALUATION_SEED, env_kwargs=options)
         obs, _ = record_episode(act, environment, EVALUATION_SEED, options)
-        taken, samples = golden_episode(policy, inputs, obs, actions)
+        taken, samples = golden_episode(policy, inputs, actions, obs)
     plot_evaluation(returns, taken, run.report)
     references = compare_returns(settings, saved, returns, run.findings)
     return Trained(

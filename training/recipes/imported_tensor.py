@@ -19,14 +19,7 @@ from training.export.trained import Trained
 from training.imports.files import existing, read_program
 from training.imports.sources import ModuleSource, build, fingerprints, origin
 from training.runs.run import Run
-from training.tensors.evaluation import (
-    OUTPUT_METRICS,
-    as_inputs,
-    by_output,
-    metrics_of,
-    outputs_of,
-    samples_of,
-)
+from training.tensors import evaluation
 from training.tensors.onnx_graphs import OnnxModule, inputs_of_graph, module_of, read_onnx
 from training.tensors.programs import inputs_of_program, positional
 from training.tensors.signatures import (
@@ -41,7 +34,7 @@ from training.tensors.signatures import (
 )
 
 IS_IMPORT = True
-METRICS = OUTPUT_METRICS
+METRICS = evaluation.OUTPUT_METRICS
 DECLARE = "inputs: {x: {shape: [3]}, scale: {}}"
 
 
@@ -79,7 +72,7 @@ def train(settings: Settings, run: Run) -> Trained:
         word = "row"
     else:
         rows, metrics, word = example_of(signature.inputs, signature.sizes, run.seed), {}, "drawn"
-    found = outputs_of(named, rows)
+    found = evaluation.outputs_of(named, rows)
     return Trained(
         kind="tensor",
         module=named,
@@ -90,7 +83,7 @@ def train(settings: Settings, run: Run) -> Trained:
         postprocess=signature.postprocess(),
         onnx=graph.graph if graph else None,
         parameters=graph.count if graph else None,
-        samples=samples_of(rows, found, signature, word),
+        samples=evaluation.samples_of(rows, found, signature, word),
         data={
             "name": "not known",
             "source": f"imported: {settings.source}",
@@ -130,8 +123,8 @@ def _measured(
     wanted = {field.name: f"the input {field.name}" for field in signature.inputs}
     wanted |= {field.name: f"the truth of the output {field.name}" for field in signature.outputs}
     arrays = load_arrays(data, wanted)
-    inputs = as_inputs(arrays, signature)
-    found = outputs_of(module, inputs)
+    inputs = evaluation.as_inputs(arrays, signature)
+    found = evaluation.outputs_of(module, inputs)
     metrics: dict[str, dict[str, float]] = {}
     for field in signature.outputs:
         truth = arrays[field.name]
@@ -140,5 +133,5 @@ def _measured(
                 f"{data}: {field.name!r} has the shape {list(truth.shape)}, the module gives "
                 f"{list(found[field.name].shape)}"
             )
-        metrics[field.name] = metrics_of(found[field.name], truth)
-    return inputs, by_output(metrics)
+        metrics[field.name] = evaluation.metrics_of(found[field.name], truth)
+    return inputs, evaluation.by_output(metrics)

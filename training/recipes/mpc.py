@@ -43,17 +43,6 @@ METRICS = (*learning.RETURN_METRICS, "steps")
 class Settings(PolicySettings):
     """Defaults are tuned for Pendulum-v1."""
 
-    renamed: ClassVar[dict[str, str]] = {
-        "plans": "population_size",
-        "deviation": "initial_std",
-        "members": "ensemble_size",
-        "epochs": "n_epochs",
-        "held_out": "validation_ratio",
-        "phase_steps": "train_freq",
-        "warmup_steps": "learning_starts",
-        "replay": "buffer_size",
-    }
-
     environment: Environment = "Pendulum-v1"
     total_timesteps: TotalTimesteps = 10_000
     planner: Literal["cem", "random_shooting"] = Field(

@@ -33,13 +33,6 @@ METRICS = (*learning.RETURN_METRICS, "steps")
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""
 
-    renamed: ClassVar[dict[str, str]] = {
-        "epochs": "n_epochs",
-        "clip": "clip_range",
-        "value_clip": "clip_range_vf",
-        "value_weight": "vf_coef",
-    }
-
     num_envs: NumEnvs = 8
     gae_lambda: GaeLambda = 0.9
     n_epochs: int = Field(default=10, ge=1, description="passes over every rollout")

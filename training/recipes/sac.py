@@ -22,12 +22,11 @@ from training.policies.buffers.replay import Transitions
 from training.policies.graphs.features import LOG_STD_BOUNDS, LearnedStd, ObservationFeatures
 from training.policies.graphs.policies import GaussianPolicy, Policy
 from training.policies.loops import learning
-from training.policies.loops.off_policy import BoundedActor, OffPolicyCollector, OffPolicySettings
+from training.policies.loops.off_policy import BoundedActor, OffPolicyLearner, OffPolicySettings
 from training.policies.networks.critics import Critics
 from training.policies.networks.mlp import backward, forward, forward_all
-from training.policies.networks.optim import Adam, flatten
+from training.policies.networks.optim import Adam
 from training.policies.spaces import ActionSpec, ObservationSpec
-from training.policies.state import Stateful
 from training.runs.run import Run
 
 LOG_SQRT_TAU, LOG_2 = float(0.5 * np.log(2 * np.pi)), float(np.log(2))
@@ -91,21 +90,17 @@ def squashed_log_prob(raw: np.ndarray, noise: np.ndarray, log_std: np.ndarray) -
     return log_probs
 
 
-class Learner(Stateful):
+class Learner(OffPolicyLearner[Settings, SquashedGaussianActor]):
     """SAC; an iteration is `train_freq` steps of all environments and the gradient steps for them."""
 
-    loss_name, exploration_name = "critics' loss", "temperature"
-    state_parts: ClassVar = ("policy", "adam", "critics", "temperature_adam", "collector")
+    exploration_name = "temperature"
     state_arrays: ClassVar = ("log_temperature",)
+    state_parts: ClassVar = (*OffPolicyLearner.state_parts, "temperature_adam")
 
     def __init__(
         self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
     ) -> None:
-        self.settings, self.policy = settings, SquashedGaussianActor(settings, observations, actions)
-        self.flat = flatten(self.policy)
-        self.layers = self.policy.networks.numpy_layers(slice(None))
-        self.grads = self.policy.networks.numpy_grads()
-        self.adam = Adam(self.flat.detach().numpy(), eps=1e-8)
+        super().__init__(settings, SquashedGaussianActor(settings, observations, actions), seed)
         width = self.policy.encoder.width + self.policy.action_size
         self.critics = Critics(2, width, settings.hidden, settings.activation, settings.learning_rate)
         self.log_temperature = np.full(1, np.log(settings.temperature), np.float32)
@@ -113,8 +108,6 @@ class Learner(Stateful):
         self.target_entropy = settings.target_entropy
         if self.target_entropy is None:
             self.target_entropy = -float(self.policy.action_size)
-        self.collector = OffPolicyCollector(self.policy, settings, seed)
-        self.envs = self.collector.envs
 
     def iteration(self) -> tuple[float, float]:
         """(the critics' loss on the last batch, the temperature)."""
@@ -141,11 +134,6 @@ class Learner(Stateful):
         targets: np.ndarray = batch.rewards.numpy()[:, 0] + self.settings.gamma * not_terminated * soft_values
         return targets
 
-    def update_critics(self, batch: Transitions, noise: np.ndarray) -> float:
-        """One gradient step on equation 5, half the mean squared error of each; returns it as it was."""
-        x = np.column_stack((batch.obs.numpy(), batch.actions.numpy()))
-        return self.critics.step(x, self.targets(batch, noise))
-
     def update_actor(self, batch: Transitions, noise: np.ndarray) -> None:
         """One gradient step on equation 7, by the smaller Q-value, and one of the temperature on equation 18.
 
@@ -164,9 +152,7 @@ class Learner(Stateful):
         is_unclipped = (log_std > LOG_STD_BOUNDS[0]) & (log_std < LOG_STD_BOUNDS[1])
         grad_log_std = (grad_raw * std * noise - weight) * is_unclipped
         grad_outputs = np.concatenate((grad_raw, grad_log_std), 1)[None]
-        backward(self.layers, self.policy.activation, outputs, grad_outputs, self.grads)
-        assert self.flat.grad is not None
-        self.adam.step(self.flat.grad.numpy(), self.settings.learning_rate)
+        self.step_actor(outputs, grad_outputs)
         # by the logarithm of the temperature, so that it stays above 0; the direction is the same
         grad_temperature = np.array([-(log_probs.mean() + self.target_entropy)], np.float32)
         self.temperature_adam.step(grad_temperature, self.settings.learning_rate)

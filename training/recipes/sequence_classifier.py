@@ -12,12 +12,13 @@ from training.data.signal_files import RawSignals, read_signals
 from training.data.signals import Signal, SignalData, foreign_signals, split_signals, steps_of
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained
 from training.findings import Findings
+from training.runs.batches import LengthBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
 from training.runs.threads import torch_threads
 from training.signals.baseline import COMPARED, PREFIX, measure_baseline
-from training.signals.learner import SignalBatches, SignalModule, SignalSplit, logits_of, statistics_of
+from training.signals.learner import SignalModule, SignalSplit, logits_of, statistics_of
 from training.signals.networks import SignalNetwork
 from training.signals.report import write_report
 from training.signals.settings import FIXED, ChannelSettings, Settings
@@ -34,7 +35,7 @@ __all__ = ["Settings", "held_out", "train"]
 
 SAMPLES = 64
 SAMPLE_VALUES = 20_000  # of a sample, so that requests stay small
-TOP_K = 5
+LENGTH_UNIT = 8  # steps; signals whose lengths differ by less are as good as equally long
 TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
 METRICS = (
     *(name for name in TEXT_METRICS if name not in ("micro_f1", "exact_match", "mean_average_precision")),
@@ -56,7 +57,7 @@ def train(settings: Settings, run: Run) -> Trained:
     baseline = measure_baseline(data) if settings.baseline else None
     write_report(learner, assessment, data, signals.channels, baseline, run.report)
     metrics = assessment.metrics | (baseline or {})
-    return _trained(data, signals, model, splits, assessment, metrics, learner.training_facts(run))
+    return _trained(data, model, splits, signals, assessment, metrics, learner.training_facts(run))
 
 
 def split_of(settings: Settings, raw: RawSignals, run: Run) -> SignalData:
@@ -75,7 +76,8 @@ def fitted_classifier(
     learner = SignalModule(network, settings, *splits[:2])
     is_tiny = sum(one.numel() for one in network.parameters()) < TINY_PARAMETERS
     with torch_threads(1 if is_tiny else 0):
-        batches = SignalBatches(splits[0], settings.batch_size, run.seed)
+        lengths = splits[0].lengths // LENGTH_UNIT
+        batches = LengthBatches(splits[0], lengths, settings.batch_size, run.seed)
         fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
     model = learner.best_model()
     validated, logits = (logits_of(model, split) for split in splits[1:])
@@ -120,9 +122,9 @@ def _input(settings: Settings, raw: RawSignals, means: list[float] | None = None
 
 def _trained(
     data: SignalData,
-    signals: SignalInput,
     model: SignalNetwork,
     splits: list[SignalSplit],
+    signals: SignalInput,
     assessment: Assessment,
     metrics: dict[str, float],
     facts: dict[str, Any],
@@ -131,9 +133,6 @@ def _trained(
     dimensions: tuple[dict[int, Dimension], ...] = ()
     if signals.graph_steps is None and signals.minimum_steps < signals.maximum_steps:
         dimensions = ({1: Dimension("steps", signals.minimum_steps, signals.maximum_steps)}, {})
-    postprocess: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, len(data.classes))}
-    if assessment.decision:
-        postprocess["decision"] = vars(assessment.decision)
     return Trained(
         kind="sequence_classifier",
         module=model,
@@ -142,7 +141,7 @@ def _trained(
         validation=splits[1].batch(range(min(HELD_OUT, len(splits[1]))))[:2],
         metrics=metrics,
         preprocess=signals.as_config(),
-        postprocess=postprocess,
+        postprocess=assessment.postprocess,
         samples=_samples(data, assessment),
         data=data.about(),
         classes=list(data.classes),
@@ -157,10 +156,10 @@ def _samples(data: SignalData, assessment: Assessment) -> list[Sample]:
         assessment, labels, lambda row: data.test[row].values.size <= SAMPLE_VALUES, SAMPLES
     )
     samples = []
-    for turn, row in turns:
+    for number, row in turns:
         one = data.test[row]
         name = data.classes[one.label]
         body = json.dumps({"signal": one.values.tolist()}).encode()
-        named = f"{slug(name) or f'class-{one.label}'}-{turn + 1}"
+        named = f"{slug(name) or f'class-{one.label}'}-{number}"
         samples.append(Sample(named, body, "application/json", {"class": name}))
     return samples

@@ -30,7 +30,7 @@ from training.policies.envs.evaluate import EVALUATION_SEED, episode_returns, re
 from training.policies.envs.make import make
 from training.policies.graphs.export import golden_samples
 from training.policies.loops.learning import RETURN_METRICS, returns_summary
-from training.policies.loops.settings import Environment
+from training.policies.loops.settings import RENAMED, Environment
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.policies.tabular import control, exploration, monte_carlo, planning, replay, traces, worlds
 from training.policies.tabular.mdp import FiniteMDP, from_environment
@@ -65,11 +65,7 @@ OBSERVATION_NAMES = {"Blackjack": ["own sum", "dealer's card", "usable ace"]}
 class Settings(Section):
     """Defaults are tuned for FrozenLake-v1."""
 
-    renamed: ClassVar[dict[str, str]] = {
-        "steps": "total_timesteps",
-        "copies": "num_envs",
-        "planning": "planning_steps",
-    }
+    renamed: ClassVar[dict[str, str]] = RENAMED
 
     environment: Environment = "FrozenLake-v1"
     environment_options: dict[str, Any] = Field(

@@ -17,20 +17,21 @@ from handlers.inputs.word_features import KIND, WordFeatures
 from marina.core.errors import CallError
 from training.data.tagged_texts import TaggedData, load_tagged
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained
+from training.runs.batches import SplitBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
+from training.runs.schedules import Epochs
 from training.runs.seeds import seed_everything
-from training.text.settings import ReadingSettings
+from training.text.settings import Dropout, ReadingSettings, TextFitSettings
 from training.text.tag_assessment import PREFIX, TAG_METRICS, measure_crf, tag_metrics, write_tag_report
-from training.text.tagging import SentenceBatches, TaggedSentences, TagLearner, TagNetwork, logits_of
+from training.text.tagging import TaggedSentences, TagLearner, TagNetwork, logits_of
 from training.vision.classification import calibration
 
 METRICS = (*TAG_METRICS, *(PREFIX + name for name in TAG_METRICS))
 SAMPLES, SURE = 64, 0.05  # a lead of the best tag below which an answer is a matter of rounding
 
 
-class Settings(ReadingSettings, FitSettings):
+class Settings(ReadingSettings, TextFitSettings):
     """The settings of this recipe."""
 
     data: str = Field(
@@ -45,18 +46,12 @@ class Settings(ReadingSettings, FitSettings):
     layers: int = Field(
         default=3, ge=0, le=12, description="gated convolutions; each sees one more word per side"
     )
-    dropout: float = Field(default=0.4, ge=0, lt=1, description="share of activations that are dropped")
+    dropout: Dropout = 0.4
     word_dropout: float = Field(
         default=0.15, ge=0, lt=1, description="share of the features of words that are unknown in a step"
     )
-    baseline: bool = Field(
-        default=True,
-        description="measure a conditional random field beside it, where python-crfsuite is there",
-    )
+    baseline: bool = Field(default=True, description="measure a CRF beside it, if python-crfsuite is there")
     epochs: Epochs = 15
-    batch_size: BatchSize = 32
-    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="peak of the schedule")
-    ema_decay: EmaDecay = 0.98
 
 
 def train(settings: Settings, run: Run) -> Trained:
@@ -75,7 +70,7 @@ def train(settings: Settings, run: Run) -> Trained:
         splits.append(split)
     network = TagNetwork(features.size, settings.width, settings.layers, len(data.tags), settings.dropout)
     learner = TagLearner(network, settings, settings.word_dropout, splits[1])
-    batches = SentenceBatches(splits[0], settings.batch_size, run.seed)
+    batches = SplitBatches(splits[0], settings.batch_size, run.seed)
     fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
 
     model: TagNetwork = learner.best_model()

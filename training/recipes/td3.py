@@ -23,12 +23,11 @@ from training.policies.buffers.replay import Transitions
 from training.policies.graphs.features import ObservationFeatures
 from training.policies.graphs.policies import DeterministicPolicy, Policy
 from training.policies.loops import learning
-from training.policies.loops.off_policy import BoundedActor, OffPolicyCollector, OffPolicySettings
+from training.policies.loops.off_policy import BoundedActor, OffPolicyLearner, OffPolicySettings
 from training.policies.networks.critics import Critics
 from training.policies.networks.mlp import BatchedMLP, backward, forward, forward_all
-from training.policies.networks.optim import Adam, flatten
+from training.policies.networks.optim import flatten
 from training.policies.spaces import ActionSpec, ObservationSpec
-from training.policies.state import Stateful
 from training.runs.run import Run
 
 METRICS = (*learning.RETURN_METRICS, "steps")
@@ -36,12 +35,6 @@ METRICS = (*learning.RETURN_METRICS, "steps")
 
 class Settings(OffPolicySettings):
     """Defaults are tuned for Pendulum-v1."""
-
-    renamed: ClassVar[dict[str, str]] = {
-        "critics": "n_critics",
-        "smoothing": "target_policy_noise",
-        "smoothing_clip": "target_noise_clip",
-    }
 
     n_critics: Literal[1, 2] = Field(
         default=2, description="2: the smaller Q-value counts, against overestimation; 1 as in DDPG"
@@ -82,29 +75,25 @@ class DeterministicActor(BoundedActor):
         return DeterministicPolicy(actor).eval()
 
 
-class Learner(Stateful):
+class Learner(OffPolicyLearner[Settings, DeterministicActor]):
     """TD3; an iteration is `train_freq` steps of all environments and the gradient steps for them."""
 
-    loss_name, exploration_name = "critics' loss", "exploration noise"
-    state_parts: ClassVar = ("policy", "target", "adam", "critics", "collector")
+    exploration_name = "exploration noise"
+    state_parts: ClassVar = (*OffPolicyLearner.state_parts, "target")
     state_values: ClassVar = ("num_gradient_steps",)
 
     def __init__(
         self, settings: Settings, observations: ObservationSpec, actions: ActionSpec, seed: int
     ) -> None:
-        self.settings, self.policy = settings, DeterministicActor(settings, observations, actions)
+        super().__init__(settings, DeterministicActor(settings, observations, actions), seed)
         width, size = self.policy.encoder.width, self.policy.action_size
         self.target = BatchedMLP(1, (width, *settings.hidden, size), settings.activation)
-        self.flat, self.flat_target = flatten(self.policy), flatten(self.target)
+        self.flat_target = flatten(self.target)
         self.flat_target.data.copy_(self.flat.data)
-        self.layers = self.policy.networks.numpy_layers(slice(None))
-        self.grads = self.policy.networks.numpy_grads()
-        self.target_layers, self.adam = self.target.numpy_layers(), Adam(self.flat.detach().numpy(), eps=1e-8)
+        self.target_layers = self.target.numpy_layers()
         self.critics = Critics(
             settings.n_critics, width + size, settings.hidden, settings.activation, settings.learning_rate
         )
-        self.collector = OffPolicyCollector(self.policy, settings, seed)
-        self.envs = self.collector.envs
         self.num_gradient_steps = 0  # of the critics
 
     def iteration(self) -> tuple[float, float]:
@@ -143,11 +132,6 @@ class Learner(Stateful):
         ] + settings.gamma * not_terminated * self.critics.min_q(x)
         return targets
 
-    def update_critics(self, batch: Transitions, noise: np.ndarray) -> float:
-        """One gradient step on half the mean squared error of each; returns it as it was before."""
-        x = np.column_stack((batch.obs.numpy(), batch.actions.numpy()))
-        return self.critics.step(x, self.targets(batch, noise))
-
     def update_actor(self, batch: Transitions) -> None:
         """One step up the first critic's value (Silver et al. 2014, equation 16)."""
         activation, obs = self.policy.activation, batch.obs.numpy()
@@ -157,9 +141,7 @@ class Learner(Stateful):
         grad_q = np.full_like(q_outputs[-1], -1 / len(obs))
         grad_actions = backward(critic, activation, q_outputs, grad_q, None)[0][:, -self.policy.action_size :]
         grad_outputs = (grad_actions * (1 - actions * actions))[None]
-        backward(self.layers, activation, outputs, grad_outputs, self.grads)
-        assert self.flat.grad is not None
-        self.adam.step(self.flat.grad.numpy(), self.settings.learning_rate)
+        self.step_actor(outputs, grad_outputs)
 
 
 def train(settings: Settings, run: Run) -> Trained:

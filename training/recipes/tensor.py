@@ -18,8 +18,9 @@ from training.data.arrays import Arrays, fingerprint_of, load_arrays
 from training.export.trained import HELD_OUT, Trained
 from training.imports.user_code import called, folder_of, importable, load_function
 from training.runs.fitting import fit
+from training.runs.loss_learning import LossModule
 from training.runs.run import Run
-from training.runs.schedules import FitSettings
+from training.runs.schedules import FitSettings, LargeBatchSize, ShortEpochs
 from training.runs.seeds import seed_everything
 from training.tensors.drawing import draw_heads, draw_losses
 from training.tensors.evaluation import (
@@ -30,7 +31,7 @@ from training.tensors.evaluation import (
     outputs_of,
     samples_of,
 )
-from training.tensors.learning import LossModule, Rows, Split, Tensors
+from training.tensors.learning import Rows, Split, Tensors
 from training.tensors.networks import MLP, LossName, ServedHeads, Standardized, loss_of, statistics_of
 from training.tensors.signatures import (
     Bounds,
@@ -76,8 +77,8 @@ class Settings(FitSettings):
     standardize: bool = Field(
         default=True, description="bring inputs of floats to mean 0 and deviation 1, inside the graph"
     )
-    epochs: int = Field(default=100, ge=1, le=100_000, description="times that all training rows are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="rows per step")
+    epochs: ShortEpochs = 100
+    batch_size: LargeBatchSize = 32
 
 
 def train(settings: Settings, run: Run) -> Trained:

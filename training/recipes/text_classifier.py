@@ -9,15 +9,15 @@ once, and the head alone learns.
 """
 
 import json
-from collections import Counter
 from typing import Any
 
 from torch import nn
 
 from handlers.inputs.tokenization import CHARACTERS, FILE, Tokenizer, load_tokenizer
 from marina.core.errors import CallError
-from training.data.texts import Reading, TextData, load_texts
+from training.data.texts import TextData, load_texts
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained
+from training.runs.batches import LengthBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
@@ -26,11 +26,12 @@ from training.text.assessment import (
     Assessment,
     assess_one,
     assess_several,
+    in_turns,
     operating_class,
     slug,
 )
 from training.text.baseline import PREFIX, measure_baseline
-from training.text.batches import TextBatches, TokenizedTexts, logits_of
+from training.text.batches import TokenizedTexts, logits_of
 from training.text.embedding import embedded
 from training.text.encoders import Encoder, is_frozen
 from training.text.learner import Learner
@@ -46,7 +47,6 @@ __all__ = ["Settings", "train"]
 SURE, UNSURE = 0.9, 0.02  # certain enough for a sample that comes first; too near to a threshold for any
 SAMPLE_CHARACTERS = 2000
 SAMPLES = 64
-TOP_K = 5
 METRICS = (*TEXT_METRICS, *(PREFIX + name for name in TEXT_METRICS))
 
 
@@ -56,7 +56,7 @@ def train(settings: Settings, run: Run) -> Trained:
     Raises CallError for settings or data that can't be used.
     """
     seed_everything(run.seed)
-    data = load_texts(settings.data, run.seed, run.findings, reading_of(settings))
+    data = load_texts(settings.data, run.seed, run.findings, settings.reading)
     if data.has_several and (settings.operating_point or settings.label_smoothing):
         raise CallError("operating_point and label_smoothing are for one label per text; leave them out")
     operating_class(settings, data.classes)
@@ -69,8 +69,8 @@ def train(settings: Settings, run: Run) -> Trained:
     network = build(settings, tokenizer.size, len(data.classes), vectors, encoder)
     fitted = _with_features(network, splits)
     learner = Learner(fitted, settings, *splits[:2])
-    fingerprint = data.about()["fingerprint"]
-    fit(learner, TextBatches(splits[0], settings.batch_size, run.seed), run, fingerprint=fingerprint)
+    batches = LengthBatches(splits[0], splits[0].lengths, settings.batch_size, run.seed)
+    fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
 
     model = learner.best_model()
     validated, logits = (logits_of(model, split) for split in splits[1:])
@@ -102,11 +102,6 @@ def _with_features(network: TextNetwork, splits: list[TokenizedTexts]) -> TextNe
     return TextNetwork(nn.Identity(), network.head)
 
 
-def reading_of(settings: Settings) -> Reading:
-    """How the data is read."""
-    return Reading(settings.encoding, settings.label_separator, settings.limits)
-
-
 def _tokenized(
     settings: Settings, data: TextData, split: str, tokenizer: Tokenizer, run: Run
 ) -> TokenizedTexts:
@@ -130,11 +125,6 @@ def _trained(
     facts: dict[str, Any],
 ) -> Trained:
     example, _ = splits[0].batch(range(min(8, len(splits[0]))))
-    postprocess: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, len(data.classes))}
-    if data.has_several:
-        postprocess |= {"type": "labels", "thresholds": list(assessment.thresholds)}
-    elif assessment.decision:
-        postprocess["decision"] = vars(assessment.decision)
     return Trained(
         kind="text_classifier",
         module=model,
@@ -149,7 +139,7 @@ def _trained(
             "max_tokens": settings.max_tokens,
             "max_characters": settings.max_characters,
         },
-        postprocess=postprocess,
+        postprocess=assessment.postprocess,
         files={FILE: tokenizer[0]},
         samples=_samples(data, assessment),
         data=data.about(),
@@ -162,26 +152,20 @@ def _samples(data: TextData, assessment: Assessment) -> list[Sample]:
     """Texts of the test split that are answered rightly, sure answers first, of each class in turn."""
     certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
     least = 0.1 if assessment.thresholds else SURE
+    is_sure = [one >= least for one in certainty]
     rows = [
         row
         for row, one in enumerate(data.test)
         if right[row] and len(one.text) <= SAMPLE_CHARACTERS and certainty[row] > _margin(assessment, row)
     ]
-    rows.sort(key=lambda row: (certainty[row] < least, row))
-    seen: Counter[tuple[int, ...]] = Counter()
-    turns = []
-    for row in rows:
-        turns.append((seen[data.test[row].labels], row))
-        seen[data.test[row].labels] += 1
-    turns.sort(key=lambda turn: turn[0])
     samples = []
-    for turn, row in turns[:SAMPLES]:
+    for number, row in in_turns(rows, lambda row: data.test[row].labels, is_sure.__getitem__, SAMPLES):
         one = data.test[row]
         names = [data.classes[label] for label in one.labels]
         body = json.dumps({"text": one.text}, ensure_ascii=False).encode()
         expect: dict[str, Any] = {"labels": names} if data.has_several else {"class": names[0]}
         name = slug(" ".join(names)) or f"class-{'-'.join(map(str, one.labels)) or 'none'}"
-        samples.append(Sample(f"{name}-{turn + 1}", body, "application/json", expect))
+        samples.append(Sample(f"{name}-{number}", body, "application/json", expect))
     return samples
 
 

@@ -16,8 +16,6 @@ Not covered: an entropy bonus, which would need a trust region of its own; a sta
 deviation.
 """
 
-from typing import ClassVar
-
 import numpy as np
 from pydantic import Field
 
@@ -35,16 +33,6 @@ METRICS = (*learning.RETURN_METRICS, "steps")
 
 class Settings(OnPolicySettings):
     """Defaults are tuned for CartPole-v1."""
-
-    renamed: ClassVar[dict[str, str]] = {
-        "max_divergence": "target_kl",
-        "damping": "cg_damping",
-        "conjugate_iterations": "cg_max_steps",
-        "backtracks": "line_search_max_iter",
-        "backtrack": "line_search_shrinking_factor",
-        "critic_epochs": "n_critic_updates",
-        "critic_batch_size": "batch_size",
-    }
 
     gae_lambda: GaeLambda = 0.95
     learning_rate: float = Field(default=3e-3, gt=0, description="of Adam, for the critic alone")

@@ -20,8 +20,7 @@ from handlers.inputs.clips import ClipInput
 from handlers.inputs.images import ImageInput
 from marina.core.errors import CallError
 from training.data import ImageData, load_clips
-from training.data.clip_folder import CLIP_LIMITS, limited
-from training.data.limits import Limits, MaxFileBytes, ValueRange
+from training.data.clip_folder import ClipLimits, limited
 from training.export.trained import Trained
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
@@ -44,7 +43,7 @@ SHOWN = 4  # frames of a clip in the report
 METRICS = CLASSIFIER_METRICS
 
 
-class Settings(ClassifierSettings):
+class Settings(ClassifierSettings, ClipLimits):
     """What a spec may say under `training`."""
 
     data: str = Field(
@@ -76,22 +75,6 @@ class Settings(ClassifierSettings):
     mode: Literal["RGB", "L"] | None = Field(
         default=None, description="colour or grey; default: grey where the data is, else colour"
     )
-    max_pixels: int = Field(
-        default=CLIP_LIMITS.max_pixels,
-        ge=100_000,
-        le=5_000_000_000,
-        description="of all frames of a clip, learned from or sent, together",
-    )
-    max_bytes: MaxFileBytes = Field(default=CLIP_LIMITS.max_bytes, ge=100_000)
-    max_frames: int = Field(
-        default=CLIP_LIMITS.max_frames, ge=2, le=100_000, description="of one clip, learned from or sent"
-    )
-    value_range: ValueRange = None
-
-    @property
-    def limits(self) -> Limits:
-        """For reading the data, and for the graph's input."""
-        return Limits(self.max_bytes, self.max_pixels, self.max_frames, self.value_range)
 
     @field_validator("pretraining", "fourier_noise")
     @classmethod

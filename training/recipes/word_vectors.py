@@ -8,25 +8,29 @@ with TF-IDF and cosine beside it. Where there are analogies, they are asked.
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import nn
 
 from handlers.inputs.tokenization import PAD, UNKNOWN
 from marina.core import paths
 from marina.core.errors import CallError
 from training.data.embedding_texts import load_entries
 from training.data.text_files import read_text
-from training.data.texts import Reading
 from training.export.trained import Trained
 from training.runs.fitting import fit
 from training.runs.run import Run
-from training.runs.schedules import BatchSize, Epochs, FitSettings
+from training.runs.schedules import BatchSize, Epochs, FitSettings, LearningRate
 from training.runs.seeds import seed_everything
 from training.text.embedding import Reader, TextEmbedder
 from training.text.embedding_assessment import ASSESSMENT_METRICS, assessed
 from training.text.embedding_settings import AnswerSettings
-from training.text.skip_gram import WordBatches, WordLearner, WordVectors, analogy_accuracy
+from training.text.skip_gram import (
+    WeightedMean,
+    WordBatches,
+    WordLearner,
+    WordVectors,
+    analogy_accuracy,
+    word_weights,
+)
 from training.text.tokenizers import train_tokenizer
 
 METRICS = (*ASSESSMENT_METRICS, "analogies", "validation_loss")
@@ -58,9 +62,7 @@ class Settings(AnswerSettings, FitSettings):
         default=1e-3,
         ge=0,
         le=1,
-        description=(
-            "a in a / (a + share of the word), a word's weight in a text (Arora et al. 2017); 0: all alike"
-        ),
+        description="a in a / (a + share of the word), its weight (Arora et al. 2017); 0: all alike",
     )
     analogies: str | None = Field(
         default=None,
@@ -68,28 +70,10 @@ class Settings(AnswerSettings, FitSettings):
     )
     epochs: Epochs = 5
     batch_size: BatchSize = 512
-    learning_rate: float = Field(default=5e-3, gt=0, le=1, description="peak of the schedule")
+    learning_rate: LearningRate = 5e-3
     optimizer: Literal["adam", "adamw"] = Field(default="adam", description="of both tables of vectors")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="the optimizer's")
-    renamed: ClassVar[dict[str, str]] = {**FitSettings.renamed, "vector_size": "dimension", "sg": "method"}
-
-
-from_pretrained: Any = nn.Embedding.from_pretrained
-
-
-class WeightedMean(nn.Module):
-    """Tokens int64 [B, length] -> the mean of their vectors, each with its weight."""
-
-    def __init__(self, vectors: np.ndarray, weights: np.ndarray) -> None:
-        super().__init__()
-        self.words = from_pretrained(torch.from_numpy(vectors * weights[:, None]), padding_idx=PAD)
-        self.width = vectors.shape[1]
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[B, length] -> [B, width]."""
-        counted = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
-        mean: torch.Tensor = self.words(tokens).sum(1) / counted
-        return mean
+    renamed: ClassVar[dict[str, str]] = {"vector_size": "dimension", "sg": "method"}
 
 
 def train(settings: Settings, run: Run) -> Trained:
@@ -98,18 +82,14 @@ def train(settings: Settings, run: Run) -> Trained:
     Raises CallError for settings or data that can't be used.
     """
     seed_everything(run.seed)
-    reading = Reading(settings.encoding, limits=settings.limits)
-    data = load_entries(settings.data, run.seed, run.findings, reading, settings.relevance)
+    data = load_entries(settings.data, run.seed, run.findings, settings.reading, settings.relevance)
     questions = read_analogies(settings.analogies, settings.lowercase) if settings.analogies else []
     content = train_tokenizer(
         "words", [one.text for one in data.train], settings.vocabulary_size, settings.lowercase
     )
     reader = Reader(content, "words", settings.limits)
     vocabulary = reader.tokenizer().vocabulary()
-    train_tokens, validation, test = (
-        reader.tokens(entries, run.findings, f"texts of {split}")
-        for split, entries in (("train", data.train), ("validation", data.validation), ("test", data.test))
-    )
+    train_tokens, validation, test = reader.split_tokens(data, run.findings)
     counts = np.bincount(np.concatenate(train_tokens), minlength=len(vocabulary)).astype(np.float64)
     counts[[PAD, UNKNOWN]] = 0
     options = (settings.window, settings.negatives, settings.subsample)
@@ -130,12 +110,6 @@ def train(settings: Settings, run: Run) -> Trained:
         metrics["analogies"] = right
     about = {"data": data.about(), "training": facts}
     return assessed(settings, embedder, reader, data.test, test, run, metrics, **about)
-
-
-def word_weights(counts: np.ndarray, weighting: float) -> np.ndarray:
-    """The weight of each word in a text, float32: rare ones have 1; unknown ones count little."""
-    weights = np.ones(len(counts)) if not weighting else weighting / (weighting + counts / counts.sum())
-    return weights.astype(np.float32)
 
 
 def read_analogies(name: str, lowercase: bool) -> list[tuple[str, str, str, str]]:

@@ -4,13 +4,15 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 Batch = TypeVar("Batch")
+Batch_co = TypeVar("Batch_co", covariant=True)
 Steps = Iterable[Sequence[int]]
+POOL = 50  # batches whose rows are sorted by length together
 
 
 class Batches(ABC, Generic[Batch]):
@@ -106,6 +108,55 @@ class Batches(ABC, Generic[Batch]):
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         random.setstate(state["python"])
         self.generator.set_state(state["own"])
+
+
+class Split(Protocol[Batch_co]):
+    """Examples that are batched by their rows."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Sequence[int], /) -> Batch_co:
+        """What a step learns from."""
+
+
+class SplitBatches(Batches[Batch]):
+    """Batches of a split, shuffled each epoch; a short rest is left out."""
+
+    def __init__(self, split: Split[Batch], size: int, seed: int) -> None:
+        super().__init__(seed)
+        self.split, self.size = split, min(size, len(split))
+
+    def __len__(self) -> int:
+        return len(self.split) // self.size
+
+    def order(self) -> Sequence[Sequence[int]]:
+        """All rows in a drawn order."""
+        return shuffled(len(self.split), self.size, self.generator)
+
+    def batch(self, read: Any) -> Batch:
+        """What the split makes of these rows."""
+        return self.split.batch(read)
+
+
+class LengthBatches(SplitBatches[Batch]):
+    """Batches of a split, drawn, but each of rows of about one length: little is padding.
+
+    `lengths` int64 [N] are those of the rows; rows are sorted by them within pools of POOL batches.
+    """
+
+    def __init__(self, split: Split[Batch], lengths: np.ndarray, size: int, seed: int) -> None:
+        super().__init__(split, size, seed)
+        self.lengths = lengths
+
+    def order(self) -> Sequence[Sequence[int]]:
+        """Drawn rows, sorted within pools."""
+        rows = np.array(super().order()).reshape(-1)
+        steps: list[list[int]] = []
+        for start in range(0, len(rows), POOL * self.size):
+            pool = rows[start : start + POOL * self.size]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            steps += pool.reshape(-1, self.size).tolist()
+        return [steps[step] for step in torch.randperm(len(steps), generator=self.generator).tolist()]
 
 
 @contextmanager

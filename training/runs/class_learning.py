@@ -1,12 +1,32 @@
 """How networks learn classes: losses and shares of right answers by epoch, the best one by validation."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field
 from torch import nn
 
 from training.runs.fitting import FitModule
+
+ABOUT_OPERATING_POINT = (
+    "{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this share on validation"
+)
+
+
+def _check_operating_point(point: dict[str, Any] | None) -> dict[str, Any] | None:
+    recall = point.get("recall") if point else 1
+    is_share = isinstance(recall, float | int) and 0 < recall <= 1
+    if point is not None and not (isinstance(point.get("class"), str) and is_share):
+        raise ValueError("write the class and the share of it to find, like {class: NAME, recall: 0.97}")
+    return point
+
+
+OperatingPoint = Annotated[
+    dict[Literal["class", "recall"], str | float] | None,
+    AfterValidator(_check_operating_point),
+    Field(description=ABOUT_OPERATING_POINT),
+]
 
 
 class ClassModule(FitModule):

@@ -13,6 +13,9 @@ from training.runs.optimizers import WITH_MOMENTUM, MuonAndAdamW, Name
 
 Epochs = Annotated[int, Field(ge=1, le=10_000, description="times that all training examples are seen")]
 BatchSize = Annotated[int, Field(ge=2, le=1024, description="examples per step, over all devices")]
+# of data in memory, whose epochs are short
+ShortEpochs = Annotated[int, Field(ge=1, le=100_000, description="times that all training examples are seen")]
+LargeBatchSize = Annotated[int, Field(ge=2, le=65_536, description="examples per step")]
 LearningRate = Annotated[float, Field(gt=0, le=1, description="peak of the schedule")]
 MaxGradNorm = Annotated[
     float, Field(ge=0, le=1e6, description="longer gradients of a step are cut to this norm; 0: none")

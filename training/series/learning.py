@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from training.runs.fitting import fit
+from training.runs.loss_learning import LossModule
 from training.runs.run import Run
 from training.runs.threads import torch_threads
 from training.series.networks import Forecast
 from training.series.settings import ForecastSettings
 from training.series.windows import EVALUATION_BATCH, WindowBatches, Windows
-from training.tensors.learning import LossModule
 from training.tensors.networks import loss_of
 
 Pair = tuple[torch.Tensor, torch.Tensor]

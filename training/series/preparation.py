@@ -6,8 +6,8 @@ comes before the validation's times alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ LEAST_WINDOWS = 10  # of each split
 ALL_DAYS = 1e7  # of the calendar: a time is in no deviations
 
 
-@dataclass(frozen=True)
-class PreparedSeries:
+class PreparedSeries(NamedTuple):
     """The fitted columns, all windows, and those of each split."""
 
     raw: RawTable

@@ -1,26 +1,29 @@
 """The settings of recipes for series."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from handlers.inputs.frequency import Frequency
-from training.runs.schedules import FitSettings
-from training.tables.settings import RESERVED, ColumnSettings
+from training.runs.schedules import FitSettings, LargeBatchSize, LearningRate, ShortEpochs
+from training.tables.settings import RESERVED, ColumnSettings, SplitShare
 
 CalendarPart = Literal["month", "day", "weekday", "hour", "day_of_year"]
 RECURRENT = ("rnn", "lstm", "gru")
+Network = Annotated[
+    Literal["gru", "lstm", "rnn", "tcn", "transformer", "linear"],
+    Field(description="tcn: dilated causal convolutions; linear: one layer over all values"),
+]
+Hidden = Annotated[int, Field(ge=1, le=2048, description="width of each layer; linear has none")]
+Layers = Annotated[int, Field(ge=1, le=16, description="stacked ones; linear has none")]
 
 
 class NetworkSettings(FitSettings):
     """The networks over a sequence."""
 
-    network: Literal["gru", "lstm", "rnn", "tcn", "transformer", "linear"] = Field(
-        default="gru",
-        description="tcn: dilated causal convolutions; linear: one layer over all values of the window",
-    )
-    hidden: int = Field(default=32, ge=1, le=2048, description="width of each layer; linear has none")
-    layers: int = Field(default=1, ge=1, le=16, description="stacked ones; linear has none")
+    network: Network = "gru"
+    hidden: Hidden = 32
+    layers: Layers = 1
     bidirectional: bool = Field(
         default=False,
         description="rnn, lstm and gru: read the window in both directions, all of which is past",
@@ -93,15 +96,10 @@ class ForecastSettings(NetworkSettings):
         description="changes are counted in the series' deviation, or in that of the window, and so is the "
         "interval",
     )
-    validation_share: float = Field(
-        default=0.15,
-        gt=0,
-        lt=0.5,
-        description="share of the times, before the test's, that chooses the epoch",
+    validation_share: SplitShare = Field(
+        default=0.15, description="share of the times, before the test's, that chooses the epoch"
     )
-    test_share: float = Field(
-        default=0.15, gt=0, lt=0.5, description="share of the times, the last, that measures"
-    )
+    test_share: SplitShare = Field(default=0.15, description="share of the times, the last, that measures")
     loss: Literal["mae", "mse", "huber"] = Field(default="mae", description="of scaled changes")
     coverage: float | None = Field(
         default=0.9, gt=0, lt=1, description="share of true values in the answered interval; null: none"
@@ -110,13 +108,11 @@ class ForecastSettings(NetworkSettings):
         default=5,
         ge=2,
         le=20,
-        description=(
-            "of the times before the test; a fit without each gives the errors that calibrate the interval"
-        ),
+        description="of the times before the test; a fit without each gives the errors for the interval",
     )
-    epochs: int = Field(default=40, ge=1, le=100_000, description="times that all windows are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="windows per step")
-    learning_rate: float = Field(default=1e-2, gt=0, le=1, description="peak of the schedule")
+    epochs: ShortEpochs = 40
+    batch_size: LargeBatchSize = 32
+    learning_rate: LearningRate = 1e-2
 
     @field_validator("missing_values", mode="before")
     @classmethod

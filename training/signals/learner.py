@@ -1,7 +1,6 @@
 """How a classifier of signals learns: batches of about one length, cross-entropy, the best epoch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,10 @@ from torch import nn
 
 from handlers.inputs.signals import padded
 from training.data.signals import Signal
-from training.runs.batches import Batches
 from training.runs.class_learning import ClassModule
 from training.signals.networks import SignalNetwork
 from training.signals.settings import Settings
 
-POOL = 50  # batches whose signals are sorted by length together
 EVALUATION_BATCH = 64
 
 SignalBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -38,31 +35,6 @@ class SignalSplit:
         values = padded([self.signals[row].values for row in rows], self.steps or None)
         taken = torch.as_tensor(rows)
         return torch.from_numpy(values), torch.from_numpy(self.lengths)[taken], self.labels[taken]
-
-
-class SignalBatches(Batches[SignalBatch]):
-    """Batches of a training epoch: drawn, but each of signals of about one length."""
-
-    def __init__(self, split: SignalSplit, size: int, seed: int) -> None:
-        super().__init__(seed)
-        self.split, self.size = split, min(size, len(split))
-
-    def __len__(self) -> int:
-        return len(self.split) // self.size
-
-    def order(self) -> Sequence[Sequence[int]]:
-        """Drawn signals, sorted within pools of POOL batches; a short rest is left out."""
-        drawn = torch.randperm(len(self.split), generator=self.generator)[: len(self) * self.size].numpy()
-        steps: list[list[int]] = []
-        for start in range(0, len(drawn), POOL * self.size):
-            pool = drawn[start : start + POOL * self.size]
-            pool = pool[np.argsort(self.split.lengths[pool] // 8, kind="stable")]
-            steps += pool.reshape(-1, self.size).tolist()
-        return [steps[step] for step in torch.randperm(len(steps), generator=self.generator).tolist()]
-
-    def batch(self, read: Any) -> SignalBatch:
-        """Signals, steps and labels of these rows."""
-        return self.split.batch(read)
 
 
 class SignalModule(ClassModule):

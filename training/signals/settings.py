@@ -7,8 +7,9 @@ from pydantic import Field, field_validator, model_validator
 from handlers.inputs.signals import ALSO, SIGNAL, Channel
 from marina.core.spec import Section
 from training.data.signal_tables import Columns
-from training.runs.schedules import EmaDecay
-from training.series.settings import RECURRENT, NetworkSettings
+from training.runs.class_learning import OperatingPoint
+from training.runs.schedules import EmaDecay, LargeBatchSize, LearningRate, ShortEpochs
+from training.series.settings import RECURRENT, Hidden, Layers, Network, NetworkSettings
 from training.tables.settings import RESERVED
 
 FIXED = (*RECURRENT, "linear")  # networks whose graph takes one number of steps
@@ -63,12 +64,9 @@ class Settings(NetworkSettings):
         le=100_000,
         description="longer signals are refused; default: the longest of the data",
     )
-    network: Literal["tcn", "gru", "lstm", "rnn", "transformer", "linear"] = Field(
-        default="tcn",
-        description="tcn: dilated causal convolutions; linear: one layer over all values of a signal",
-    )
-    hidden: int = Field(default=64, ge=1, le=2048, description="width of each layer; linear has none")
-    layers: int = Field(default=3, ge=1, le=16, description="stacked ones; linear has none")
+    network: Network = "tcn"
+    hidden: Hidden = 64
+    layers: Layers = 3
     bidirectional: bool = Field(
         default=False, description="rnn, lstm and gru: read the signal in both directions"
     )
@@ -80,20 +78,14 @@ class Settings(NetworkSettings):
         default="none", description="weights: rare classes count more in the loss"
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all")
-    operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
-        default=None,
-        description=(
-            "{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this share on "
-            "validation"
-        ),
-    )
+    operating_point: OperatingPoint = None
     baseline: bool = Field(
         default=True,
         description="measure logistic regression on each channel's summary (mean, deviation, ends) beside it",
     )
-    epochs: int = Field(default=60, ge=1, le=100_000, description="times that all signals are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="signals per step")
-    learning_rate: float = Field(default=3e-3, gt=0, le=1, description="peak of the schedule")
+    epochs: ShortEpochs = 60
+    batch_size: LargeBatchSize = 32
+    learning_rate: LearningRate = 3e-3
     ema_decay: EmaDecay = 0.98
 
     @property
@@ -117,15 +109,6 @@ class Settings(NetworkSettings):
             return {str(name): {} for name in said}
         if isinstance(said, dict):
             return {name: {} if one is None else one for name, one in said.items()}
-        return said
-
-    @field_validator("operating_point")
-    @classmethod
-    def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
-        recall = said.get("recall") if said else 1
-        is_share = isinstance(recall, float | int) and 0 < recall <= 1
-        if said is not None and not (isinstance(said.get("class"), str) and is_share):
-            raise ValueError("write the class and the share of it to find, like {class: fall, recall: 0.97}")
         return said
 
     @model_validator(mode="after")

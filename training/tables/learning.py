@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from training.runs.loss_learning import LossModule
 from training.tables.networks import Value
 from training.tables.settings import TableSettings
-from training.tensors.learning import LossModule, Split
+from training.tensors.learning import Split
 from training.tensors.networks import loss_of
 
 ValueLoss = Literal["mse", "mae", "huber", "mape"]

@@ -1,14 +1,14 @@
 """The settings that recipes for rows of a table share, and what a spec says of a column."""
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from handlers.inputs.columns import CategoryColumn, Column, NumberColumn
 from handlers.inputs.date_columns import DateColumn
 from marina.core.spec import Section
-from training.runs.schedules import FitSettings
+from training.runs.schedules import FitSettings, LargeBatchSize, ShortEpochs
 
 RESERVED = ("instances", "inputs", "top_k")  # what a request's JSON has already
 # key -> the types of columns that have it
@@ -23,6 +23,7 @@ KEYS = {
     "form": ("date",),
     "parts": ("date",),
 }
+SplitShare = Annotated[float, Field(gt=0, lt=0.5)]  # of the data
 Part = Literal["elapsed", "year", "month", "day", "weekday", "hour", "day_of_year"]
 
 
@@ -126,10 +127,10 @@ class TableSettings(FitSettings):
     split_column: str | None = Field(
         default=None, description="column that says train, validation or test; default: drawn by the seed"
     )
-    validation_share: float = Field(
-        default=0.15, gt=0, lt=0.5, description="share of the rows that chooses the epoch, where drawn"
+    validation_share: SplitShare = Field(
+        default=0.15, description="share of the rows that chooses the epoch, where drawn"
     )
-    test_share: float = Field(default=0.15, gt=0, lt=0.5, description="share that measures, where drawn")
+    test_share: SplitShare = Field(default=0.15, description="share that measures, where drawn")
     network: Literal["linear", "mlp", "rbf"] = Field(
         default="mlp", description="rbf: Gaussians around centers from k-means"
     )
@@ -138,17 +139,15 @@ class TableSettings(FitSettings):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="behind each hidden layer of the mlp")
     centers: int = Field(default=32, ge=1, le=4096, description="of the rbf network")
     l1: float = Field(default=0.0, ge=0, description="weight of the sum of absolute weights in the loss")
-    l2: float = Field(
-        default=0.0, ge=0, description="weight of the sum of their squares; with l1 an elastic net"
-    )
+    l2: float = Field(default=0.0, ge=0, description="that of squared weights; with l1 an elastic net")
     folds: int = Field(
         default=0, ge=0, le=100, description="of a cross-validation, whose metrics begin with cv_; 0: none"
     )
     compare: bool = Field(
         default=True, description="show gradient-boosted trees and a linear model beside it in the report"
     )
-    epochs: int = Field(default=100, ge=1, le=100_000, description="times that all training rows are seen")
-    batch_size: int = Field(default=32, ge=2, le=65_536, description="rows per step")
+    epochs: ShortEpochs = 100
+    batch_size: LargeBatchSize = 32
 
     @property
     def calibration_share(self) -> float:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from training.vision.classification.label_scores import (
 )
 
 Thresholds = tuple[float, ...]
+TOP_K = 5  # classes of an answer, unless it says
 SURE = 0.9  # certain enough for a sample that comes first
 UNSURE = 0.02  # too near to a threshold for any
 
@@ -50,6 +51,16 @@ class Assessment:
         if self.thresholds:
             return (self.probabilities - torch.tensor(self.thresholds)).abs().min(1).values
         return self.probabilities.max(1).values
+
+    @property
+    def postprocess(self) -> dict[str, Any]:
+        """What serving does with probabilities."""
+        about: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, self.probabilities.shape[1])}
+        if self.thresholds:
+            about |= {"type": "labels", "thresholds": list(self.thresholds)}
+        elif self.decision:
+            about["decision"] = vars(self.decision)
+        return about
 
     @property
     def is_right(self) -> torch.Tensor:
@@ -140,19 +151,13 @@ def by_class(
 def rows_of_samples(
     assessment: Assessment, labels: Sequence[int], is_taken: Callable[[int], bool], most: int
 ) -> list[tuple[int, int]]:
-    """(turn, row) of `most` answers that are right and no matter of rounding, of each label in turn, sure
-    ones first, among the rows that `is_taken`.
+    """(number among those of its label, from 1 on, row) of `most` answers that are right and no matter of
+    rounding, of each label in turn, sure ones first, among the rows that `is_taken`.
     """
     certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
-    rows = [row for row in range(len(labels)) if right[row] and not _is_close(assessment, row)]
-    rows.sort(key=lambda row: (certainty[row] < SURE, row))
-    seen: Counter[int] = Counter()
-    turns = []
-    for row in filter(is_taken, rows):
-        turns.append((seen[labels[row]], row))
-        seen[labels[row]] += 1
-    turns.sort(key=lambda turn: turn[0])
-    return turns[:most]
+    sound = [row for row in range(len(labels)) if right[row] and not _is_close(assessment, row)]
+    rows = [row for row in sound if is_taken(row)]
+    return in_turns(rows, labels.__getitem__, lambda row: certainty[row] >= SURE, most)
 
 
 def _is_close(assessment: Assessment, row: int) -> bool:
@@ -196,3 +201,17 @@ def _decision(
             f"operating_point: validation has nothing of {classes[index]!r} to choose a threshold by"
         )
     return calibration.fit_decision(probabilities, labels, index, float(settings.operating_point["recall"]))
+
+
+def in_turns(
+    rows: Sequence[int], class_of: Callable[[int], Hashable], is_sure: Callable[[int], bool], count: int
+) -> list[tuple[int, int]]:
+    """(number, row) of up to `count` rows for samples: of each class in turn, those first that are sure. The
+    number counts the rows of a class from 1.
+    """
+    seen: Counter[Hashable] = Counter()
+    turns = []
+    for row in sorted(rows, key=lambda row: not is_sure(row)):
+        seen[class_of(row)] += 1
+        turns.append((seen[class_of(row)], row))
+    return sorted(turns, key=lambda turn: turn[0])[:count]

@@ -1,7 +1,6 @@
-"""Tokenized texts: batches of about one length to learn from, and the answers of a network to all of them."""
+"""Tokenized texts: batches to learn from, and the answers of a network to all of them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +9,7 @@ from torch import nn
 from handlers.inputs.tokenization import Tokenizer
 from handlers.kinds.texts import padded
 from training.data.texts import Text
-from training.runs.batches import Batches
 
-POOL = 50  # batches whose texts are sorted by length together
 EVALUATION_BATCH = 64
 
 TextBatch = tuple[torch.Tensor, torch.Tensor]
@@ -47,31 +44,6 @@ class TokenizedTexts:
             return self.features[torch.as_tensor(rows)], self.labels[torch.as_tensor(rows)]
         tokens = padded([self.tokens[row] for row in rows])
         return torch.from_numpy(tokens), self.labels[torch.as_tensor(rows)]
-
-
-class TextBatches(Batches[TextBatch]):
-    """Batches of a training epoch: drawn, but each of texts of about one length: little is padding."""
-
-    def __init__(self, texts: TokenizedTexts, size: int, seed: int) -> None:
-        super().__init__(seed)
-        self.texts, self.size = texts, min(size, len(texts))
-
-    def __len__(self) -> int:
-        return len(self.texts) // self.size
-
-    def order(self) -> Sequence[Sequence[int]]:
-        """Drawn texts, sorted within pools of POOL batches; a short rest is left out."""
-        drawn = torch.randperm(len(self.texts), generator=self.generator)[: len(self) * self.size].numpy()
-        steps: list[list[int]] = []
-        for start in range(0, len(drawn), POOL * self.size):
-            pool = drawn[start : start + POOL * self.size]
-            pool = pool[np.argsort(self.texts.lengths[pool], kind="stable")]
-            steps += pool.reshape(-1, self.size).tolist()
-        return [steps[step] for step in torch.randperm(len(steps), generator=self.generator).tolist()]
-
-    def batch(self, read: Any) -> TextBatch:
-        """Tokens and labels of these rows."""
-        return self.texts.batch(read)
 
 
 def logits_of(model: nn.Module, texts: TokenizedTexts, device: torch.device | str = "cpu") -> torch.Tensor:

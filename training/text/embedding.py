@@ -15,7 +15,8 @@ from handlers.inputs.tokenization import FILE, Tokenizer, load_tokenizer
 from handlers.inputs.vector_index import MOST_ENTRIES, VectorIndex
 from handlers.kinds.texts import padded
 from marina.core.errors import CallError
-from training.data.embedding_texts import Entry, all_entries
+from training.data.copies import SPLITS
+from training.data.embedding_texts import EmbeddingData, Entry, all_entries
 from training.data.texts import Reading
 from training.export.trained import HELD_OUT, Dimension, Sample, Trained, spread
 from training.findings import Findings
@@ -69,6 +70,10 @@ class Reader:
         empty = [one.place for one, found in zip(entries, encoded, strict=True) if not len(found.ids)]
         findings.add(things, "have no token, and are the unknown word", empty, len(entries))
         return [found.ids if len(found.ids) else np.ones(1, np.int64) for found in encoded]
+
+    def split_tokens(self, data: EmbeddingData, findings: Findings) -> list[list[np.ndarray]]:
+        """The tokens of each text of training, validation and test."""
+        return [self.tokens(getattr(data, split), findings, f"texts of {split}") for split in SPLITS]
 
 
 def embedded(

@@ -1,14 +1,18 @@
 """The settings of a text classifier's training."""
 
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from handlers.inputs.texts import TextLimits
 from marina.core.spec import Section
-from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings
+from training.data.texts import Reading
+from training.runs.class_learning import ABOUT_OPERATING_POINT, OperatingPoint
+from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings, LearningRate
 
 OWN = ":"  # in the name of a function of the user's own
+Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations that are dropped")]
 RECURRENT = ("lstm", "gru")
 ARCHITECTURES = ("bag", "cnn", *RECURRENT, "transformer")
 PRETRAINED = "hf:"  # in front of the folder of an encoder
@@ -37,6 +41,11 @@ class ReadingSettings(Section):
     def limits(self) -> TextLimits:
         """Of the texts that are learned from and sent."""
         return TextLimits(self.max_characters, self.max_tokens)
+
+    @property
+    def reading(self) -> Reading:
+        """How files of texts are read."""
+        return Reading(self.encoding, limits=self.limits)
 
 
 class TokenSettings(ReadingSettings):
@@ -71,8 +80,22 @@ class TokenSettings(ReadingSettings):
             raise ValueError("freeze_vectors keeps pretrained vectors as they are, so it needs 'vectors'")
 
 
-class NetworkSettings(TokenSettings, FitSettings):
+class TextFitSettings(FitSettings):
+    """The defaults of a fit to texts."""
+
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 4e-3
+    ema_decay: EmaDecay = 0.98
+
+
+class NetworkSettings(TokenSettings, TextFitSettings):
     """What a network that learns from tokens is made of."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "max_length": "max_tokens",
+        "vocab_size": "vocabulary_size",
+        "embedding_dim": "embedding_size",
+    }
 
     architecture: str = Field(
         default="bag",
@@ -123,7 +146,7 @@ class NetworkSettings(TokenSettings, FitSettings):
     )
     layers: int = Field(default=2, ge=1, le=24, description="of the transformer, lstm and gru")
     heads: int = Field(default=4, ge=1, le=32, description="of attention in each of its layers")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="share of activations that are dropped")
+    dropout: Dropout = 0.3
     token_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="share of tokens that are <unk> in a training step"
     )
@@ -177,12 +200,8 @@ class Settings(NetworkSettings):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of the target spread over all classes; one label per text"
     )
-    operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
-        default=None,
-        description=(
-            "{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this share on "
-            "validation; of one label per text"
-        ),
+    operating_point: OperatingPoint = Field(
+        default=None, description=f"{ABOUT_OPERATING_POINT}; of one label per text"
     )
     baseline: bool = Field(
         default=True,
@@ -190,28 +209,11 @@ class Settings(NetworkSettings):
     )
 
     epochs: Epochs = 10
-    batch_size: BatchSize = 32
-    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="peak of the schedule")
-    ema_decay: EmaDecay = 0.98
 
-    renamed: ClassVar[dict[str, str]] = {
-        **FitSettings.renamed,
-        "max_length": "max_tokens",
-        "vocab_size": "vocabulary_size",
-        "embedding_dim": "embedding_size",
-    }
-
-    @field_validator("operating_point")
-    @classmethod
-    def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
-        recall = said.get("recall") if said else 1
-        if said is not None and (
-            not isinstance(said.get("class"), str)
-            or not isinstance(recall, float | int)
-            or not 0 < recall <= 1
-        ):
-            raise ValueError("write the class and the share of it to find, like {class: spam, recall: 0.97}")
-        return said
+    @property
+    def reading(self) -> Reading:
+        """With several labels in a cell."""
+        return replace(super().reading, separator=self.label_separator)
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

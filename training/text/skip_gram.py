@@ -1,5 +1,5 @@
 """Vectors of words by skip-gram and continuous bag of words, with negative sampling (Mikolov et al. 2013,
-"Distributed Representations of Words and Phrases", sections 2.2 and 2.3).
+"Distributed Representations of Words and Phrases", sections 2.2 and 2.3), and texts as their weighted mean.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from torch import nn
 from handlers.inputs.tokenization import PAD, UNKNOWN
 from marina.core.errors import CallError
 from training.runs.batches import Batches
-from training.runs.fitting import FitModule
+from training.runs.loss_learning import LossModule
 from training.runs.schedules import FitSettings
 
 NOISE_POWER = 0.75  # of the counts, negatives are drawn by
+from_pretrained: Any = nn.Embedding.from_pretrained
 
 
 class WordBatch(NamedTuple):
@@ -118,38 +119,40 @@ class WordBatches(Batches[WordBatch]):
         return WordBatch(torch.from_numpy(self.words[centers]), torch.from_numpy(contexts), negatives)
 
 
-class WordLearner(FitModule):
-    """Word vectors that learn; of the epochs the one with the least loss on validation counts."""
+class WordLearner(LossModule):
+    """Word vectors that learn; the loss on words of validation has the same drawn ones each time."""
 
     def __init__(self, model: WordVectors, settings: FitSettings, is_bag: bool, held_out: WordBatch) -> None:
-        super().__init__(model, settings)
-        self.is_bag, self.held_out = is_bag, held_out
+        super().__init__(model, settings, held_out)
+        self.is_bag = is_bag
 
-    def training_step(self, batch: WordBatch) -> torch.Tensor:
-        """One step."""
-        loss: torch.Tensor = self.model.loss(WordBatch(*batch), self.is_bag)  # type: ignore[operator]
-        self.losses.append(float(loss.detach()))
+    def loss(self, model: nn.Module, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Per prediction."""
+        device = next(model.parameters()).device
+        on_device = WordBatch(*(part.to(device) for part in batch))
+        loss: torch.Tensor = model.loss(on_device, self.is_bag)  # type: ignore[operator]
         return loss
 
-    def evaluate(self) -> dict[str, float]:
-        """The loss of training, and of words of validation with the same drawn ones each time."""
-        device = next(self.average.parameters()).device
-        batch = WordBatch(*(part.to(device) for part in self.held_out))
-        with torch.no_grad():
-            validation = float(self.average.loss(batch, self.is_bag))  # type: ignore[operator]
-        return {"loss": float(np.mean(self.losses)), "validation_loss": validation}
 
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """The least loss."""
-        return (-row["validation_loss"],)
+class WeightedMean(nn.Module):
+    """Tokens int64 [B, length] -> the mean of their vectors, each with its weight."""
 
-    def plateau_loss(self, row: dict[str, float]) -> float:
-        """On validation."""
-        return row["validation_loss"]
+    def __init__(self, vectors: np.ndarray, weights: np.ndarray) -> None:
+        super().__init__()
+        self.words = from_pretrained(torch.from_numpy(vectors * weights[:, None]), padding_idx=PAD)
+        self.width = vectors.shape[1]
 
-    def summary(self, row: dict[str, float]) -> str:
-        """Both losses."""
-        return f"loss {row['loss']:.3f}, validation {row['validation_loss']:.3f}"
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, length] -> [B, width]."""
+        counted = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
+        mean: torch.Tensor = self.words(tokens).sum(1) / counted
+        return mean
+
+
+def word_weights(counts: np.ndarray, weighting: float) -> np.ndarray:
+    """The weight of each word in a text, float32: rare ones have 1; unknown ones count little."""
+    weights = np.ones(len(counts)) if not weighting else weighting / (weighting + counts / counts.sum())
+    return weights.astype(np.float32)
 
 
 def analogy_accuracy(

@@ -1,7 +1,6 @@
 """How a tagger learns: a network over the words of a sentence, cross-entropy of each word's tag."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from handlers.inputs.tokenization import PAD, UNKNOWN
 from handlers.inputs.word_features import WordFeatures
 from handlers.kinds.texts import padded
 from training.data.tagged_texts import Sentence
-from training.runs.batches import Batches, shuffled
 from training.runs.class_learning import ClassModule
 from training.runs.schedules import FitSettings
 
@@ -85,25 +83,6 @@ class TaggedSentences:
         for place, row in enumerate(rows):
             tags[place, : len(self.tags[row])] = self.tags[row]
         return torch.from_numpy(padded([self.features[row] for row in rows])), torch.from_numpy(tags)
-
-
-class SentenceBatches(Batches[TagBatch]):
-    """Sentences of an epoch, drawn."""
-
-    def __init__(self, sentences: TaggedSentences, size: int, seed: int) -> None:
-        super().__init__(seed)
-        self.sentences, self.size = sentences, min(size, len(sentences))
-
-    def __len__(self) -> int:
-        return len(self.sentences) // self.size
-
-    def order(self) -> Sequence[Sequence[int]]:
-        """A short rest is left out."""
-        return shuffled(len(self.sentences), self.size, self.generator)
-
-    def batch(self, read: Any) -> TagBatch:
-        """Features and tags of these rows."""
-        return self.sentences.batch(read)
 
 
 class TagLearner(ClassModule):

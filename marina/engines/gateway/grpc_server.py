@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -19,28 +20,27 @@ from handlers.protocol.errors import BadRequest, ModelError
 from handlers.protocol.kserve import BINARY_HEADER
 from handlers.protocol.replies import Reply
 from handlers.protocol.requests import Row
-from marina.client import inference_pb2 as torchserve
-from marina.engines.gateway import open_inference_pb2 as v2
 from marina.engines.gateway.app import Gateway
 from marina.engines.gateway.bodies import LARGE_BYTES, large_value
 from marina.engines.gateway.failures import FAILED, Refused, reply_to
 from marina.engines.gateway.grpc_tensors import input_bytes, output_tensor
 from marina.engines.gateway.open_inference import Outputs, model_metadata, server_metadata
+from marina.third_party import inference_pb2 as torchserve
+from marina.third_party import open_inference_pb2 as v2
 
 logger = logging.getLogger(__name__)
 
 OPEN_INFERENCE = "inference.GRPCInferenceService"
 TORCHSERVE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
-OK = 200
 CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    404: grpc.StatusCode.NOT_FOUND,
-    409: grpc.StatusCode.FAILED_PRECONDITION,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    415: grpc.StatusCode.INVALID_ARGUMENT,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 Headers = Mapping[str, str]
@@ -136,7 +136,7 @@ class Calls:
         outputs, row = Outputs.asked_by(row)
         model = self.models.get(request.model_name, request.model_version or None)
         reply = await model.answer(row, request_id, is_large)
-        if reply.status != OK:
+        if reply.status != HTTPStatus.OK:
             raise Refusal(reply)
         answer = json.loads((outputs.written(reply)[0] if outputs else reply).content)
         response = v2.ModelInferResponse(
@@ -205,7 +205,7 @@ async def _answered(
     gateway.metrics.count_error(reply.status)
     content = json.loads(reply.content)
     details = f"{content['message']}\n{content['type']}" if has_type else content["message"]
-    await context.abort(CODES.get(int(reply.status), grpc.StatusCode.INTERNAL), details)
+    await context.abort(CODES.get(reply.status, grpc.StatusCode.INTERNAL), details)
     raise asyncio.CancelledError  # abort has raised
 
 

@@ -83,8 +83,8 @@ def predict(
 def golden_episode(
     policy: Policy,
     inputs: tuple[torch.Tensor, ...],
-    obs: np.ndarray,
     action_spec: ActionSpec,
+    obs: np.ndarray,
     action_mask: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Sample]]:
     """The actions [T, ...] at an episode's observations [T, ...], and its clearest steps as sample requests.

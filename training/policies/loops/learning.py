@@ -135,7 +135,7 @@ def measure_policy(
         act, settings.environment, settings.evaluation_episodes, EVALUATION_SEED, env_kwargs=env_kwargs
     )
     obs, action_mask = record_episode(act, settings.environment, EVALUATION_SEED, env_kwargs)
-    taken, samples = golden_episode(graph, inputs, obs, actions, action_mask)
+    taken, samples = golden_episode(graph, inputs, actions, obs, action_mask)
     trace, trace_name = taken.reshape(len(taken), -1), "action"
     if isinstance(graph, GreedyPolicy):
         trace, trace_name = predict(graph, inputs, obs, "q_values"), "Q-value of action"

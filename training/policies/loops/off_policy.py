@@ -5,7 +5,7 @@ units of the Box.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,22 +16,16 @@ from training.policies.buffers.replay import ReplayBuffer, Transitions
 from training.policies.envs.training_envs import TrainingEnvs
 from training.policies.graphs.features import ActionBounds
 from training.policies.loops.settings import Environment, EvalFreq, NumEnvs, PolicySettings, TotalTimesteps
+from training.policies.networks.critics import Critics
 from training.policies.networks.encoders import ObservationEncoder
-from training.policies.networks.mlp import BatchedMLP
+from training.policies.networks.mlp import BatchedMLP, backward
+from training.policies.networks.optim import Adam, flatten
 from training.policies.spaces import ActionSpec, ObservationSpec
 from training.policies.state import Stateful
 
 
 class OffPolicySettings(PolicySettings):
     """What SAC and TD3 have; defaults are tuned for Pendulum-v1."""
-
-    renamed: ClassVar[dict[str, str]] = {
-        "phase_steps": "train_freq",
-        "polyak": "tau",
-        "replay": "buffer_size",
-        "warmup_steps": "learning_starts",
-        "hold": "random_action_repeat",
-    }
 
     environment: Environment = "Pendulum-v1"
     total_timesteps: TotalTimesteps = 20_000
@@ -87,6 +81,10 @@ class BoundedActor(torch.nn.Module):
         low, high = self.bounds.low.numpy(), self.bounds.high.numpy()
         scaled: np.ndarray = low + 0.5 * (actions.reshape(-1, *low.shape) + 1) * (high - low)
         return scaled
+
+
+SettingsT = TypeVar("SettingsT", bound=OffPolicySettings)
+ActorT = TypeVar("ActorT", bound=BoundedActor)
 
 
 class OffPolicyCollector(Stateful):
@@ -160,3 +158,34 @@ class OffPolicyCollector(Stateful):
             self.random_actions = uniform.astype(np.float32)
         self.num_random_steps += 1
         return self.random_actions
+
+
+class OffPolicyLearner(Stateful, Generic[SettingsT, ActorT]):
+    """The base of the recipes' learners: an actor with its optimizer, and what it collects."""
+
+    loss_name = "critics' loss"
+    state_parts: ClassVar[tuple[str, ...]] = ("policy", "adam", "critics", "collector")
+    critics: Critics  # a subclass makes them
+
+    def __init__(self, settings: SettingsT, actor: ActorT, seed: int) -> None:
+        self.settings, self.policy = settings, actor
+        self.flat = flatten(actor)
+        self.layers, self.grads = actor.networks.numpy_layers(slice(None)), actor.networks.numpy_grads()
+        self.adam = Adam(self.flat.detach().numpy(), eps=1e-8)
+        self.collector = OffPolicyCollector(actor, settings, seed)
+        self.envs = self.collector.envs
+
+    def targets(self, batch: Transitions, noise: np.ndarray) -> np.ndarray:
+        """What the critics learn, [B]; `noise` is standard normal [B, n]."""
+        raise NotImplementedError
+
+    def update_critics(self, batch: Transitions, noise: np.ndarray) -> float:
+        """One gradient step on half the mean squared error of each; returns it as it was before."""
+        x = np.column_stack((batch.obs.numpy(), batch.actions.numpy()))
+        return self.critics.step(x, self.targets(batch, noise))
+
+    def step_actor(self, outputs: list[np.ndarray], grad_outputs: np.ndarray) -> None:
+        """One step of the actor by the derivatives of its last outputs; `outputs` are of all layers."""
+        backward(self.layers, self.policy.activation, outputs, grad_outputs, self.grads)
+        assert self.flat.grad is not None
+        self.adam.step(self.flat.grad.numpy(), self.settings.learning_rate)

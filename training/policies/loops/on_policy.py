@@ -31,17 +31,6 @@ GaeLambda = Annotated[
 class OnPolicySettings(PolicySettings):
     """What A2C, PPO, TRPO and REINFORCE have."""
 
-    renamed: ClassVar[dict[str, str]] = {
-        "horizon": "n_steps",
-        "decay": "anneal_lr",
-        "entropy_weight": "ent_coef",
-        "gradient_norm": "max_grad_norm",
-        "log_std": "log_std_init",
-        "normalise_observations": "normalize_observations",
-        "scale_rewards": "normalize_rewards",
-        "normalise_advantages": "normalize_advantage",
-    }
-
     hidden: tuple[int, ...] = Field(
         default=(64, 64), description="units of the hidden layers, of actor and critic each"
     )

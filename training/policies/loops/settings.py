@@ -8,6 +8,59 @@ from marina.core.spec import Section
 
 RESERVED_OPTIONS = {"render_mode", "wrappers"}
 
+# names of earlier versions; an error gives the new one where the recipe has it
+RENAMED = {
+    "copies": "num_envs",
+    "steps": "total_timesteps",
+    "screening_every": "eval_freq",
+    "screening_episodes": "n_eval_episodes",
+    "epochs": "n_epochs",
+    "gradient_norm": "max_grad_norm",
+    # by the current policy
+    "horizon": "n_steps",
+    "decay": "anneal_lr",
+    "entropy_weight": "ent_coef",
+    "value_weight": "vf_coef",
+    "log_std": "log_std_init",
+    "normalise_observations": "normalize_observations",
+    "scale_rewards": "normalize_rewards",
+    "normalise_advantages": "normalize_advantage",
+    "clip": "clip_range",
+    "value_clip": "clip_range_vf",
+    "max_divergence": "target_kl",
+    "damping": "cg_damping",
+    "conjugate_iterations": "cg_max_steps",
+    "backtracks": "line_search_max_iter",
+    "backtrack": "line_search_shrinking_factor",
+    "critic_epochs": "n_critic_updates",
+    "critic_batch_size": "batch_size",
+    # from a replay buffer
+    "replay": "buffer_size",
+    "warmup_steps": "learning_starts",
+    "phase_steps": "train_freq",
+    "polyak": "tau",
+    "hold": "random_action_repeat",
+    "critics": "n_critics",
+    "smoothing": "target_policy_noise",
+    "smoothing_clip": "target_noise_clip",
+    "prioritised": "prioritized",
+    "priority_alpha": "alpha",
+    "importance_beta": "beta",
+    "n_steps": "n_step_returns",
+    "atoms": "num_atoms",
+    "support": "v_min, v_max",
+    "target_phases": "target_update_interval",
+    "adam_epsilon": "adam_eps",
+    "epsilon_end": "exploration_final_eps",
+    "epsilon_steps": "exploration_steps",
+    # with a model
+    "planning": "planning_steps",
+    "plans": "population_size",
+    "deviation": "initial_std",
+    "members": "ensemble_size",
+    "held_out": "validation_ratio",
+}
+
 Environment = Annotated[str, Field(description="a gymnasium id; your own: module:Id-v0 or file.py:Id-v0")]
 TotalTimesteps = Annotated[
     int, Field(ge=1, description="environment steps at most; fewer once the target is confirmed")
@@ -40,12 +93,7 @@ class EnvironmentSettings(Section):
 class PolicySettings(EnvironmentSettings):
     """Environment, budget and evaluation."""
 
-    renamed: ClassVar[dict[str, str]] = {
-        "copies": "num_envs",
-        "steps": "total_timesteps",
-        "screening_every": "eval_freq",
-        "screening_episodes": "n_eval_episodes",
-    }
+    renamed: ClassVar[dict[str, str]] = RENAMED
 
     environment: Environment = "CartPole-v1"
     atari: bool = Field(

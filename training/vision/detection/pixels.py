@@ -4,7 +4,7 @@ whole batches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -128,6 +128,9 @@ def open_example(example: Example) -> Image.Image:
     return Image.fromarray(example.image).convert("RGB")
 
 
+Truth = TypeVar("Truth")
+
+
 def object_masks(example: Example, width: int, height: int) -> np.ndarray:
     """The pixels of each object, uint8 [N, height, width] of 0 and 1. Raises CallError where an object has
     no outline that can be read.
@@ -159,17 +162,15 @@ def fitted(labels: np.ndarray, inputs: ImageInput, outside: int) -> np.ndarray:
     return whole
 
 
-class Batches(batches.Batches[tuple[torch.Tensor, Targets]]):
-    """Shuffled, augmented batches: (float32 [B, 3, height, width] in 0..255, their objects). A short rest
-    is left out.
+class PictureBatches(batches.Batches[tuple[torch.Tensor, Truth]], Generic[Truth]):
+    """Shuffled batches of prepared pictures with their truth; a subclass augments them. A short rest is left
+    out.
     """
 
-    def __init__(
-        self, prepared: Prepared, batch_size: int, light: bool, flips: Sequence[Flip], seed: int
-    ) -> None:
+    def __init__(self, prepared: Any, batch_size: int, light: bool, flips: Sequence[Flip], seed: int) -> None:
         super().__init__(seed)
         self.prepared, self.light, self.flips = prepared, light, flips
-        self.transforms: Any = None  # torchvision's, of each picture with its objects
+        self.transforms: Any = None  # torchvision's, of each picture with its truth
         self.size = min(batch_size, len(prepared.pixels))
 
     def __len__(self) -> int:
@@ -179,9 +180,14 @@ class Batches(batches.Batches[tuple[torch.Tensor, Targets]]):
         """All pictures, shuffled."""
         return batches.shuffled(len(self.prepared.pixels), self.size, self.generator)
 
-    def read(self, steps: batches.Steps) -> Stream[tuple[torch.Tensor, Targets]]:
-        """Pictures and objects."""
-        return self.prepared.ahead(steps)
+    def read(self, steps: batches.Steps) -> Stream[tuple[torch.Tensor, Truth]]:
+        """Pictures and their truth."""
+        read: Stream[tuple[torch.Tensor, Truth]] = self.prepared.ahead(steps)
+        return read
+
+
+class Batches(PictureBatches[Targets]):
+    """Augmented batches: (float32 [B, 3, height, width] in 0..255, their objects)."""
 
     def batch(self, read: tuple[torch.Tensor, Targets]) -> tuple[torch.Tensor, Targets]:
         """Pictures and objects, augmented."""

@@ -14,7 +14,7 @@ from handlers.inputs.images import ImageInput, prepare
 from training.data import Example
 from training.data.outlined_folder import IGNORED, label_map
 from training.runs import batches
-from training.vision.detection.pixels import Flip, fitted, open_example, size_of, view
+from training.vision.detection.pixels import Flip, PictureBatches, fitted, open_example, size_of, view
 from training.vision.records import UNCACHED, Column, Record, Records, Storage, Stream, example_records
 from training.vision.transforms import with_labels
 
@@ -100,29 +100,8 @@ def _records(examples: Sequence[Example], inputs: ImageInput, storage: Storage) 
     )
 
 
-class Batches(batches.Batches[tuple[torch.Tensor, torch.Tensor]]):
-    """Shuffled, augmented batches: (float32 [B, 3, height, width] in 0..255, labels int64 [B, height,
-    width]). A short rest is left out.
-    """
-
-    def __init__(
-        self, prepared: Prepared, batch_size: int, light: bool, flips: Sequence[Flip], seed: int
-    ) -> None:
-        super().__init__(seed)
-        self.prepared, self.light, self.flips = prepared, light, flips
-        self.transforms: Any = None  # torchvision's, of each picture with its labels
-        self.size = min(batch_size, len(prepared.pixels))
-
-    def __len__(self) -> int:
-        return len(self.prepared.pixels) // self.size
-
-    def order(self) -> Sequence[Sequence[int]]:
-        """All pictures, shuffled."""
-        return batches.shuffled(len(self.prepared.pixels), self.size, self.generator)
-
-    def read(self, steps: batches.Steps) -> Stream[tuple[torch.Tensor, torch.Tensor]]:
-        """Pictures and labels."""
-        return self.prepared.ahead(steps)
+class Batches(PictureBatches[torch.Tensor]):
+    """Augmented batches: (float32 [B, 3, height, width] in 0..255, labels int64 [B, height, width])."""
 
     def batch(self, read: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures and labels, augmented."""

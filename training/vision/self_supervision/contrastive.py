@@ -49,9 +49,7 @@ class Pretraining(Section):
     momentum: float = Field(
         default=0.99, ge=0, lt=1, description="moco: of the slow network at first; it rises to 1"
     )
-    least_part: float = Field(
-        default=0.2, gt=0, le=1, description="least area of the picture that a view shows"
-    )
+    least_part: float = Field(default=0.2, gt=0, le=1, description="least area of the picture in a view")
     colour: float = Field(default=0.5, ge=0, le=1, description="strength of the changes of light and colour")
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from handlers.inputs.images import ImageInput
-from marina.core import paths
 from marina.core.errors import CallError
 from training.data import Example, labeled_files
 from training.data.limits import Limits
@@ -93,15 +92,9 @@ def pretrain(
 
 
 def _unlabelled(settings: Pretraining, config: ImageInput, run: Run) -> list[Example]:
-    if settings.unlabelled is None:
-        return []
-    folder = paths.expanded(settings.unlabelled)
-    if not folder.is_dir():
-        raise CallError(
-            f"pretraining.unlabelled: no folder {folder}; give one with pictures in it, in folders or not"
-        )
     limits = Limits(config.max_bytes, config.max_pixels, value_range=config.value_range)
-    return labeled_files.unlabelled(folder, run.findings, limits)
+    place, hint = "pretraining.unlabelled", "in it, in folders or not"
+    return labeled_files.unlabelled_of(place, settings.unlabelled, run.findings, limits, hint)
 
 
 def _fit(learner: Contrastive, dataset: Rows, settings: Pretraining, run: Run) -> None:

@@ -18,6 +18,7 @@ from handlers.runtime.golden import difference
 from marina.kinds.embedder import KIND
 from tests.support import bad_texts
 from tests.support.sent_requests import row_of
+from tests.support.text_models import accepted as found
 from tests.support.text_models import answer, serve_embedder
 
 ENTRIES = {"bright": "light light the", "gloom": "dark the", "dusk": "dark light", "noon": "day light light"}
@@ -37,13 +38,6 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> EmbedderPredictor:
     for name, content in index.as_files().items():
         (folder / name).write_bytes(content)
     return serve_embedder(folder, has_index=True)
-
-
-def found(predictor: EmbedderPredictor, body: Any, **headers: str) -> Any:
-    reply = answer(predictor, body, **headers)
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
 
 
 def test_a_text_gets_a_unit_vector_in_every_protocol(predictor: EmbedderPredictor) -> None:

@@ -1,13 +1,11 @@
 """The kind `forecaster`: series by column, by row, as CSV and as tensors; each series by itself."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
-import openapi_spec_validator
 import pytest
 
 from handlers.kinds.forecaster import ForecasterPredictor
@@ -15,7 +13,8 @@ from handlers.protocol.errors import RequestError
 from handlers.runtime.golden import difference
 from marina.engines.gateway.open_inference import model_metadata
 from marina.kinds.forecaster import KIND
-from marina.packaging.openapi import of_description
+from tests.support.answered import answer_to as answer
+from tests.support.answered import check_openapi
 from tests.support.series_models import HALF_WIDTHS, INPUT, PLAIN, REQUEST, as_rows, computed, monthly, serve
 from tests.support.table_models import as_csv
 
@@ -23,13 +22,6 @@ from tests.support.table_models import as_csv
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> ForecasterPredictor:
     return serve(tmp_path_factory.mktemp("forecaster"))
-
-
-def answer(predictor: ForecasterPredictor, body: Any, **headers: str) -> Any:
-    """What a body gets: JSON of an object or list, text as it is."""
-    content = body if isinstance(body, str | bytes) else json.dumps(body).encode()
-    (found,) = predictor.answer_rows([({"body": content}, headers)])
-    return found
 
 
 def blank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,14 +195,4 @@ def test_an_explanation_names_what_values_and_inputs_contribute(predictor: Forec
 
 def test_the_openapi_document_has_series_and_csv(predictor: ForecasterPredictor) -> None:
     """It is valid; a list of series is a request."""
-    described = {**predictor.describe(), "about": "A toy.", "labels": []}
-    document = of_description(described)
-    openapi_spec_validator.validate(document)
-    operation = document["paths"]["/predictions/toy"]["post"]
-    assert "text/csv" in operation["requestBody"]["content"]
-    for part, content in (
-        (operation["requestBody"], [REQUEST, REQUEST]),
-        (operation["responses"]["200"], answer(predictor, [REQUEST, {**REQUEST, "sold": []}])),
-    ):
-        schema = {**part["content"]["application/json"]["schema"], "components": document["components"]}
-        jsonschema.validate(content, schema)
+    check_openapi(predictor, [REQUEST, REQUEST], answer(predictor, [REQUEST, {**REQUEST, "sold": []}]))

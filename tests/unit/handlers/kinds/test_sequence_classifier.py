@@ -1,6 +1,5 @@
 """The kind `sequence_classifier`: signals by step, by channel, as CSV and as tensors; padding is not seen."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from handlers.runtime.golden import difference
 from marina.engines.gateway.open_inference import model_metadata
 from marina.kinds.sequence_classifier import KIND
 from marina.packaging.openapi import of_description
+from tests.support.answered import answer_to as answer
 from tests.support.signal_models import CLASSES, INPUT, PLAIN, SIGNAL, serve
 
 COLUMNS = {"height": [step[0] for step in SIGNAL], "wind": [step[1] for step in SIGNAL]}
@@ -28,13 +28,6 @@ CSV = "second,height,wind\n" + "".join(f"{place},{a},{b}\n" for place, (a, b) in
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> SequenceClassifierPredictor:
     return serve(tmp_path_factory.mktemp("signals"))
-
-
-def answer(predictor: SequenceClassifierPredictor, body: Any, **headers: str) -> Any:
-    """What a body gets: text as it is, all else as JSON."""
-    content = body if isinstance(body, str | bytes) else json.dumps(body).encode()
-    (found,) = predictor.answer_rows([({"body": content}, headers)])
-    return found
 
 
 def tensor(name: str, shape: list[int], data: list[float]) -> dict[str, Any]:

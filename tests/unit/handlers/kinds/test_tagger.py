@@ -20,7 +20,7 @@ from marina.kinds.tagger import KIND
 from tests.support import bad_texts
 from tests.support.sent_requests import row_of
 from tests.support.tagged_data import BUCKETS, TAGS, TEXT, serve_tagger
-from tests.support.text_models import answer
+from tests.support.text_models import accepted as found
 from training.text.tagging import TagNetwork
 
 WORDS = ["Ada", "Lovelace", "visited", "Paris", "."]
@@ -29,13 +29,6 @@ WORDS = ["Ada", "Lovelace", "visited", "Paris", "."]
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> TaggerPredictor:
     return serve_tagger(tmp_path_factory.mktemp("toy"))
-
-
-def found(predictor: TaggerPredictor, body: Any, **headers: str) -> Any:
-    reply = answer(predictor, body, **headers)
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
 
 
 def test_words_have_tags_and_spans_with_their_places(predictor: TaggerPredictor) -> None:

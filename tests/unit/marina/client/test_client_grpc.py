@@ -43,15 +43,17 @@ def test_a_grpc_response_is_read_among_unknown_fields() -> None:
         assert reply.how == "broken"
 
 
-def test_the_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
-    """After an edit of inference.proto: make proto."""
-    file = paths.SOURCE / "marina/client/inference.proto"
-    call = ["-m", "grpc_tools.protoc", f"--proto_path={paths.SOURCE}", str(file)]
+def test_the_generated_messages_are_those_of_the_proto_files(tmp_path: Path) -> None:
+    """After an edit of a .proto file: make proto."""
+    folder = paths.SOURCE / "marina/third_party"
+    files = sorted(map(str, folder.glob("*.proto")))
+    call = ["-m", "grpc_tools.protoc", f"--proto_path={paths.SOURCE}", *files]
     subprocess.run([sys.executable, *call, f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"], check=True)
 
-    for name in ("inference_pb2.py", "inference_pb2.pyi"):
-        generated = (tmp_path / "marina/client" / name).read_text()
-        assert (file.parent / name).read_text() == generated
+    generated = sorted((tmp_path / "marina/third_party").iterdir())
+    assert len(generated) == 2 * len(files) > 0
+    for module in generated:
+        assert (folder / module.name).read_text() == module.read_text()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ def upright(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
     """Pushes to where the pole falls, and back to the middle."""
     lean = float(observation[0] @ [0.05, 0.1, 1, 0.3])
     return int(lean > 0), {"action": int(lean > 0), "q_values": [50 - lean, 50 + lean]}
+
+
+def failing_after(steps: int) -> Callable[[np.ndarray], tuple[int, dict[str, Any]]]:
+    """A policy that is gone after so many actions."""
+    calls = iter(range(steps + 1))
+
+    def act(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
+        if next(calls) == steps:
+            raise ConnectionError("gone")
+        return upright(observation)
+
+    return act
 
 
 def test_gif_shows_the_first_episode_at_speed_and_stays_small(tmp_path: Path) -> None:
@@ -66,13 +79,7 @@ def test_where_nothing_can_be_drawn_it_is_said_before_an_episode_is_played(
 def test_the_gif_that_was_there_stays_when_the_policy_fails_midway(tmp_path: Path) -> None:
     gif = tmp_path / "film.gif"
     gif.write_bytes(b"old")
-    calls = iter(range(6))
-
-    def failing(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
-        if next(calls) == 5:
-            raise ConnectionError("gone")
-        return upright(observation)
-
+    failing = failing_after(5)
     with pytest.raises(ConnectionError):
         play(failing, "CartPole-v1", episodes=1, seed=0, gif=gif)
 
@@ -159,13 +166,7 @@ def test_the_mp4_that_was_there_stays_when_the_policy_fails_midway(tmp_path: Pat
     pytest.importorskip("av")
     mp4 = tmp_path / "film.mp4"
     mp4.write_bytes(b"old")
-    calls = iter(range(20))
-
-    def failing(observation: np.ndarray) -> tuple[int, dict[str, Any]]:
-        if next(calls) == 15:
-            raise ConnectionError("gone")
-        return upright(observation)
-
+    failing = failing_after(15)
     with pytest.raises(ConnectionError):
         play(failing, "CartPole-v1", 1, 0, tmp_path / "film.gif", mp4=mp4)
 

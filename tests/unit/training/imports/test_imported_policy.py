@@ -16,6 +16,8 @@ from training.policies.graphs.export import make_act
 from training.recipes.imported_policy import Settings, train
 from training.runs.run import Run
 
+SCORED = ("ppo-discrete", "ppo-discrete-normalised", "a2c-discrete", "ppo-states", "dqn-normalised")
+
 pytestmark = pytest.mark.usefixtures("registered")
 
 
@@ -69,12 +71,8 @@ def test_the_algorithm_is_found_in_the_file(
     assert one.trained.data["transitions"] == one.model.num_timesteps
 
 
-@pytest.mark.parametrize(
-    "name", ["ppo-discrete", "ppo-discrete-normalised", "a2c-discrete", "ppo-states", "dqn-normalised"]
-)
-def test_scores_and_values_are_those_of_stable_baselines3(
-    name: str, imported: Callable[[str], Imported]
-) -> None:
+@pytest.mark.parametrize("name", SCORED)
+def test_scores_and_values_are_those_of_baselines3(name: str, imported: Callable[[str], Imported]) -> None:
     one = imported(name)
     observations = observations_of(one.case.environment, one.predict)
     policy: Any = one.model.policy

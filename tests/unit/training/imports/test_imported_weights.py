@@ -69,18 +69,10 @@ def test_weights_that_dont_fit_are_refused_with_the_first_misfits(
     )
 
 
-def test_weights_that_are_not_there_offline_are_named_with_their_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise OSError("no way to the network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-
+@pytest.mark.usefixtures("no_weights")
+def test_weights_that_are_not_there_offline_are_named_with_their_place(tmp_path: Path) -> None:
     with pytest.raises(
-        CallError,
-        match=r"no way to the network. Offline, put the file resnet18-f37072fd.pth into .*checkpoints",
+        CallError, match=r"no network. Offline, put the file resnet18-f37072fd.pth into .*checkpoints"
     ):
         classifier(tmp_path, source="resnet18", weights="IMAGENET1K_V1")
 

@@ -53,19 +53,11 @@ def test_deep_q_learning_finds_the_way_without_touching_a_wall(name: str, tmp_pa
 
 @pytest.mark.parametrize("recipe", [ppo, a2c, reinforce, trpo])
 def test_policy_gradients_learn_levers_and_never_try_one_that_is_stuck(recipe: Any, tmp_path: Path) -> None:
-    most, options = (
-        float(StuckLevers.steps),
-        {"learning_rate": 1e-2, "n_steps": 10} if recipe is reinforce else {},
-    )
-    settings = recipe.Settings(
-        environment="StuckLevers-v0",
-        action_masks=True,
-        total_timesteps=60_000,
-        target_return=most,
-        gamma=0.5,
-        eval_freq=2048,
-        **options,
-    )
+    most = float(StuckLevers.steps)
+    options = {"total_timesteps": 60_000, "target_return": most, "gamma": 0.5, "eval_freq": 2048}
+    if recipe is reinforce:
+        options |= {"learning_rate": 1e-2, "n_steps": 10}
+    settings = recipe.Settings(environment="StuckLevers-v0", action_masks=True, **options)
 
     trained = recipe.train(settings, Run(tmp_path))
 
@@ -109,13 +101,8 @@ def test_with_masks_the_way_is_found_in_a_fraction_of_the_steps(steps_needed: di
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A policy that learned with masks, for a moment: the walls of its environment are errors."""
-    settings = ppo.Settings(
-        environment="DoorsAlone-v0",
-        action_masks=True,
-        total_timesteps=600,
-        evaluation_episodes=20,
-        n_eval_episodes=2,
-    )
+    budget = {"total_timesteps": 600, "evaluation_episodes": 20, "n_eval_episodes": 2}
+    settings = ppo.Settings(environment="DoorsAlone-v0", action_masks=True, **budget)
     return ppo.train(settings, Run(tmp_path_factory.mktemp("report")))
 
 

@@ -314,10 +314,3 @@ def test_settings_that_cannot_be_are_named(home: Path, tmp_path: Path) -> None:
             written(training)
     with pytest.raises(CallError, match="finite bounds"):
         mpc.train(mpc.Settings(environment="Anywhere-v0"), Run(tmp_path))
-
-
-@pytest.mark.slow
-def test_pendulum_is_held_up(tmp_path: Path) -> None:
-    trained = mpc.train(mpc.Settings(total_timesteps=3000, target_return=-200), Run(tmp_path))
-
-    assert trained.metrics["mean_return"] > -200

@@ -30,7 +30,7 @@ from training.policies.networks.reference_losses import (
     td3_target_actions,
     td3_targets,
 )
-from training.recipes import sac, td3
+from training.recipes import mpc, sac, td3
 from training.runs.run import Run
 
 RECIPES = [sac, td3]
@@ -320,7 +320,8 @@ def test_actions_that_do_not_fit_are_refused(recipe: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_pendulum_is_held_up(tmp_path: Path) -> None:
-    trained = sac.train(sac.Settings(total_timesteps=10_000, target_return=-200), Run(tmp_path))
+@pytest.mark.parametrize(("recipe", "steps"), [(sac, 10_000), (mpc, 3000)])
+def test_pendulum_is_held_up(recipe: Any, steps: int, tmp_path: Path) -> None:
+    trained = recipe.train(recipe.Settings(total_timesteps=steps, target_return=-200), Run(tmp_path))
 
     assert trained.metrics["mean_return"] > -200

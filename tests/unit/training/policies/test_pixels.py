@@ -326,14 +326,8 @@ def test_pong_is_learned_from_a_little_and_served_as_it_was_evaluated(
         "eval_freq": 10**6,
         "environment_options": {"max_episode_steps": 200},
     }
-    settings = dqn.Settings(
-        environment="ALE/Pong-v5",
-        atari=True,
-        frame_stack=4,
-        clip_rewards=True,
-        total_timesteps=400,
-        **options,
-    )
+    options |= {"environment": "ALE/Pong-v5", "atari": True, "frame_stack": 4, "clip_rewards": True}
+    settings = dqn.Settings(total_timesteps=400, **options)
 
     trained = dqn.train(settings, Run(tmp_path))
 

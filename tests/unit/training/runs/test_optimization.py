@@ -13,7 +13,8 @@ from torch import nn
 from marina.core.errors import CallError
 from marina.core.spec import validate
 from training.runs import batches
-from training.runs.fitting import FitModule, fit
+from training.runs.fitting import fit
+from training.runs.loss_learning import LossModule
 from training.runs.optimizers import MuonAndAdamW, make_optimizer
 from training.runs.recomputation import blocks_of, recomputed_activations
 from training.runs.run import Run
@@ -39,25 +40,17 @@ class Rows(batches.Batches[torch.Tensor]):
         return self.rows[rows[0]]
 
 
-class Sums(FitModule):
-    """Learns the sum of a row."""
+class Sums(LossModule):
+    """Learns the sum of a row; validates on what it learned from."""
 
-    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
-        loss = (self.model(batch)[:, 0] - 3 * batch.sum(1)).square().mean()
-        self.losses.append(float(loss.detach()))
-        return loss
+    def __init__(self, model: nn.Module, settings: FitSettings) -> None:
+        super().__init__(model, settings, None)
 
-    def evaluate(self) -> dict[str, float]:
-        return {"loss": sum(self.losses) / len(self.losses)}
+    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return (model(batch)[:, 0] - 3 * batch.sum(1)).square().mean()
 
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        return (-row["loss"],)
-
-    def plateau_loss(self, row: dict[str, float]) -> float:
-        return row["loss"]
-
-    def summary(self, row: dict[str, float]) -> str:
-        return f"{row['loss']:.3f}"
+    def validation_loss(self) -> float:
+        return sum(self.losses) / len(self.losses)
 
 
 def network(seed: int = 0) -> nn.Sequential:

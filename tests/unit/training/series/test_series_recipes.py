@@ -17,7 +17,7 @@ from marina.core.errors import BelowFloor, CallError
 from marina.evaluation.measurement import in_process
 from marina.kinds.forecaster import KIND
 from marina.kinds.kind import MeasurementOptions
-from tests.support.table_models import as_csv
+from tests.support.table_models import as_csv, write_csv
 from training.findings import Findings
 from training.recipes import forecaster
 from training.runs.run import Run
@@ -61,9 +61,7 @@ def sales(days: int = 200) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("series") / "sales.csv"
-    path.write_text(as_csv(*sales()), encoding="utf-8")
-    return path
+    return write_csv(tmp_path_factory.mktemp("series") / "sales.csv", sales())
 
 
 def write(home: Path, training: dict[str, Any], floor: str = "{skill: 0.3}") -> spec.Spec:

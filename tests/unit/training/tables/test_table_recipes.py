@@ -16,7 +16,8 @@ from marina.core.errors import BelowFloor, CallError
 from marina.kinds.kind import MeasurementOptions
 from marina.kinds.regressor import KIND as REGRESSOR
 from marina.kinds.tabular_classifier import KIND as CLASSIFIER
-from tests.support.table_models import as_csv
+from tests.support.answered import answers_of
+from tests.support.table_models import as_csv, write_csv
 from training.findings import Findings
 from training.recipes import regressor, tabular_classifier
 from training.runs.run import Run
@@ -67,9 +68,7 @@ def rows(count: int = 400) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tables") / "patients.csv"
-    path.write_text(as_csv(*rows()), encoding="utf-8")
-    return path
+    return write_csv(tmp_path_factory.mktemp("tables") / "patients.csv", rows())
 
 
 def write(home: Path, kind: str, training: dict[str, Any], more: str = "") -> spec.Spec:
@@ -99,10 +98,7 @@ def test_a_table_is_learned_exported_and_measured_again(
     predictor = made.predictor()
     assert predictor.load(made.export_dir) == len(export.samples) > 0
     measurement = tool.measurement(made, MeasurementOptions())
-
-    def answer(bodies: Any, headers: Any) -> list[Any]:
-        return predictor.answer_rows([({"body": body}, {}) for body, _ in bodies])
-
+    answer = answers_of(predictor)
     measured = measurement.run(answer, iter, is_endpoint=False)
     for name, value in measured.metrics.items():
         assert value == pytest.approx(export.metadata["metrics"][name], abs=1e-4)

@@ -16,6 +16,7 @@ from marina.core import spec
 from marina.core.errors import BelowFloor, CallError
 from marina.kinds.kind import MeasurementOptions
 from marina.kinds.tensor import KIND
+from tests.support.answered import answers_of
 from tests.support.tensor_modules import Plant
 from training.recipes import imported_tensor, tensor
 from training.runs.run import Run
@@ -68,10 +69,7 @@ def test_heads_learn_are_exported_and_measured_again(tmp_path: Path, arrays: Pat
     predictor = made.predictor()
     assert predictor.load(made.export_dir) == len(export.samples) > 0
     measurement = KIND.measurement(made, MeasurementOptions())
-
-    def answer(rows: Any, headers: Any) -> list[Any]:
-        return predictor.answer_rows([({"body": body}, {}) for body, _ in rows])
-
+    answer = answers_of(predictor)
     measured = measurement.run(answer, iter, is_endpoint=False)
     for name, value in metrics.items():
         assert measured.metrics[name] == pytest.approx(value, abs=1e-4)

@@ -13,6 +13,7 @@ from marina.core.errors import CallError
 from marina.evaluation import report
 from marina.kinds.kind import MeasurementOptions
 from marina.kinds.tagger import KIND
+from tests.support.answered import answers_of
 from tests.support.tagged_data import made_sentences, write_conll
 from training.data.tagged_texts import bio, load_tagged
 from training.findings import Findings
@@ -50,10 +51,7 @@ def test_names_are_learned_and_served_as_they_were_measured(tmp_path: Path) -> N
     assert {row["runtime"] for row in rows if not row["refused"]} == {"torch", "openvino"}, rows
     predictor = made.predictor()
     predictor.load(made.export_dir)
-
-    def answers(bodies: Any, headers: Any) -> Any:
-        return predictor.answer_rows([({"body": body}, {}) for body, _ in bodies])
-
+    answers = answers_of(predictor)
     measured = KIND.measurement(made, MeasurementOptions()).run(answers, iter, is_endpoint=False).metrics
     for name in ("accuracy", "f1", "sentence_accuracy"):
         assert measured[name] == pytest.approx(metrics[name], abs=1e-6)

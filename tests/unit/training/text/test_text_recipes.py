@@ -20,10 +20,11 @@ from tests.support.text_data import TELLING, made_texts, write_csv
 from training.data.texts import Reading, Text, TextData, load_texts
 from training.findings import Findings
 from training.recipes import text_classifier
+from training.runs.batches import LengthBatches
 from training.runs.run import Run
 from training.text.assessment import Assessment
 from training.text.baseline import measure_baseline
-from training.text.batches import TextBatches, TokenizedTexts, logits_of
+from training.text.batches import TokenizedTexts, logits_of
 from training.text.networks import build
 from training.text.report import mistakes
 from training.text.settings import Settings
@@ -139,7 +140,9 @@ def test_several_labels_are_learned_with_thresholds(tmp_path: Path) -> None:
 def test_mistakes_are_listed_most_certain_first() -> None:
     """With where they stand, the truth, the answer, and how the text begins."""
     rows = [Text(f"text {n} " + "x" * 400, (n % 2,), f"line {n}") for n in range(4)]
-    data = TextData(("bad", "good"), False, [], [], rows, "", {})
+    data = TextData(
+        classes=("bad", "good"), has_several=False, train=[], validation=[], test=rows, splits="", origin={}
+    )
     probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.0, 1.0]])
     labels, answers = torch.tensor([0, 1, 0, 1]), probabilities.argmax(1)
     found = mistakes(Assessment(probabilities, labels, answers, {}), data)
@@ -267,9 +270,10 @@ def test_pretrained_vectors_are_where_the_words_begin(tmp_path: Path, table: Pat
 )
 def test_vectors_that_are_none_are_refused(tmp_path: Path, content: str, words: str) -> None:
     """By their line."""
-    (tmp_path / "glove.txt").write_text(content)
+    file = tmp_path / "glove.txt"
+    file.write_text(content)
     with pytest.raises(CallError, match=words):
-        vectors_of(str(tmp_path / "glove.txt"), ["<pad>", "film", "fun"], 0, Findings(quiet=True))
+        vectors_of(str(file), ["<pad>", "film", "fun"], 0, Findings(quiet=True))
 
 
 def test_batches_have_texts_of_about_one_length() -> None:
@@ -277,7 +281,7 @@ def test_batches_have_texts_of_about_one_length() -> None:
     rows = [Text(text, (0,), str(n)) for n, (text, _) in enumerate(made_texts(300, 5, 60))]
     tokenizer = load_tokenizer(train_tokenizer("words", [one.text for one in rows], 300, True), "words")
     texts = TokenizedTexts(rows, tokenizer, 64, 1, several=False)
-    batches = TextBatches(texts, 10, 0)
+    batches = LengthBatches(texts, texts.lengths, 10, 0)
     first, second = list(batches.order()), list(batches.order())
     assert sorted(row for step in first for row in step) == list(range(300))
     assert first != second

@@ -6,7 +6,6 @@ import json
 import re
 import struct
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -262,16 +261,9 @@ def test_a_wrong_setting_is_refused_with_what_to_do(
         classifier.train(classifier.Settings(**changes), Run(tmp_path))  # type: ignore[arg-type]
 
 
-def test_weights_that_cannot_be_downloaded_name_their_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_weights")
+def test_weights_that_cannot_be_downloaded_name_their_place() -> None:
     """Weights that cannot be downloaded are refused with the place to put them."""
-
-    def offline(*_: object, **__: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(CallError, match=r"resnet18-\w+\.pth into .*checkpoints"):
         network("resnet18", "DEFAULT")
 

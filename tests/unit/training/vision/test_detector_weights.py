@@ -106,17 +106,9 @@ def test_function_that_returns_no_detector_is_refused(own: str) -> None:
     ("architecture", "weights"),
     [("ssdlite320_mobilenet_v3_large", "coco"), ("fcos_resnet50_fpn", "imagenet")],
 )
-def test_torchvision_weights_that_cannot_be_fetched_name_their_file(
-    architecture: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_weights")
+def test_torchvision_weights_that_cannot_be_fetched_name_their_file(architecture: str, weights: str) -> None:
     """Torchvision's weights that cannot be fetched are asked for by their file."""
-
-    def offline(*_: Any, **__: Any) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
-
     with pytest.raises(CallError, match=r"no network\. Offline, put the file [\w-]+\.pth into .*checkpoints"):
         build(architecture, 3, 320, 320, weights)
 

@@ -11,6 +11,7 @@ from handlers.inputs.images import ImageInput
 from handlers.runtime.checksums import write_checksums
 from marina.core import spec
 from marina.core.errors import CallError
+from tests.support.homes import project_home
 from training.data import load_images
 from training.recipes import ensemble
 from training.runs.run import Run
@@ -45,10 +46,7 @@ def member(home: Path, name: str, seed: int, more: str = "", epochs: int = 1) ->
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    (home / "models").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MARINA_HOME", str(home))
+    with project_home(tmp_path_factory) as home:
         member(home, "one", 1, epochs=3)
         member(home, "two", 2, epochs=2)
         member(home, "small", 3, ", image_size: 32")

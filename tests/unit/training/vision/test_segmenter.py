@@ -202,15 +202,8 @@ def test_weights_of_other_classes_give_all_but_the_last_layer(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "coco"])
-def test_weights_that_can_not_be_fetched_are_asked_for_by_their_file(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
-
+@pytest.mark.usefixtures("no_weights")
+def test_weights_that_can_not_be_fetched_are_asked_for_by_their_file(weights: str) -> None:
     with pytest.raises(CallError, match=r"no network\. Offline, put the file \w+-\w+\.pth into "):
         build("lraspp_mobilenet_v3_large", 3, weights)
 

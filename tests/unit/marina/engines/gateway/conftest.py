@@ -8,16 +8,14 @@ import pytest
 from marina.engines.gateway.served_model import ServedModel
 from marina.packaging import archive
 from tests.support.gateways import load
+from tests.support.homes import project_home
 from tests.support.toy_exports import export_toy
 
 
 @pytest.fixture(scope="session")
 def balance_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive of a toy policy."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "models").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MARINA_HOME", str(home))
+    with project_home(tmp_path_factory) as home:
         return archive.build(export_toy(home)).path
 
 

@@ -13,9 +13,10 @@ from tritonclient.utils import InferenceServerException
 
 from marina.client.grpc_client import GrpcClient
 from marina.core.errors import RequestRefused
-from marina.engines.gateway import grpc_server, open_inference_pb2
+from marina.engines.gateway import grpc_server
 from marina.engines.gateway.served_model import ServedModel
 from marina.engines.gateway.tokens import Tokens
+from marina.third_party import open_inference_pb2
 from tests.support.gateways import gateway
 
 KEY = "a-key-for-inference"
