@@ -38,8 +38,9 @@ def written(home: Path, recipe: str, **training: Any) -> spec.Spec:
     """A spec of a toy in `home`."""
     (home / "models").mkdir()
     text = f"# A toy.\nkind: generator\ntraining: {json.dumps({'recipe': recipe, **training})}\n"
-    text += "export: {runtimes: [openvino], precisions: [fp32]}\n"
-    text += "" if recipe.startswith("imported") else "floor: {token_accuracy: 0.5}\n"
+    is_import = recipe.startswith("imported")  # its programs are those of what is learned here
+    text += f"export: {{runtimes: {[] if is_import else ['openvino']}, precisions: [fp32]}}\n"
+    text += "" if is_import else "floor: {token_accuracy: 0.5}\n"
     (home / "models" / "toy.yaml").write_text(text)
     return spec.load("toy", home=home)
 
