@@ -8,9 +8,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,29 +86,16 @@ class SoundData:
         }
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A sound that can be learned from."""
+class _Read(NamedTuple):
+    """A sound that can be learned from, where it stands, its split and its class."""
 
     row: SoundRow
     samples: int
     digest: str
     kept: np.ndarray | None
-
-    @cached_property
-    def place(self) -> str:
-        """Where it stands."""
-        return self.row.place
-
-    @property
-    def split(self) -> str:
-        """That the data says."""
-        return self.row.split
-
-    @property
-    def stratum(self) -> str:
-        """Its class."""
-        return self.row.label
+    place: str
+    split: str
+    stratum: str
 
 
 def headers_of(rows: Sequence[SoundRow], findings: Findings) -> list[SoundFile]:
@@ -227,7 +213,8 @@ def _sound_rows(files: Sequence[SoundFile], config: SoundInput, findings: Findin
         content = sound.data if sound.waveform is None else sound.waveform.tobytes()
         waveform = sound.waveform if sound.waveform is not None and sound.waveform.nbytes <= room else None
         room -= waveform.nbytes if waveform is not None else 0
-        kept.append(_Read(row, samples, hashlib.sha256(content).hexdigest(), waveform))
+        digest = hashlib.sha256(content).hexdigest()
+        kept.append(_Read(row, samples, digest, waveform, row.place, row.split, row.label))
     for fault, places in faults.items():
         findings.add("sounds", f"left out: {fault}", places, len(files))
     findings.add("sounds", "are clipped: recorded too loud", clipped, len(files))
@@ -245,7 +232,7 @@ def _held_out(rows: Sequence[_Read], held_out: Sequence[str], place: Path) -> li
     changed = []
     for row in rows:
         split = "test" if row.row.group in held_out else "train"
-        changed.append(replace(row, row=replace(row.row, split=split)))
+        changed.append(row._replace(row=replace(row.row, split=split), split=split))
     return changed
 
 

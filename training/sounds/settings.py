@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from training.runs.schedules import EmaDecay, FitSettings
+from training.runs.class_learning import OperatingPoint
+from training.runs.schedules import EmaDecay, FitSettings, LearningRate, ShortEpochs
 from training.sounds.features import Feature
 
 DEFAULT_FEATURES: tuple[Feature, ...] = ("log_mel",)
@@ -102,18 +103,14 @@ class Settings(FitSettings):
     label_smoothing: float = Field(
         default=0.05, ge=0, lt=1, description="share of the target spread over all"
     )
-    operating_point: dict[Literal["class", "recall"], str | float] | None = Field(
-        default=None,
-        description="{class: NAME, recall: 0.97}: answer NAME from that probability on which finds this "
-        "share on validation",
-    )
+    operating_point: OperatingPoint = None
     baseline: bool = Field(
         default=True,
         description="measure a support vector machine on means and deviations of mfcc beside it",
     )
-    epochs: int = Field(default=40, ge=1, le=100_000, description="times that all sounds are heard")
+    epochs: ShortEpochs = 40
     batch_size: int = Field(default=32, ge=2, le=4096, description="sounds per step")
-    learning_rate: float = Field(default=3e-3, gt=0, le=1, description="peak of the schedule")
+    learning_rate: LearningRate = 3e-3
     ema_decay: EmaDecay = 0.98
 
     def frame_samples(self, rate: int) -> int:
@@ -129,15 +126,6 @@ class Settings(FitSettings):
     def _listed(cls, said: Any) -> Any:
         """One name stands for a list of it."""
         return (said,) if isinstance(said, str) else said
-
-    @field_validator("operating_point")
-    @classmethod
-    def _whole(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
-        recall = said.get("recall") if said else 1
-        is_share = isinstance(recall, float | int) and 0 < recall <= 1
-        if said is not None and not (isinstance(said.get("class"), str) and is_share):
-            raise ValueError("write the class and the share of it to find, like {class: cough, recall: 0.97}")
-        return said
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
