@@ -1,11 +1,14 @@
 """What a predictor in this process answers, without a server."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import openapi_spec_validator
 
+from handlers.runtime.export import Export
 from handlers.runtime.predictor import Predictor
 from marina.kinds.kind import Answer
 from marina.packaging.openapi import of_description
@@ -32,3 +35,23 @@ def check_openapi(predictor: Predictor, request: Any, reply: Any) -> None:
     for part, content in ((operation["requestBody"], request), (operation["responses"]["200"], reply)):
         schema = {**part["content"]["application/json"]["schema"], "components": document["components"]}
         jsonschema.validate(content, schema)
+
+
+def configure_toy(
+    predictor: Predictor,
+    folder: Path,
+    kind: str,
+    preprocess: dict[str, Any],
+    postprocess: dict[str, Any],
+    classes: Sequence[str],
+) -> None:
+    """Read the export `toy` of a kind with classes, whose files are written to the empty `folder`."""
+    files: dict[str, Any] = {
+        "model_metadata": {"name": "toy", "version": "1.0", "kind": kind, "max_batch": 8},
+        "preprocess_config": preprocess,
+        "postprocess_config": postprocess,
+        "class_mapping": {str(index): name for index, name in enumerate(classes)},
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    predictor.configure(Export.open(folder))

@@ -12,8 +12,8 @@ import torch
 from handlers.inputs.signals import Channel, SignalInput, padded
 from handlers.kinds import predictor_of
 from handlers.kinds.sequence_classifier import SequenceClassifierPredictor
-from handlers.runtime.export import Export
 from handlers.runtime.runtimes import TorchRuntime
+from tests.support.answered import configure_toy
 from training.export.trained import Dimension, Sample, Trained
 
 CLASSES = ["falling", "rising"]
@@ -42,17 +42,9 @@ class Rise(torch.nn.Module):
 
 def serve(folder: Path, signals: SignalInput = INPUT) -> SequenceClassifierPredictor:
     """A predictor of the toy; its files go to the empty `folder`."""
-    files: dict[str, Any] = {
-        "model_metadata": {"name": "toy", "version": "1.0", "kind": "sequence_classifier", "max_batch": 8},
-        "preprocess_config": signals.as_config(),
-        "postprocess_config": POSTPROCESS,
-        "class_mapping": {str(index): name for index, name in enumerate(CLASSES)},
-    }
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     predictor = predictor_of("sequence_classifier")
     assert isinstance(predictor, SequenceClassifierPredictor)
-    predictor.configure(Export.open(folder))
+    configure_toy(predictor, folder, "sequence_classifier", signals.as_config(), POSTPROCESS, CLASSES)
     predictor.model = TorchRuntime(Rise().eval())
     return predictor
 

@@ -1,7 +1,6 @@
 """Sounds that are made, a network for them that learned nothing, its predictor, and folders of files."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from handlers.inputs.sounds import SoundInput
 from handlers.kinds import predictor_of
 from handlers.kinds.audio_classifier import AudioClassifierPredictor, filled
-from handlers.runtime.export import Export
 from handlers.runtime.runtimes import TorchRuntime
+from tests.support.answered import configure_toy
 from training.export.trained import Dimension, Sample, Trained
 
 RATE = 8_000
@@ -54,17 +53,9 @@ def file_of(samples: np.ndarray, rate: int = RATE, form: str = "WAV", subtype: s
 
 def serve(folder: Path, sounds: SoundInput = INPUT) -> AudioClassifierPredictor:
     """A predictor of the toy; its files go to the empty `folder`."""
-    files: dict[str, Any] = {
-        "model_metadata": {"name": "toy", "version": "1.0", "kind": "audio_classifier", "max_batch": 8},
-        "preprocess_config": sounds.as_config(),
-        "postprocess_config": POSTPROCESS,
-        "class_mapping": {str(index): name for index, name in enumerate(CLASSES)},
-    }
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     predictor = predictor_of("audio_classifier")
     assert isinstance(predictor, AudioClassifierPredictor)
-    predictor.configure(Export.open(folder))
+    configure_toy(predictor, folder, "audio_classifier", sounds.as_config(), POSTPROCESS, CLASSES)
     predictor.model = TorchRuntime(Pitch().eval())
     return predictor
 
