@@ -27,10 +27,10 @@ import numpy as np
 import soundfile
 import yaml
 
+from benchmarks.exported import predictor_of
 from benchmarks.texts import milliseconds
 from handlers.kinds.audio_classifier import AudioClassifierPredictor
-from marina.core import paths, spec
-from marina.core.errors import CallError
+from marina.core import paths
 from marina.core.spec import parse
 from training.data.sound_rows import Naming, list_sounds
 from training.data.sounds import headers_of, split_sounds
@@ -75,12 +75,7 @@ def request_cost(name: str, rounds: int = 200) -> Row:
     """Milliseconds of a request to an exported model, and of the bare loop. Raises CallError for a model of
     another kind.
     """
-    model = spec.load(name)
-    model.check_exported()
-    predictor = model.predictor()
-    if not isinstance(predictor, AudioClassifierPredictor):
-        raise CallError(f"{name} is a {model.kind}, which hears no sounds")
-    predictor.load(model.export_dir)
+    predictor = predictor_of(name, AudioClassifierPredictor, "which hears no sounds")
     rate = predictor.input.sample_rate
     times = np.arange(min(rate, predictor.input.window)) / rate
     noise = np.random.default_rng(0).normal(0, 0.02, len(times))

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.exported import predictor_of
 from handlers.inputs.tokenization import Tokenizer
 from handlers.kinds.texts import TextPredictor
 from handlers.protocol.requests import Row
-from marina.core import spec
-from marina.core.errors import CallError
 
 TOKENS, BATCH = 128, 8
 PLAIN = {"content-type": "text/plain"}
@@ -52,12 +51,7 @@ def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 def measured(name: str, rounds: int) -> dict[str, Any]:
     """One model. Raises CallError where it reads no texts."""
-    model = spec.load(name)
-    model.check_exported()
-    predictor = model.predictor()
-    if not isinstance(predictor, TextPredictor):
-        raise CallError(f"{name} is a {model.kind}, which reads no texts")
-    predictor.load(model.export_dir)
+    predictor: Any = predictor_of(name, TextPredictor, "which reads no texts")
     tokenizer: Any = predictor.tokenizer
     most = min(TOKENS, predictor.text_limits.max_tokens)
     longest = text_of(tokenizer, most)
@@ -78,7 +72,8 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
         "mixed_to_longest": found["mixed"] / found["longest"],
     }
     runtime = {key: predictor.computing[key] for key in ("runtime", "precision")}
-    return {"name": name, "kind": model.kind, "tokens": most, **runtime, "milliseconds": found, **ratios}
+    about = {"name": name, "kind": predictor.metadata["kind"], "tokens": most}
+    return {**about, **runtime, "milliseconds": found, **ratios}
 
 
 def line(row: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ from marina.pipeline import steps
 Data = Annotated[
     str | None, typer.Option(help="A folder to measure on; default: the data it was trained on.")
 ]
+Users = Annotated[int, typer.Option(min=1, max=1000, help="How many users send at a time.")]
+Seconds = Annotated[int, typer.Option(min=1, max=3600, help="For how long.")]
 
 app = typer.Typer()
 
@@ -61,8 +63,8 @@ def evaluate(
 def run_load_test(
     session: ServerSession,
     name: Name,
-    users: Annotated[int, typer.Option(min=1, max=1000, help="How many users send at a time.")] = 8,
-    seconds: Annotated[int, typer.Option(min=1, max=3600, help="For how long.")] = 15,
+    users: Users = 8,
+    seconds: Seconds = 15,
     report: Annotated[
         Path | None, typer.Option(help="Locust's HTML page; default: run/loadtest/NAME.html")
     ] = None,

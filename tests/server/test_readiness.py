@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -57,8 +58,7 @@ PolicyPredictor.start, PolicyPredictor.postprocess = _started, _wrong
 """
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """What `marina ready NAME` said, and what /ping says at the same time."""
 
     code: int

@@ -7,9 +7,12 @@ from typing import Any
 
 import jsonschema
 import openapi_spec_validator
+import torch
 
+from handlers.kinds import predictor_of
 from handlers.runtime.export import Export
 from handlers.runtime.predictor import Predictor
+from handlers.runtime.runtimes import TorchRuntime
 from marina.kinds.kind import Answer
 from marina.packaging.openapi import of_description
 
@@ -55,3 +58,13 @@ def configure_toy(
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     predictor.configure(Export.open(folder))
+
+
+def serve_toy(
+    folder: Path, kind: str, preprocess: dict[str, Any], module: torch.nn.Module, classes: Sequence[str]
+) -> Any:
+    """A predictor that answers by `module`; its files go to the empty `folder`."""
+    predictor: Any = predictor_of(kind)
+    configure_toy(predictor, folder, kind, preprocess, {"type": "classification", "top_k": 2}, classes)
+    predictor.model = TorchRuntime(module.eval())
+    return predictor

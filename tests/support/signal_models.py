@@ -10,10 +10,8 @@ import numpy as np
 import torch
 
 from handlers.inputs.signals import Channel, SignalInput, padded
-from handlers.kinds import predictor_of
 from handlers.kinds.sequence_classifier import SequenceClassifierPredictor
-from handlers.runtime.runtimes import TorchRuntime
-from tests.support.answered import configure_toy
+from tests.support.answered import serve_toy
 from training.export.trained import Dimension, Sample, Trained
 
 CLASSES = ["falling", "rising"]
@@ -42,11 +40,9 @@ class Rise(torch.nn.Module):
 
 def serve(folder: Path, signals: SignalInput = INPUT) -> SequenceClassifierPredictor:
     """A predictor of the toy; its files go to the empty `folder`."""
-    predictor = predictor_of("sequence_classifier")
-    assert isinstance(predictor, SequenceClassifierPredictor)
-    configure_toy(predictor, folder, "sequence_classifier", signals.as_config(), POSTPROCESS, CLASSES)
-    predictor.model = TorchRuntime(Rise().eval())
-    return predictor
+    found: SequenceClassifierPredictor
+    found = serve_toy(folder, "sequence_classifier", signals.as_config(), Rise(), CLASSES)
+    return found
 
 
 def trained() -> Trained:

@@ -10,10 +10,8 @@ import soundfile
 import torch
 
 from handlers.inputs.sounds import SoundInput
-from handlers.kinds import predictor_of
 from handlers.kinds.audio_classifier import AudioClassifierPredictor, filled
-from handlers.runtime.runtimes import TorchRuntime
-from tests.support.answered import configure_toy
+from tests.support.answered import serve_toy
 from training.export.trained import Dimension, Sample, Trained
 
 RATE = 8_000
@@ -53,11 +51,10 @@ def file_of(samples: np.ndarray, rate: int = RATE, form: str = "WAV", subtype: s
 
 def serve(folder: Path, sounds: SoundInput = INPUT) -> AudioClassifierPredictor:
     """A predictor of the toy; its files go to the empty `folder`."""
-    predictor = predictor_of("audio_classifier")
-    assert isinstance(predictor, AudioClassifierPredictor)
-    configure_toy(predictor, folder, "audio_classifier", sounds.as_config(), POSTPROCESS, CLASSES)
-    predictor.model = TorchRuntime(Pitch().eval())
-    return predictor
+    found: AudioClassifierPredictor = serve_toy(
+        folder, "audio_classifier", sounds.as_config(), Pitch(), CLASSES
+    )
+    return found
 
 
 def trained() -> Trained:

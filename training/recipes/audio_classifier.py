@@ -5,7 +5,7 @@ those of the test split, with a support vector machine on the same sounds beside
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from handlers.inputs.sounds import SoundInput
 from marina.core.errors import CallError
@@ -16,38 +16,26 @@ from training.findings import Findings
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.runs.threads import torch_threads
+from training.runs.threads import threads_for, torch_threads
 from training.sounds.baseline import COMPARED, PREFIX, measure_baseline
 from training.sounds.learner import SoundBatches, SoundModule, SoundSplit, logits_of, set_statistics
 from training.sounds.networks import SoundNetwork
 from training.sounds.report import write_report
 from training.sounds.settings import Settings
-from training.text.assessment import (
-    TEXT_METRICS,
-    Assessment,
-    assess_one,
-    operating_class,
-    rows_of_samples,
-    slug,
-)
+from training.text.assessment import ONE_METRICS, Assessment, calibrated, class_samples, operating_class
 
 __all__ = ["Settings", "held_out", "train"]
 
 USUAL_RATE = 16_000  # hertz; a higher one only where a spec says so
 LONGEST_WINDOW = 10.0  # seconds; likewise
-SAMPLES = 64
 SAMPLE_BYTES = 400_000  # of a sample's file, so that requests stay small
 TOP_K = 5
-TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
 TYPES = {
     **dict.fromkeys((".wav", ".w64", ".rf64"), "audio/wav"),
     **{".flac": "audio/flac", ".mp3": "audio/mpeg"},
     **dict.fromkeys((".ogg", ".oga", ".opus"), "audio/ogg"),
 }
-METRICS = (
-    *(name for name in TEXT_METRICS if name not in ("micro_f1", "exact_match", "mean_average_precision")),
-    *(PREFIX + name for name in COMPARED),
-)
+METRICS = (*ONE_METRICS, *(PREFIX + name for name in COMPARED))
 
 
 def train(settings: Settings, run: Run) -> Trained:
@@ -58,11 +46,12 @@ def train(settings: Settings, run: Run) -> Trained:
     seed_everything(run.seed)
     data, config = read_data(settings, run)
     operating_class(settings, data.classes)
-    learner, model, splits, assessment = fitted_classifier(settings, data, config, run)
+    fitted = fitted_classifier(settings, data, config, run)
+    learner, assessment = fitted.learner, fitted.assessment
     baseline = measure_baseline(data, settings, config.sample_rate) if settings.baseline else None
     write_report(learner, assessment, data, baseline, run.report)
     metrics = assessment.metrics | (baseline or {})
-    return _trained(data, config, model, splits, assessment, metrics, learner.training_facts(run))
+    return _trained(data, config, fitted, metrics, learner.training_facts(run))
 
 
 def read_data(settings: Settings, run: Run) -> tuple[SoundData, SoundInput]:
@@ -74,25 +63,29 @@ def read_data(settings: Settings, run: Run) -> tuple[SoundData, SoundInput]:
     return data, config
 
 
-def fitted_classifier(
-    settings: Settings, data: SoundData, config: SoundInput, run: Run
-) -> tuple[SoundModule, SoundNetwork, list[SoundSplit], Assessment]:
-    """The learner, its best epoch, calibrated, the splits, and how good it is."""
+class Fitted(NamedTuple):
+    """A learner, its best epoch, calibrated, the splits, and how good it is."""
+
+    learner: SoundModule
+    model: SoundNetwork
+    splits: list[SoundSplit]
+    assessment: Assessment
+
+
+def fitted_classifier(settings: Settings, data: SoundData, config: SoundInput, run: Run) -> Fitted:
+    """Learn, and calibrate the best epoch."""
     rate = config.sample_rate
     network = SoundNetwork(settings, rate, len(data.classes))
     parts = (data.train, data.validation, data.test)
     splits = [SoundSplit(part, is_learned=part is data.train) for part in parts]
     set_statistics(network, splits[0])
-    learner = SoundModule(network, settings, *splits[:2])
-    is_tiny = sum(one.numel() for one in network.parameters()) < TINY_PARAMETERS
-    with torch_threads(1 if is_tiny else 0):
+    learner = SoundModule(network, settings, splits[0].window_labels, splits[1])
+    with torch_threads(threads_for(network)):
         batches = SoundBatches(splits[0], settings, rate, run.seed)
         fit(learner, batches, run, fingerprint=data.digest)
     model = learner.best_model()
-    validated, logits = (logits_of(model, split) for split in splits[1:])
-    assessment = assess_one(validated, splits[1].labels, logits, splits[2].labels, data.classes, settings)
-    model.temperature = assessment.temperature
-    return learner, model, splits, assessment
+    assessment = calibrated(model, splits, logits_of, data.classes, settings)
+    return Fitted(learner, model, splits, assessment)
 
 
 def held_out(
@@ -134,14 +127,9 @@ def _files(settings: Settings, findings: Findings) -> list[SoundFile]:
 
 
 def _trained(
-    data: SoundData,
-    config: SoundInput,
-    model: SoundNetwork,
-    splits: list[SoundSplit],
-    assessment: Assessment,
-    metrics: dict[str, float],
-    facts: dict[str, Any],
+    data: SoundData, config: SoundInput, fitted: Fitted, metrics: dict[str, float], facts: dict[str, Any]
 ) -> Trained:
+    _, model, splits, assessment = fitted
     postprocess: dict[str, Any] = {"type": "classification", "top_k": min(TOP_K, len(data.classes))}
     if assessment.decision:
         postprocess["decision"] = vars(assessment.decision)
@@ -168,12 +156,9 @@ def _samples(data: SoundData, assessment: Assessment) -> list[Sample]:
         path = data.test[row].path
         return path.suffix.lower() in TYPES and path.stat().st_size <= SAMPLE_BYTES
 
-    turns = rows_of_samples(assessment, [one.label for one in data.test], is_taken, SAMPLES)
-    samples = []
-    for number, row in turns:
-        one = data.test[row]
-        name = data.classes[one.label]
-        named = f"{slug(name) or f'class-{one.label}'}-{number}"
-        content_type = TYPES[one.path.suffix.lower()]
-        samples.append(Sample(named, one.path.read_bytes(), content_type, {"class": name}))
-    return samples
+    found = class_samples(assessment, [one.label for one in data.test], data.classes, is_taken)
+    files = ((data.test[row].path, name, of_class) for row, name, of_class in found)
+    return [
+        Sample(name, path.read_bytes(), TYPES[path.suffix.lower()], {"class": of_class})
+        for path, name, of_class in files
+    ]

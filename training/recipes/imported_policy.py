@@ -28,18 +28,8 @@ from training.export.trained import Trained
 from training.findings import Findings
 from training.imports.baselines_policies import ACTIVATIONS, activation_of, rebuild
 from training.imports.baselines_statistics import read_statistics
-from training.imports.baselines_zip import (
-    SavedPolicy,
-    printed_bounds,
-    printed_space,
-    read_policy,
-)
-from training.policies.envs.evaluate import (
-    EVALUATION_SEED,
-    episode_returns,
-    random_returns,
-    record_episode,
-)
+from training.imports.baselines_zip import SavedPolicy, printed_bounds, printed_space, read_policy
+from training.policies.envs.evaluate import EVALUATION_SEED, episode_returns, random_returns, record_episode
 from training.policies.envs.observe import action_space, action_spec, observation_space, observation_spec
 from training.policies.graphs.export import describe_policy, example_inputs, golden_episode, make_act
 from training.policies.graphs.features import ObservationStatistics

@@ -16,31 +16,19 @@ from training.runs.batches import LengthBatches
 from training.runs.fitting import fit
 from training.runs.run import Run
 from training.runs.seeds import seed_everything
-from training.runs.threads import torch_threads
+from training.runs.threads import threads_for, torch_threads
 from training.signals.baseline import COMPARED, PREFIX, measure_baseline
 from training.signals.learner import SignalModule, SignalSplit, logits_of, statistics_of
 from training.signals.networks import SignalNetwork
 from training.signals.report import write_report
 from training.signals.settings import FIXED, ChannelSettings, Settings
-from training.text.assessment import (
-    TEXT_METRICS,
-    Assessment,
-    assess_one,
-    operating_class,
-    rows_of_samples,
-    slug,
-)
+from training.text.assessment import ONE_METRICS, Assessment, calibrated, class_samples, operating_class
 
 __all__ = ["Settings", "held_out", "train"]
 
-SAMPLES = 64
 SAMPLE_VALUES = 20_000  # of a sample, so that requests stay small
 LENGTH_UNIT = 8  # steps; signals whose lengths differ by less are as good as equally long
-TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
-METRICS = (
-    *(name for name in TEXT_METRICS if name not in ("micro_f1", "exact_match", "mean_average_precision")),
-    *(PREFIX + name for name in COMPARED),
-)
+METRICS = (*ONE_METRICS, *(PREFIX + name for name in COMPARED))
 
 
 def train(settings: Settings, run: Run) -> Trained:
@@ -73,16 +61,13 @@ def fitted_classifier(
     signals = _input(settings, raw, mean.tolist())
     network = SignalNetwork(settings, mean, deviation, signals.maximum_steps, len(data.classes))
     splits = [SignalSplit(split, network.steps) for split in (data.train, data.validation, data.test)]
-    learner = SignalModule(network, settings, *splits[:2])
-    is_tiny = sum(one.numel() for one in network.parameters()) < TINY_PARAMETERS
-    with torch_threads(1 if is_tiny else 0):
+    learner = SignalModule(network, settings, splits[0].labels, splits[1])
+    with torch_threads(threads_for(network)):
         lengths = splits[0].lengths // LENGTH_UNIT
         batches = LengthBatches(splits[0], lengths, settings.batch_size, run.seed)
         fit(learner, batches, run, fingerprint=data.about()["fingerprint"])
     model = learner.best_model()
-    validated, logits = (logits_of(model, split) for split in splits[1:])
-    assessment = assess_one(validated, splits[1].labels, logits, splits[2].labels, data.classes, settings)
-    model.temperature = assessment.temperature
+    assessment = calibrated(model, splits, logits_of, data.classes, settings)
     return learner, model, signals, splits, assessment
 
 
@@ -151,15 +136,15 @@ def _trained(
 
 def _samples(data: SignalData, assessment: Assessment) -> list[Sample]:
     """Signals of the test split that are answered rightly, sure answers first, of each class in turn."""
-    labels = [one.label for one in data.test]
-    turns = rows_of_samples(
-        assessment, labels, lambda row: data.test[row].values.size <= SAMPLE_VALUES, SAMPLES
+    test = data.test
+    found = class_samples(
+        assessment,
+        [one.label for one in test],
+        data.classes,
+        lambda row: test[row].values.size <= SAMPLE_VALUES,
     )
-    samples = []
-    for number, row in turns:
-        one = data.test[row]
-        name = data.classes[one.label]
-        body = json.dumps({"signal": one.values.tolist()}).encode()
-        named = f"{slug(name) or f'class-{one.label}'}-{number}"
-        samples.append(Sample(named, body, "application/json", {"class": name}))
-    return samples
+    bodies = (json.dumps({"signal": test[row].values.tolist()}).encode() for row, *_ in found)
+    return [
+        Sample(name, body, "application/json", {"class": of_class})
+        for body, (_, name, of_class) in zip(bodies, found, strict=True)
+    ]

@@ -90,11 +90,12 @@ class ClassModule(FitModule):
 
 class BalancedClassModule(ClassModule):
     """A network of one label per example, whose settings say `class_balance` and `label_smoothing`; `labels`
-    int64 [N] are those of training.
+    int64 [N] are those of training, and `validation` chooses the epoch.
     """
 
-    def __init__(self, model: nn.Module, settings: Any, labels: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, settings: Any, labels: torch.Tensor, validation: Any) -> None:
         super().__init__(model, settings)
+        self.validation = validation
         self.weights: torch.Tensor | None
         self.is_balanced = settings.class_balance != "none"
         self.register_buffer("weights", _class_weights(labels) if self.is_balanced else None)
@@ -108,6 +109,21 @@ class BalancedClassModule(ClassModule):
         """Accuracy, ties by loss; the loss alone where classes are balanced."""
         accuracy, loss = super().merit(row)
         return (0.0 if self.is_balanced else accuracy, loss)
+
+
+def logits_by_length(model: nn.Module, split: Any, size: int, device: torch.device | str) -> torch.Tensor:
+    """Of all rows of a split with `lengths` and `batch`, whose last part are labels: float32 [N, classes] on
+    the CPU, computed in batches of `size` of about one length.
+    """
+    order = np.argsort(split.lengths, kind="stable")
+    parts = []
+    with torch.no_grad():  # not inference_mode: a temperature is fitted to them
+        for start in range(0, len(order), size):
+            *inputs, _ = split.batch(order[start : start + size].tolist())
+            parts.append(model(*(one.to(device) for one in inputs)).float().cpu())
+    logits = torch.empty_like(by_length := torch.cat(parts))
+    logits[torch.from_numpy(order)] = by_length
+    return logits
 
 
 def _class_weights(labels: torch.Tensor) -> torch.Tensor:

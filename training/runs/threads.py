@@ -4,6 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+
+TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
+
+
+def threads_for(network: nn.Module) -> int:
+    """What `torch_threads` takes for it: 1, or 0 for a network that is not tiny."""
+    return int(sum(one.numel() for one in network.parameters()) < TINY_PARAMETERS)
 
 
 @contextmanager

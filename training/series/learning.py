@@ -13,14 +13,13 @@ from torch import nn
 from training.runs.fitting import fit
 from training.runs.loss_learning import LossModule
 from training.runs.run import Run
-from training.runs.threads import torch_threads
+from training.runs.threads import threads_for, torch_threads
 from training.series.networks import Forecast
 from training.series.settings import ForecastSettings
 from training.series.windows import EVALUATION_BATCH, WindowBatches, Windows
 from training.tensors.networks import loss_of
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-TINY_PARAMETERS = 500_000  # a network with fewer learns with one thread
 EVALUATED = 20_000  # windows of the validation part that choose the epoch, at most
 
 
@@ -56,8 +55,7 @@ def learn(
 ) -> ForecastModule:
     """Fit the network of the settings to the windows."""
     learner = ForecastModule(Forecast(settings, train.series), settings, validation)
-    is_tiny = sum(one.numel() for one in learner.model.parameters()) < TINY_PARAMETERS
-    with torch_threads(1 if is_tiny else 0):
+    with torch_threads(threads_for(learner.model)):
         fit(learner, WindowBatches(train, settings.batch_size, run.seed), run, fingerprint=fingerprint)
     return learner
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from handlers.inputs.signals import padded
 from training.data.signals import Signal
-from training.runs.class_learning import BalancedClassModule
+from training.runs.class_learning import BalancedClassModule, logits_by_length
 from training.signals.networks import SignalNetwork
 from training.signals.settings import Settings
 
@@ -41,12 +41,6 @@ class SignalModule(BalancedClassModule):
     settings: Settings
     model: SignalNetwork
 
-    def __init__(
-        self, model: SignalNetwork, settings: Settings, train: SignalSplit, validation: SignalSplit
-    ) -> None:
-        super().__init__(model, settings, train.labels)
-        self.validation = validation
-
     def training_step(self, batch: SignalBatch) -> torch.Tensor:
         """One step, with noise."""
         signals, steps, labels = batch
@@ -62,15 +56,7 @@ class SignalModule(BalancedClassModule):
 
 def logits_of(model: nn.Module, split: SignalSplit, device: torch.device | str = "cpu") -> torch.Tensor:
     """Float32 [N, classes] on the CPU, in the order of the signals."""
-    order = np.argsort(split.lengths, kind="stable")
-    parts = []
-    with torch.no_grad():  # not inference_mode: a temperature is fitted to them
-        for start in range(0, len(order), EVALUATION_BATCH):
-            signals, steps, _ = split.batch(order[start : start + EVALUATION_BATCH].tolist())
-            parts.append(model(signals.to(device), steps.to(device)).float().cpu())
-    logits = torch.empty_like(sorted_logits := torch.cat(parts))
-    logits[torch.from_numpy(order)] = sorted_logits
-    return logits
+    return logits_by_length(model, split, EVALUATION_BATCH, device)
 
 
 def statistics_of(signals: Sequence[Signal]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 that it gets wrong.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from handlers.inputs.signals import Channel
-from handlers.kinds.decision import Decision
 from training.data.signals import Signal, SignalData
 from training.runs.class_learning import ClassModule
 from training.signals.baseline import PREFIX
-from training.tables.drawing import COLORS, draw_comparison
-from training.text.assessment import Assessment, by_class
-from training.vision.classification import drawing
+from training.tables.drawing import COLORS
+from training.text.assessment import Assessment
+from training.text.class_report import write_class_report, write_table
 
 MISTAKES = 24  # that are listed
 SHOWN, COLUMNS = 6, 3  # that are drawn, and how many side by side
@@ -37,34 +35,11 @@ def write_report(
     """Curves, confusion matrix, reliability, figures by class, the worst mistakes as table and picture, and
     the bars of both models.
     """
-    classes = data.classes
-    drawing.draw_curves(learner.history, learner.best_epoch, report / "curves.png")
-    drawing.draw_confusion(assessment.labels, assessment.answers, classes, report / "confusion.png")
-    assert assessment.uncalibrated is not None
-    drawing.draw_reliability(
-        assessment.uncalibrated,
-        assessment.probabilities,
-        assessment.labels,
-        assessment.temperature,
-        report / "reliability.png",
-    )
-    if len(classes) == 2:
-        shown = assessment.decision or Decision(1, 0.5)
-        drawing.draw_trade_off(
-            assessment.probabilities, assessment.labels, shown, classes, report / "trade_off.png"
-        )
-    if baseline:
-        scores = {
-            "this network": assessment.metrics["accuracy"],
-            "logistic regression on summaries": baseline[f"{PREFIX}accuracy"],
-        }
-        draw_comparison(scores, "accuracy on the test signals", report / "comparison.png")
+    beside = {"logistic regression on summaries": baseline[f"{PREFIX}accuracy"]} if baseline else {}
+    write_class_report(learner, assessment, data.classes, "signals", beside, report)
     draw_signals(assessment, data, channels, report / "signals.png")
-    _write(report / "classes.json", by_class(assessment, classes, "signals"))
-    tables = report / "tables"
-    tables.mkdir(exist_ok=True)
     rows = _listed(assessment, data)
-    _write(tables / "mistakes.json", {"title": "Worst mistakes", "text": MISTAKEN, "rows": rows})
+    write_table(report / "tables" / "mistakes.json", "Worst mistakes", MISTAKEN, rows)
 
 
 def draw_signals(assessment: Assessment, data: SignalData, channels: Sequence[Channel], path: Path) -> None:
@@ -119,7 +94,3 @@ def _listed(assessment: Assessment, data: SignalData) -> list[dict[str, Any]]:
         }
         for row in wrong[:MISTAKES]
     ]
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from torch import nn
 from handlers.kinds.audio_classifier import filled
 from training.data.sounds import Sound
 from training.runs.batches import LengthBatches
-from training.runs.class_learning import BalancedClassModule
+from training.runs.class_learning import BalancedClassModule, logits_by_length
 from training.sounds.augmentation import hidden, stretched, varied
 from training.sounds.networks import SoundNetwork, masked
 from training.sounds.settings import Settings
@@ -41,6 +41,7 @@ class SoundSplit:
         self.lengths = np.array([count for _, _, count in self.windows])
         self.of_sound = torch.tensor([number for number, _, _ in self.windows])
         self.labels = torch.tensor([one.label for one in sounds])
+        self.window_labels = self.labels[self.of_sound]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -53,7 +54,7 @@ class SoundSplit:
     def batch(self, rows: Sequence[int]) -> SoundBatch:
         """Windows float32 [B, T], their samples and labels int64 [B]."""
         waveforms, samples = filled([self.waveform(row) for row in rows])
-        labels = self.labels[self.of_sound[torch.as_tensor(rows)]]
+        labels = self.window_labels[torch.as_tensor(rows)]
         return torch.from_numpy(waveforms), torch.from_numpy(samples), labels
 
 
@@ -72,7 +73,7 @@ class SoundBatches(LengthBatches[SoundBatch]):
         waveforms, samples = filled(
             [varied(self.windows.waveform(row), self.settings, self.rate, longest, rng) for row in read]
         )
-        labels = self.windows.labels[self.windows.of_sound[torch.as_tensor(read)]]
+        labels = self.windows.window_labels[torch.as_tensor(read)]
         return torch.from_numpy(waveforms), torch.from_numpy(samples), labels
 
 
@@ -81,12 +82,6 @@ class SoundModule(BalancedClassModule):
 
     settings: Settings
     model: SoundNetwork
-
-    def __init__(
-        self, model: SoundNetwork, settings: Settings, train: SoundSplit, validation: SoundSplit
-    ) -> None:
-        super().__init__(model, settings, train.labels[train.of_sound])
-        self.validation = validation
 
     def training_step(self, batch: SoundBatch) -> torch.Tensor:
         """One step, with features at another tempo and behind stripes."""
@@ -107,16 +102,9 @@ class SoundModule(BalancedClassModule):
 
 def logits_of(model: nn.Module, split: SoundSplit, device: torch.device | str = "cpu") -> torch.Tensor:
     """Of each sound, as it is served: the mean over its windows, float32 [N, classes] on the CPU."""
-    order = np.argsort(split.lengths, kind="stable")
-    parts = []
-    with torch.no_grad():  # not inference_mode: a temperature is fitted to them
-        for start in range(0, len(order), EVALUATION_BATCH):
-            waveforms, samples, _ = split.batch(order[start : start + EVALUATION_BATCH].tolist())
-            parts.append(model(waveforms.to(device), samples.to(device)).float().cpu())
-    by_window = torch.cat(parts)
-    sounds = split.of_sound[torch.from_numpy(order)]
-    total = torch.zeros(len(split.sounds), by_window.shape[1]).index_add(0, sounds, by_window)
-    return total / torch.bincount(sounds, minlength=len(split.sounds))[:, None]
+    by_window = logits_by_length(model, split, EVALUATION_BATCH, device)
+    total = torch.zeros(len(split.sounds), by_window.shape[1]).index_add(0, split.of_sound, by_window)
+    return total / torch.bincount(split.of_sound, minlength=len(split.sounds))[:, None]
 
 
 def set_statistics(model: SoundNetwork, split: SoundSplit) -> None:

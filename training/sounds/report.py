@@ -2,7 +2,6 @@
 it gets wrong, to be seen and heard.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from handlers.kinds.decision import Decision
 from handlers.kinds.sound_pictures import spectrogram
 from training.data.sounds import Sound, SoundData
 from training.runs.class_learning import ClassModule
 from training.sounds.baseline import PREFIX
-from training.tables.drawing import draw_comparison
-from training.text.assessment import Assessment, by_class
-from training.vision.classification import drawing
+from training.text.assessment import Assessment
+from training.text.class_report import write_class_report, write_json, write_table
 
 MISTAKES = 24  # that are listed
 HEARD = 12  # that can be played
@@ -37,38 +34,13 @@ def write_report(
     """Curves, confusion matrix, reliability, figures by class and group, the worst mistakes as a table and to
     be played, and the bars of both models.
     """
-    classes = data.classes
-    drawing.draw_curves(learner.history, learner.best_epoch, report / "curves.png")
-    drawing.draw_confusion(assessment.labels, assessment.answers, classes, report / "confusion.png")
-    assert assessment.uncalibrated is not None
-    drawing.draw_reliability(
-        assessment.uncalibrated,
-        assessment.probabilities,
-        assessment.labels,
-        assessment.temperature,
-        report / "reliability.png",
-    )
-    if len(classes) == 2:
-        shown = assessment.decision or Decision(1, 0.5)
-        drawing.draw_trade_off(
-            assessment.probabilities, assessment.labels, shown, classes, report / "trade_off.png"
-        )
-    if baseline:
-        scores = {
-            "this network": assessment.metrics["accuracy"],
-            "support vector machine on mfcc": baseline[f"{PREFIX}accuracy"],
-        }
-        draw_comparison(scores, "accuracy on the test sounds", report / "comparison.png")
-    _write(report / "classes.json", by_class(assessment, classes, "sounds"))
+    beside = {"support vector machine on mfcc": baseline[f"{PREFIX}accuracy"]} if baseline else {}
+    write_class_report(learner, assessment, data.classes, "sounds", beside, report)
     tables = report / "tables"
-    tables.mkdir(exist_ok=True)
-    _write(
-        tables / "mistakes.json",
-        {"title": "Worst mistakes", "text": MISTAKEN, "rows": _listed(assessment, data)},
-    )
+    write_table(tables / "mistakes.json", "Worst mistakes", MISTAKEN, _listed(assessment, data))
     if rows := by_group(assessment, data):
         text = "Accuracy on the test sounds of each group, such as a speaker."
-        _write(tables / "groups.json", {"title": "By group", "text": text, "rows": rows})
+        write_table(tables / "groups.json", "By group", text, rows)
     write_sounds(assessment, data, report / FOLDER)
 
 
@@ -106,7 +78,7 @@ def write_sounds(assessment: Assessment, data: SoundData, folder: Path) -> None:
                 "text": one.place,
             }
         )
-    _write(folder / "index.json", listed)
+    write_json(folder / "index.json", listed)
 
 
 def _ranked(scores: torch.Tensor, mask: torch.Tensor) -> list[int]:
@@ -135,7 +107,3 @@ def _listed(assessment: Assessment, data: SoundData) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """The settings of recipes for sounds."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +9,11 @@ from training.runs.schedules import EmaDecay, FitSettings, LearningRate, ShortEp
 from training.sounds.features import Feature
 
 DEFAULT_FEATURES: tuple[Feature, ...] = ("log_mel",)
+
+Masks = Annotated[
+    int,
+    Field(ge=0, le=10, description="stripes that hide a fifth of the picture at most (SpecAugment)"),
+]
 
 
 class Settings(FitSettings):
@@ -35,11 +40,9 @@ class Settings(FitSettings):
         default=(), description="groups that make the test split, such as speakers; default: 15 % drawn"
     )
     sample_rate: int | None = Field(
-        default=None,
-        ge=2000,
-        le=192_000,
-        description="of the graph, in hertz; default: that of most files, 16,000 at most",
+        default=None, ge=2000, le=192_000, description="hertz; default: that of most files, 16,000 at most"
     )
+    minimum_seconds: float = Field(default=0.05, ge=0.01, le=60, description="shorter sounds are refused")
     window: float | None = Field(
         default=None,
         gt=0,
@@ -50,7 +53,6 @@ class Settings(FitSettings):
     window_hop: float | None = Field(
         default=None, gt=0, le=60, description="seconds from one window to the next; default: half a window"
     )
-    minimum_seconds: float = Field(default=0.05, ge=0.01, le=60, description="shorter sounds are refused")
     silence: Literal["refuse", "answer"] = Field(
         default="refuse", description="a sound in which nothing is: answer it where silence is a class"
     )
@@ -63,51 +65,28 @@ class Settings(FitSettings):
     mels: int = Field(default=40, ge=8, le=256, description="bands of the mel scale")
     frame_ms: float = Field(default=32, ge=4, le=256, description="milliseconds of a frame")
     frame_hop_ms: float = Field(default=10, ge=1, le=128, description="milliseconds between two frames")
-    hidden: int = Field(
-        default=24, ge=4, le=512, description="channels of the first layer; the last has four times"
-    )
+    hidden: int = Field(default=24, ge=4, le=512, description="channels of the first of the layers")
     layers: int = Field(default=4, ge=3, le=16, description="of convolutions over frequency and time")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="before the last layer")
-    pitch: float = Field(
-        default=4, ge=0, le=12, description="semitones by which a training sound moves at most"
-    )
-    stretch: float = Field(
-        default=0.2,
-        ge=0,
-        le=0.8,
-        description="share by which it becomes slower or faster at most, at its pitch",
-    )
+    pitch: float = Field(default=4, ge=0, le=12, description="semitones that a training sound moves at most")
+    stretch: float = Field(default=0.2, ge=0, le=0.8, description="share of its tempo that changes at most")
     noise: float | None = Field(
         default=15,
         ge=-10,
         le=100,
-        description="least ratio of signal to noise in decibels; half of the sounds get white to brown "
-        "noise; null: none",
+        description="decibels of signal over noise at least; half of the sounds get white to brown noise; "
+        "null: none",
     )
-    volume: float = Field(
-        default=6, ge=0, le=60, description="decibels by which it becomes quieter or louder"
-    )
+    volume: float = Field(default=6, ge=0, le=60, description="decibels that it is louder or quieter at most")
     shift: float = Field(default=0.1, ge=0, le=10, description="seconds of silence before it at most")
-    frequency_masks: int = Field(
-        default=2,
-        ge=0,
-        le=10,
-        description="stripes of up to a fifth of the rows that are hidden (SpecAugment)",
-    )
-    time_masks: int = Field(
-        default=2, ge=0, le=10, description="stripes of up to a fifth of the frames that are hidden"
-    )
+    frequency_masks: Masks = 2
+    time_masks: Masks = 2
     class_balance: Literal["none", "weights"] = Field(
         default="none", description="weights: rare classes count more in the loss"
     )
-    label_smoothing: float = Field(
-        default=0.05, ge=0, lt=1, description="share of the target spread over all"
-    )
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1, description="of the target: spread over all")
     operating_point: OperatingPoint = None
-    baseline: bool = Field(
-        default=True,
-        description="measure a support vector machine on means and deviations of mfcc beside it",
-    )
+    baseline: bool = Field(default=True, description="measure a support vector machine on mfcc beside it")
     epochs: ShortEpochs = 40
     batch_size: int = Field(default=32, ge=2, le=4096, description="sounds per step")
     learning_rate: LearningRate = 3e-3

@@ -21,6 +21,7 @@ from training.vision.classification.label_scores import (
 Thresholds = tuple[float, ...]
 TOP_K = 5  # classes of an answer, unless it says
 SURE = 0.9  # certain enough for a sample that comes first
+SAMPLES = 64  # of a model, at most
 UNSURE = 0.02  # too near to a threshold for any
 
 
@@ -93,6 +94,23 @@ def assess_one(
     return Assessment(probabilities, labels, answers, metrics, temperature, logits.softmax(1), decision)
 
 
+def calibrated(
+    model: Any,
+    splits: Sequence[Any],
+    logits_of: Callable[[Any, Any], torch.Tensor],
+    classes: Sequence[str],
+    settings: HasOperatingPoint,
+) -> Assessment:
+    """How good a model is on the last of three `splits`, with the temperature that fits the second, which it
+    has afterwards.
+    """
+    _, validation, test = splits
+    validated, logits = logits_of(model, validation), logits_of(model, test)
+    assessment = assess_one(validated, validation.labels, logits, test.labels, classes, settings)
+    model.temperature = assessment.temperature
+    return assessment
+
+
 # of one label per text and of several
 TEXT_METRICS = (
     *calibration.CLASS_METRICS,
@@ -100,6 +118,9 @@ TEXT_METRICS = (
     "f1_*",
     *LABEL_METRICS,
 )
+
+SEVERAL_METRICS = ("micro_f1", "exact_match", "mean_average_precision")
+ONE_METRICS = tuple(name for name in TEXT_METRICS if name not in SEVERAL_METRICS)  # of one label per example
 
 
 def metrics_of_one(
@@ -148,16 +169,18 @@ def by_class(
     ]
 
 
-def rows_of_samples(
-    assessment: Assessment, labels: Sequence[int], is_taken: Callable[[int], bool], most: int
-) -> list[tuple[int, int]]:
-    """(number among those of its label, from 1 on, row) of `most` answers that are right and no matter of
-    rounding, of each label in turn, sure ones first, among the rows that `is_taken`.
+def class_samples(
+    assessment: Assessment, labels: Sequence[int], classes: Sequence[str], taken: Callable[[int], bool]
+) -> list[tuple[int, str, str]]:
+    """Row, name and class of SAMPLES answers that are right and no matter of rounding, of each class in turn,
+    sure ones first, among the rows that are `taken`.
     """
     certainty, right = assessment.certainty.tolist(), assessment.is_right.tolist()
     sound = [row for row in range(len(labels)) if right[row] and not _is_close(assessment, row)]
-    rows = [row for row in sound if is_taken(row)]
-    return in_turns(rows, labels.__getitem__, lambda row: certainty[row] >= SURE, most)
+    rows = [row for row in sound if taken(row)]
+    turns = in_turns(rows, labels.__getitem__, lambda row: certainty[row] >= SURE, SAMPLES)
+    names = [slug(name) or f"class-{label}" for label, name in enumerate(classes)]
+    return [(row, f"{names[labels[row]]}-{number}", classes[labels[row]]) for number, row in turns]
 
 
 def _is_close(assessment: Assessment, row: int) -> bool:
