@@ -101,8 +101,8 @@ def serve_generator(folder: Path, sure: float = 8.0, **postprocess: Any) -> Gene
     (folder / TARGET_FILE).write_bytes(VOCABULARY)
     predictor = GeneratorPredictor()
     predictor.configure(Export.open(folder))
-    predictor.model = TorchRuntime(network.step().eval())
-    predictor.parts = {PROMPT: TorchRuntime(network.prompt().eval())}
+    prompt, step = (TorchRuntime(one.eval()) for one in network.programs())
+    predictor.model, predictor.parts = step, {PROMPT: prompt}
     return predictor
 
 
