@@ -67,7 +67,7 @@ def json_lines(path: Path, fields: Callable[[Any], Found], layout: str) -> Itera
         try:
             found = fields(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CallError(f"{path}, line {number}: {error!r}; {layout}") from error
+            raise CallError(f"{path}, line {number}: {error!r} in its JSON; {layout}") from error
         yield number, found
 
 
