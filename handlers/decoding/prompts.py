@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inputs.tokenization import Encoded
-from ..protocol.errors import BrokenArchive
+from ..inputs.tokenization import Encoded, of_library
 from .vocabulary import SPECIAL
 
 BYTES, PRETRAINED = "bytes", "pretrained_causal"
@@ -75,14 +74,4 @@ def load_prompt_tokenizer(content: bytes, kind: str) -> ByteTokenizer | Pretrain
     """The tokenizer of this kind. Raises BrokenArchive where it can't be read."""
     if kind == BYTES:
         return ByteTokenizer()
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise BrokenArchive(
-            "this model reads texts by the package tokenizers: pip install 'marina[text]', or tokenizers "
-            "alone where only archives are served"
-        ) from error
-    try:
-        return PretrainedTokenizer(Tokenizer.from_buffer(content))
-    except Exception as error:  # the library raises Exception itself
-        raise BrokenArchive(f"tokenizer.json can't be read by the package tokenizers: {error}") from error
+    return of_library(content, PretrainedTokenizer)

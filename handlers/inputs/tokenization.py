@@ -14,9 +14,9 @@ import json
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ CHARACTER = re.compile(r"\s+|\S")  # white space of any length is one
 # characters that are read of a text: no word is as long, except of a script without spaces or of no language
 LEAST_READ, READ_PER_TOKEN = 1000, 64
 
+Made = TypeVar("Made")
 Span = tuple[int, int]  # in a text: first character, and the one behind the last
 
 
@@ -187,15 +188,23 @@ def load_tokenizer(content: bytes, kind: str) -> Tokenizer:
             return WordTokenizer(*words) if kind == WORDS else CharacterTokenizer(*words, *config["sizes"])
         except (ValueError, KeyError, TypeError) as error:
             raise BrokenArchive(f"{FILE} is no vocabulary of {kind}: {error!r}") from error
+    return of_library(content, FileTokenizer)
+
+
+def of_library(content: bytes, make: Callable[[Any], Made]) -> Made:
+    """What `make` gives for the tokenizer that the library reads from a file.
+
+    Raises BrokenArchive for a file that can't be read, and where the library is not installed.
+    """
     try:
         from tokenizers import Tokenizer as LibraryTokenizer
     except ImportError as error:
         raise BrokenArchive(
-            f"this model reads texts by {kind}, which needs the package tokenizers: "
-            "pip install 'marina[text]', or tokenizers alone where only archives are served"
+            "this model needs the package tokenizers: pip install 'marina[text]', or tokenizers alone where "
+            "only archives are served"
         ) from error
     try:
-        return FileTokenizer(LibraryTokenizer.from_buffer(content))
+        return make(LibraryTokenizer.from_buffer(content))
     except Exception as error:  # the library raises Exception itself
         raise BrokenArchive(f"{FILE} can't be read by the package tokenizers: {error}") from error
 

@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.sent_requests import JSON, Bad, Part, Sent
+from handlers.protocol.errors import RequestError
+from handlers.protocol.requests import lower_case
+from tests.support.sent_requests import JSON, Bad, Part, Sent, row_of
 
 KIND = frozenset({"text_classifier"})
 TEXT = ("Content-Type", "text/plain")
@@ -79,3 +81,14 @@ def bad() -> Iterator[Bad]:
     }
     for name, one in tensors.items():
         yield Bad(name, json.dumps({"inputs": [one]}).encode(), (JSON,), KIND)
+
+
+def replies(predictor: Any, *, has_top_k: bool) -> Iterator[tuple[str, type, Any]]:
+    """(name, what the reply should be an instance of, the reply) of all of these that the model can read."""
+    for requests, wanted in ((good(), dict), (bad(), RequestError)):
+        for sent in requests:
+            if not has_top_k and (b"top_k" in sent.body or "top_k" in dict(sent.headers)):
+                continue
+            fields, headers = row_of(sent)
+            (reply,) = predictor.answer_rows([(fields, lower_case(headers))])
+            yield sent.name, wanted, reply

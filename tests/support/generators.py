@@ -78,13 +78,9 @@ class Speller:
         )
         return Layout(parts, BEGIN, END)
 
-    def prompt(self) -> nn.Module:
-        """What reads."""
-        return Prompt()
-
-    def step(self) -> nn.Module:
-        """What writes."""
-        return Step(self.sure)
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """What reads, and what writes."""
+        return Prompt(), Step(self.sure)
 
 
 def serve_generator(folder: Path, sure: float = 8.0, **postprocess: Any) -> GeneratorPredictor:
@@ -101,8 +97,8 @@ def serve_generator(folder: Path, sure: float = 8.0, **postprocess: Any) -> Gene
     (folder / TARGET_FILE).write_bytes(VOCABULARY)
     predictor = GeneratorPredictor()
     predictor.configure(Export.open(folder))
-    predictor.model = TorchRuntime(network.step().eval())
-    predictor.parts = {PROMPT: TorchRuntime(network.prompt().eval())}
+    prompt, step = (TorchRuntime(one.eval()) for one in network.programs())
+    predictor.model, predictor.parts = step, {PROMPT: prompt}
     return predictor
 
 

@@ -6,12 +6,12 @@ FILE.jsonl              {"tokens": [...], "tags": [...]} on each line
 FOLDER                  train.*, dev.* or validation.*, test.*, or files whose sentences are split by the seed
 """
 
-import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from training.data.copies import SPLITS
 from training.data.labeled_files import TEST_SHARE, VALIDATION_SHARE
 from training.data.picture_files import entries, split_of
 from training.data.split_data import SplitData, owners
-from training.data.text_files import form_of, read_text
+from training.data.text_files import form_of, json_lines, read_text
 from training.findings import Findings
 
 CONLLU, LINES = (".conllu",), (".jsonl", ".ndjson")
@@ -168,14 +168,7 @@ def _columns(path: Path, _column: str) -> Iterator[Sentence]:
 
 
 def _lines(path: Path) -> Iterator[Sentence]:
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            words, tags = row["tokens"], row["tags"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CallError(f"{path}, line {number}: {error!r}; {LAYOUT}") from error
+    for number, (words, tags) in json_lines(path, itemgetter("tokens", "tags"), LAYOUT):
         strings = (
             isinstance(words, list)
             and isinstance(tags, list)

@@ -1,13 +1,16 @@
 """Files of text as a data set brings them: unpacked, decoded, and named with what is wrong with them."""
 
 import gzip
+import json
 import lzma
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from marina.core.errors import CallError
 
+Found = TypeVar("Found")
 PACKED = (".gz", ".xz")
 MOST_BYTES = 1 << 30  # of one file, unpacked
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -50,6 +53,22 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         ) from error
     except LookupError as error:
         raise CallError(f"training.encoding: there is no encoding {encoding!r}") from error
+
+
+def json_lines(path: Path, fields: Callable[[Any], Found], layout: str) -> Iterator[tuple[int, Found]]:
+    """(line from 1, what `fields` takes of its JSON) of all lines that are not empty.
+
+    Raises CallError with the line where it is no JSON or lacks what is taken; `layout` says what it should
+    be.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = fields(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CallError(f"{path}, line {number}: {error!r} in its JSON; {layout}") from error
+        yield number, found
 
 
 def _guess(content: bytes) -> str:

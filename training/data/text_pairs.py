@@ -12,7 +12,6 @@ All may be packed (.gz, .xz). Several targets of one source are equally right.
 import csv
 import hashlib
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from training.data.copies import SPLITS, grouped
 from training.data.picture_files import entries, split_of
 from training.data.splits import ALL, split_rows
 from training.data.tagged_texts import SPLIT_NAMES
-from training.data.text_files import form_of, read_text
+from training.data.text_files import form_of, json_lines, read_text
 from training.findings import Findings
 
 CMUDICT = "cmudict"
@@ -201,15 +200,11 @@ def _of_table(path: Path) -> Iterator[TextPair]:
 
 
 def _of_lines(path: Path) -> Iterator[TextPair]:
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            targets = row["target"] if isinstance(row["target"], list) else [row["target"]]
-            source, split = row["source"], row.get("split")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CallError(f"{path}, line {number}: {error!r}; {LAYOUT}") from error
+    def fields(row: Any) -> tuple[Any, Any, Any]:
+        return row["source"], row["target"], row.get("split")
+
+    for number, (source, target, split) in json_lines(path, fields, LAYOUT):
+        targets = target if isinstance(target, list) else [target]
         if not all(isinstance(one, str) for one in (source, *targets)) or not targets:
             raise CallError(f"{path}, line {number}: source and target must be strings")
         yield TextPair(source, tuple(targets), _split_of(split), f"{path.name}, line {number}")

@@ -5,7 +5,8 @@ from torch import nn
 
 from handlers.decoding.loop import Layout
 from handlers.decoding.state import CACHE, StatePart
-from training.generation.transformer import Layer
+from training.generation.programs import Program
+from training.generation.transformer import Layer, filled
 
 DEVIATION = 0.02  # of the first weights
 
@@ -67,23 +68,15 @@ class CausalNetwork(nn.Module):
         shape = (2 * self.depth, self.heads, 0, self.width // self.heads)
         return Layout((StatePart("cache", CACHE, shape, axis=3),), None, self.end)
 
-    def prompt(self) -> nn.Module:
-        """Its prompt program."""
-        return CausalPrompt(self)
-
-    def step(self) -> nn.Module:
-        """Its step program."""
-        return CausalStep(self)
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """That of the prompt, and that of a step."""
+        return CausalPrompt(self), CausalStep(self)
 
 
-class CausalPrompt(nn.Module):
+class CausalPrompt(Program[CausalNetwork]):
     """Tokens int64 [B, S], filled up behind, and lengths int64 [B] -> logits of the first new token, and the
     keys and values of all; what is behind a prompt's end is overwritten later.
     """
-
-    def __init__(self, network: CausalNetwork) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
         """One batch."""
@@ -92,30 +85,23 @@ class CausalPrompt(nn.Module):
         return {"logits": self.network.logits(vectors.gather(1, last)[:, 0]), "cache": cache}
 
 
-class CausalStep(nn.Module):
+class CausalStep(Program[CausalNetwork]):
     """The last token int64 [B], how many came before it int64 [B], and the cache -> logits, and its own keys
     and values.
     """
-
-    def __init__(self, network: CausalNetwork) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(
         self, token: torch.Tensor, position: torch.Tensor, cache: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """One token more."""
         network = self.network
-        places = torch.arange(cache.shape[3], device=cache.device)
-        past = (places[None] < position[:, None])[:, None, None]
+        past = filled(cache, position)
         vector = (network.embedding(token) + network.places(position))[:, None]
         own: list[torch.Tensor] = []
         for number, layer in enumerate(network.layers):
             assert isinstance(layer, Layer)
             first = 2 * number
-            found, key, value = layer.attention.behind(
-                layer.norm(vector), cache[:, first], cache[:, first + 1], past
-            )
-            own += [key, value]
-            vector = layer.inner(vector + found)
+            vector, pair = layer.behind(vector, cache[:, first], cache[:, first + 1], past)
+            own += pair
+            vector = layer.inner(vector)
         return {"logits": network.logits(network.norm(vector)[:, 0]), "cache": torch.stack(own, 1)}

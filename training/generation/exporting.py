@@ -23,7 +23,8 @@ def trained_generator(
     `prompts` are held-out ones, of which the examples are made; `most` and `most_new` the longest prompt and
     answer.
     """
-    layout, prompt, step = network.layout(), network.prompt().eval(), network.step().eval()
+    layout = network.layout()
+    prompt, step = (one.eval() for one in network.programs())
     length = layout.prompt_length or max(2, *(len(one) for one in prompts[:ROWS]))
     lengths = torch.tensor([min(len(one), length) for one in prompts[:ROWS]])
     tokens = torch.zeros(len(lengths), length, dtype=torch.int64)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from marina.core.errors import CallError
 from training.generation.causal import CausalNetwork
-from training.text.encoders import CONFIG, TOKENIZER, WEIGHTS, folder_of
+from training.text.encoders import CONFIG, TOKENIZER, WEIGHTS, fitting, folder_of
 
 NAMES = {
     "wte.weight": "embedding.weight",
@@ -44,18 +44,11 @@ def load_gpt2(source: str) -> tuple[CausalNetwork, bytes]:
         kind = config.get("model_type") if isinstance(config, dict) else None
         raise CallError(f"{folder / CONFIG} is of {kind!r}; generators of the type gpt2 can be imported")
     network = _network(config, folder / CONFIG)
-    weights = renamed(state)
-    needed = network.state_dict()
-    wrong = [name for name, one in needed.items() if name not in weights or weights[name].shape != one.shape]
-    if wrong:
-        raise CallError(
-            f"{folder / WEIGHTS} lacks {len(wrong)} of {len(needed)} weights, or has them in another shape "
-            f"than {CONFIG} says: {', '.join(wrong[:3])}"
-        )
+    weights = fitting(renamed(state), network, folder)
     head = state.get("lm_head.weight")
     if head is not None and not torch.equal(head, state.get("transformer.wte.weight", head)):
         raise CallError(f"{folder / WEIGHTS} has a head of its own; only tied ones can be imported")
-    network.load_state_dict({name: weights[name].float() for name in needed})
+    network.load_state_dict(weights)
     return network.eval().requires_grad_(False), (folder / TOKENIZER).read_bytes()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
+from torch import nn
 
 from handlers.decoding.prompts import BYTES, PRETRAINED, ByteTokenizer, load_prompt_tokenizer
 from handlers.decoding.vocabulary import END, SPECIAL
@@ -18,8 +19,9 @@ from training.data.picture_files import files_below
 from training.data.text_files import form_of, read_text
 from training.generation.causal import CausalNetwork
 from training.generation.perplexity import measured
+from training.generation.settings import Dropout, Heads, Width, check_heads
 from training.runs.batches import Batches, shuffled
-from training.runs.fitting import FitModule
+from training.runs.loss_learning import LossModule
 from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings, MaxGradNorm
 
 SHARE = 0.1  # of the text, each for validation and test, from its end
@@ -40,10 +42,10 @@ class Settings(FitSettings):
     )
     max_tokens: int = Field(default=128, ge=2, le=4096, description="of a prompt; longer is refused")
     max_new_tokens: int = Field(default=128, ge=2, le=4096, description="of an answer, at most")
-    width: int = Field(default=128, ge=8, le=2048, description="of the states and embeddings")
+    width: Width = 128
     layers: int = Field(default=4, ge=1, le=48, description="of the transformer")
-    heads: int = Field(default=4, ge=1, le=32, description="of attention in each of them")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations that are dropped")
+    heads: Heads = 4
+    dropout: Dropout = 0.1
     epochs: Epochs = 10
     batch_size: BatchSize = 16
     learning_rate: float = Field(default=2e-3, gt=0, le=1, description="peak of the schedule")
@@ -57,8 +59,7 @@ class Settings(FitSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} has no {self.heads} equal heads")
+        check_heads(self.width, self.heads)
         if self.tokens == BYTES and "vocabulary_size" in self.model_fields_set:
             raise ValueError("vocabulary_size is of tokens: bpe; leave it out")
         return self
@@ -155,21 +156,15 @@ class WindowBatches(Batches[torch.Tensor]):
         return torch.from_numpy(np.stack([self.tokens[one : one + self.length + 1] for one in read]))
 
 
-class LanguageLearner(FitModule):
-    """A network that learns what comes next; of the epochs the one with the least validation loss counts."""
+class LanguageLearner(LossModule):
+    """A network that learns what comes next. Its `validation` is the tokens of that text, int64 [N]."""
 
     settings: Settings
 
-    def __init__(self, model: CausalNetwork, settings: Settings, validation: np.ndarray) -> None:
-        super().__init__(model, settings)
-        self.validation = validation
-
-    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
-        """One step."""
-        logits = self.model(batch[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        self.losses.append(float(loss.detach()))
-        return loss
+    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each token behind those before it."""
+        logits = model(batch[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
     def evaluate(self) -> dict[str, float]:
         """The loss in training and on validation, and the share of tokens that are right there."""
@@ -183,14 +178,6 @@ class LanguageLearner(FitModule):
             "validation_loss": loss,
             "validation_token_error_rate": 1 - right,
         }
-
-    def merit(self, row: dict[str, float]) -> tuple[float, ...]:
-        """The least loss."""
-        return (-row["validation_loss"],)
-
-    def plateau_loss(self, row: dict[str, float]) -> float:
-        """On validation."""
-        return row["validation_loss"]
 
     def summary(self, row: dict[str, float]) -> str:
         """Losses."""

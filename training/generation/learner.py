@@ -110,19 +110,18 @@ def answers_of(
 ) -> list[Generation]:
     """What a network answers to these prompts, by the loop that serves it."""
     layout = network.layout()
-    decoder = Decoder(
-        program_of(network.prompt(), device), program_of(network.step(), device), layout, ROWS, UNBOUNDED
-    )
+    prompt, step = (program_of(one, device) for one in network.programs())
+    decoder = Decoder(prompt, step, layout, ROWS, UNBOUNDED)
     found = [
         Generation(
-            prompt,
+            one,
             options,
             vocabulary,
             layout.end,
             is_continued=layout.begin is None,
             keeps_attention=keeps_attention,
         )
-        for prompt in prompts
+        for one in prompts
     ]
     for first in range(0, len(found), ROWS):
         decoder.run(found[first : first + ROWS])

@@ -9,6 +9,7 @@ from handlers.decoding.loop import Layout
 from handlers.decoding.state import CARRIED, CONSTANT, StatePart
 from handlers.decoding.vocabulary import BEGIN, END
 from handlers.inputs.tokenization import PAD
+from training.generation.programs import Program
 
 
 class RecurrentNetwork(nn.Module):
@@ -93,21 +94,13 @@ class RecurrentNetwork(nn.Module):
         )
         return Layout(parts, BEGIN, END, prompt_length=self.length)
 
-    def prompt(self) -> nn.Module:
-        """Its prompt program."""
-        return RecurrentPrompt(self)
-
-    def step(self) -> nn.Module:
-        """Its step program."""
-        return RecurrentStep(self)
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """That of the prompt, and that of a step."""
+        return RecurrentPrompt(self), RecurrentStep(self)
 
 
-class RecurrentPrompt(nn.Module):
+class RecurrentPrompt(Program[RecurrentNetwork]):
     """Tokens int64 [B, length] and lengths int64 [B] -> the first state."""
-
-    def __init__(self, network: RecurrentNetwork) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
         """The parts of the state by name."""
@@ -115,14 +108,10 @@ class RecurrentPrompt(nn.Module):
         return {"values": values, "keys": keys, "mask": mask, "hidden": hidden}
 
 
-class RecurrentStep(nn.Module):
+class RecurrentStep(Program[RecurrentNetwork]):
     """The last token int64 [B], its place int64 [B] (not needed), and the state -> logits, the new state, and
     the attention.
     """
-
-    def __init__(self, network: RecurrentNetwork) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(
         self,

@@ -1,6 +1,6 @@
 """The settings of what learns to write a text for a text."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,16 @@ from handlers.inputs.texts import TextLimits
 from training.runs.schedules import BatchSize, EmaDecay, Epochs, FitSettings, MaxGradNorm
 
 MOST_UNROLLED = 64  # steps of a recurrent encoder in a graph
+
+Width = Annotated[int, Field(ge=8, le=2048, description="of the states and embeddings")]
+Heads = Annotated[int, Field(ge=1, le=32, description="of attention in each of them")]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations that are dropped")]
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises ValueError where the heads would not be of one size."""
+    if width % heads:
+        raise ValueError(f"width {width} has no {heads} equal heads")
 
 
 class Settings(FitSettings):
@@ -46,10 +56,10 @@ class Settings(FitSettings):
             "(Vaswani et al. 2017)"
         ),
     )
-    width: int = Field(default=192, ge=8, le=2048, description="of the states and embeddings")
+    width: Width = 192
     layers: int = Field(default=3, ge=1, le=24, description="of the transformer, on each side")
-    heads: int = Field(default=4, ge=1, le=32, description="of attention in each of them")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations that are dropped")
+    heads: Heads = 4
+    dropout: Dropout = 0.1
     label_smoothing: float = Field(
         default=0.05, ge=0, lt=1, description="share of the target spread over all tokens"
     )
@@ -82,6 +92,6 @@ class Settings(FitSettings):
                 raise ValueError(
                     f"max_tokens {self.max_tokens}: a gru reads at most {MOST_UNROLLED}; take a transformer"
                 )
-        elif self.width % self.heads:
-            raise ValueError(f"width {self.width} has no {self.heads} equal heads")
+        else:
+            check_heads(self.width, self.heads)
         return self

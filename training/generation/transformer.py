@@ -11,6 +11,7 @@ from torch import nn
 from handlers.decoding.loop import Layout
 from handlers.decoding.state import CACHE, CONSTANT, StatePart
 from handlers.decoding.vocabulary import BEGIN, END
+from training.generation.programs import Program
 
 
 class Attention(nn.Module):
@@ -90,6 +91,15 @@ class Layer(nn.Module):
         found, _ = self.attention(normed, keys, values, mask)
         return vectors + self.dropout(found), torch.stack([keys, values], 1)
 
+    def behind(
+        self, vector: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Attention of one more token [B, 1, width] to those before it, where the mask says so, and to
+        itself; its own key and value [B, heads, 1, d].
+        """
+        found, key, value = self.attention.behind(self.norm(vector), keys, values, mask)
+        return vector + found, (key, value)
+
     def across(
         self, vectors: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +108,14 @@ class Layer(nn.Module):
         assert self.cross_norm is not None
         found, weights = self.cross(self.cross_norm(vectors), memory[:, 0], memory[:, 1], mask)
         return vectors + self.dropout(found), weights
+
+
+def filled(cache: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Which places of a cache [B, 2 layers, heads, C, d] hold a token, so many before each one at `position`
+    int64 [B]: bool [B, 1, 1, C].
+    """
+    places = torch.arange(cache.shape[3], device=cache.device)
+    return (places[None] < position[:, None])[:, None, None]
 
 
 class TransformerNetwork(nn.Module):
@@ -162,21 +180,13 @@ class TransformerNetwork(nn.Module):
         )
         return Layout(parts, BEGIN, END)
 
-    def prompt(self) -> nn.Module:
-        """Its prompt program."""
-        return TransformerPrompt(self)
-
-    def step(self) -> nn.Module:
-        """Its step program."""
-        return TransformerStep(self)
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """That of the prompt, and that of a step."""
+        return TransformerPrompt(self), TransformerStep(self)
 
 
-class TransformerPrompt(nn.Module):
+class TransformerPrompt(Program[TransformerNetwork]):
     """Tokens int64 [B, S] and lengths int64 [B] -> the first state."""
-
-    def __init__(self, network: TransformerNetwork) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
         """The parts of the state by name; the cache is empty."""
@@ -184,14 +194,10 @@ class TransformerPrompt(nn.Module):
         return {"memory": memory, "mask": mask}
 
 
-class TransformerStep(nn.Module):
+class TransformerStep(Program[TransformerNetwork]):
     """The last token int64 [B], how many came before it int64 [B], and the state -> logits, its own keys and
     values, and the attention of the last layer.
     """
-
-    def __init__(self, network: TransformerNetwork) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(
         self,
@@ -203,19 +209,16 @@ class TransformerStep(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """One token more."""
         network = self.network
-        places = torch.arange(cache.shape[3], device=cache.device)
-        past = (places[None] < position[:, None])[:, None, None]
+        past = filled(cache, position)
         vector = (network.target_embedding(token) + network.target_places(position))[:, None]
         own: list[torch.Tensor] = []
         weights = memory[:, 0]
         for number, layer in enumerate(network.decoder):
             assert isinstance(layer, Layer)
             first = 2 * number
-            found, key, value = layer.attention.behind(
-                layer.norm(vector), cache[:, first], cache[:, first + 1], past
-            )
-            own += [key, value]
-            vector, weights = layer.across(vector + found, memory[:, first : first + 2], mask[:, None, None])
+            vector, pair = layer.behind(vector, cache[:, first], cache[:, first + 1], past)
+            own += pair
+            vector, weights = layer.across(vector, memory[:, first : first + 2], mask[:, None, None])
             vector = layer.inner(vector)
         logits = network.head(network.norm(vector))[:, 0]
         return {"logits": logits, "cache": torch.stack(own, 1), "attention": weights[:, :, 0].mean(1)}

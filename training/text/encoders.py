@@ -217,15 +217,20 @@ def load_encoder(source: str, pooling: str = "auto", pooled: int = 1) -> tuple[E
     except (OSError, SafetensorError) as error:
         raise CallError(f"{folder / WEIGHTS} can't be read: {error}") from error
     weights = {name: tensor for key, tensor in state.items() if (name := renamed(key)) is not None}
-    needed = encoder.state_dict()
+    encoder.load_state_dict(fitting(weights, encoder, folder), assign=True)
+    return encoder.eval(), tokenizer
+
+
+def fitting(weights: Mapping[str, torch.Tensor], network: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """Those that a network needs, in float32. Raises CallError where some are missing or of another shape."""
+    needed = network.state_dict()
     wrong = [name for name, one in needed.items() if name not in weights or weights[name].shape != one.shape]
     if wrong:
         raise CallError(
             f"{folder / WEIGHTS} lacks {len(wrong)} of {len(needed)} weights, or has them in another shape "
             f"than {CONFIG} says: {', '.join(wrong[:3])}"
         )
-    encoder.load_state_dict({name: weights[name].float() for name in needed}, assign=True)
-    return encoder.eval(), tokenizer
+    return {name: weights[name].float() for name in needed}
 
 
 def freeze(encoder: Encoder, layers: int | None) -> None:

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from handlers.inputs.vector_index import VectorIndex, highest
 from handlers.kinds.embedder import EmbedderPredictor
-from handlers.protocol.errors import BadRequest, BrokenArchive, RequestError, TooLarge
-from handlers.protocol.requests import lower_case
+from handlers.protocol.errors import BadRequest, BrokenArchive, TooLarge
 from handlers.runtime.golden import difference
 from marina.kinds.embedder import KIND
 from tests.support import bad_texts
-from tests.support.sent_requests import row_of
 from tests.support.text_models import accepted as found
 from tests.support.text_models import answer, serve_embedder
 
@@ -172,11 +170,8 @@ def test_an_explanation_says_which_words_a_similarity_rests_on(
 
 def test_every_form_of_a_text_is_answered_or_refused(predictor: EmbedderPredictor) -> None:
     """As by the other kinds that read texts."""
-    for requests, kind in ((bad_texts.good(), dict), (bad_texts.bad(), RequestError)):
-        for sent in requests:
-            row, headers = row_of(sent)
-            (reply,) = predictor.answer_rows([(row, lower_case(headers))])
-            assert isinstance(reply, kind), (sent.name, reply)
+    for name, wanted, reply in bad_texts.replies(predictor, has_top_k=True):
+        assert isinstance(reply, wanted), (name, reply)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,12 +10,10 @@ import pytest
 
 from handlers.kinds.generator import PROMPT, GeneratorPredictor
 from handlers.protocol.errors import BadRequest, BrokenArchive, ModelError, RequestError, TooLarge
-from handlers.protocol.requests import lower_case
 from handlers.runtime.streams import Stream
 from marina.kinds.generator import KIND
 from tests.support import bad_texts
 from tests.support.generators import LONGEST, serve_generator
-from tests.support.sent_requests import row_of
 from tests.support.text_models import answer
 
 JSON = {"content-type": "application/json"}
@@ -101,15 +99,10 @@ def test_what_cannot_be_is_refused_alone(predictor: GeneratorPredictor, body: An
 
 def test_every_form_of_a_text_is_answered_or_refused(predictor: GeneratorPredictor) -> None:
     """As by the other kinds that read texts."""
-    for requests, kind in ((bad_texts.good(), dict), (bad_texts.bad(), RequestError)):
-        for sent in requests:
-            fields, headers = row_of(sent)
-            if b"top_k" in sent.body or "top_k" in dict(sent.headers):
-                continue
-            (reply,) = predictor.answer_rows([(fields, lower_case(headers))])
-            if kind is dict and isinstance(reply, TooLarge):
-                continue  # this model reads less than the others
-            assert isinstance(reply, kind), (sent.name, reply)
+    for name, wanted, reply in bad_texts.replies(predictor, has_top_k=False):
+        if wanted is dict and isinstance(reply, TooLarge):
+            continue  # this model reads less than the others
+        assert isinstance(reply, wanted), (name, reply)
 
 
 def test_a_stream_says_what_a_whole_answer_says(predictor: GeneratorPredictor) -> None:

@@ -15,10 +15,8 @@ from handlers.inputs.word_features import FEATURES, WordFeatures, parts_of, shap
 from handlers.kinds.tag_spans import is_bio, spans_of
 from handlers.kinds.tagger import TaggerPredictor
 from handlers.protocol.errors import BadRequest, BrokenArchive, RequestError
-from handlers.protocol.requests import lower_case
 from marina.kinds.tagger import KIND
 from tests.support import bad_texts
-from tests.support.sent_requests import row_of
 from tests.support.tagged_data import BUCKETS, TAGS, TEXT, serve_tagger
 from tests.support.text_models import accepted as found
 from training.text.tagging import TagNetwork
@@ -86,13 +84,8 @@ def test_words_that_are_none_are_refused(predictor: TaggerPredictor, body: Any, 
 def test_every_form_of_a_text_is_answered_or_refused(tmp_path: Path) -> None:
     """As by the other kinds that read texts; there is no option top_k."""
     predictor = serve_tagger(tmp_path, max_characters=1_000_000)
-    for requests, kind in ((bad_texts.good(), dict), (bad_texts.bad(), RequestError)):
-        for sent in requests:
-            row, headers = row_of(sent)
-            if b"top_k" in sent.body or "top_k" in dict(sent.headers):
-                continue
-            (reply,) = predictor.answer_rows([(row, lower_case(headers))])
-            assert isinstance(reply, kind), (sent.name, reply)
+    for name, wanted, reply in bad_texts.replies(predictor, has_top_k=False):
+        assert isinstance(reply, wanted), (name, reply)
 
 
 def test_what_is_cut_is_said_and_nothing_is_out_of_place(predictor: TaggerPredictor) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from handlers.inputs.texts import TextLimits
 from marina.core.errors import CallError
+from tests.support.refused_files import check_refusal
 from training.data.text_pairs import Languages, load_pairs, read_pairs, stem_of
 from training.findings import Findings
 
@@ -70,20 +71,20 @@ def test_words_of_one_stem_are_in_one_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.dict", "word\n", "line 1: 'word' has no phonemes"),
-        ("a.dict", ";;; nothing\n", "has no pairs"),
-        ("a.tsv", "text\tlabel\n", "has no column source and target"),
-        ("a.tsv", "source\ttarget\tsplit\na\tb\tmine\n", "'mine' is none of train"),
-        ("a.jsonl", '{"source": 1, "target": "x"}', "line 1: source and target must be strings"),
-        ("a.jsonl", "[", "line 1: "),
-        ("a.docx", "x", "pairs of texts are"),
+        pytest.param("a.dict", "word\n", "line 1: 'word' has no phonemes", id="no phonemes"),
+        pytest.param("a.dict", ";;; nothing\n", "has no pairs", id="comments alone"),
+        pytest.param("a.tsv", "text\tlabel\n", "has no column source and target", id="other columns"),
+        pytest.param(
+            "a.tsv", "source\ttarget\tsplit\na\tb\tmine\n", "'mine' is none of train", id="another split"
+        ),
+        pytest.param("a.jsonl", '{"source": 1, "target": "x"}', "line 1: .* must be strings", id="a number"),
+        pytest.param("a.jsonl", "[", "line 1: JSONDecodeError.*pairs of texts are", id="no JSON"),
+        pytest.param("a.docx", "x", "pairs of texts are", id="another form"),
     ],
 )
 def test_files_that_are_none_are_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
     """By their line."""
-    (tmp_path / name).write_text(content)
-    with pytest.raises(CallError, match=words):
-        rows_of(tmp_path / name)
+    check_refusal(tmp_path / name, content, words, rows_of)
 
 
 def test_a_folder_names_its_languages_and_has_both(tmp_path: Path) -> None:

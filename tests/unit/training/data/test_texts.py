@@ -11,6 +11,7 @@ import pytest
 
 from handlers.inputs.texts import TextLimits
 from marina.core.errors import CallError
+from tests.support.refused_files import check_refusal
 from tests.support.text_data import made_texts, write_csv
 from training.data.near_texts import near_groups
 from training.data.texts import Reading, TextData, held_out_texts, load_texts
@@ -260,9 +261,7 @@ def test_short_texts_are_near_to_their_own_copies_alone() -> None:
 )
 def test_what_is_no_labeled_text_is_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
     """With the line, and how it should look."""
-    (tmp_path / name).write_text(content)
-    with pytest.raises(CallError, match=words):
-        load(tmp_path / name)
+    check_refusal(tmp_path / name, content, words, load)
 
 
 def test_folders_that_leave_it_open_are_refused(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 from handlers.inputs.texts import TextLimits
 from handlers.runtime.export import Export
 from marina.core import spec
-from marina.core.errors import CallError
 from marina.evaluation import report
 from marina.kinds.kind import MeasurementOptions
 from marina.kinds.tagger import KIND
 from tests.support.answered import answers_of
+from tests.support.refused_files import check_refusal
 from tests.support.tagged_data import made_sentences, write_conll
 from training.data.tagged_texts import bio, load_tagged
 from training.findings import Findings
@@ -129,12 +129,13 @@ def test_conllu_conll_lines_and_folders_are_read(tmp_path: Path) -> None:
 )
 def test_files_that_are_none_are_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
     """By their line."""
-    (tmp_path / name).write_text(content)
-    with pytest.raises(CallError, match=words):
-        load(tmp_path / name if name != "a.docx" else tmp_path)
-    (tmp_path / "b.conllu").write_text(CONLLU)
-    with pytest.raises(CallError, match="CoNLL-U has upos, xpos, deprel, not 'lemma'"):
-        load(tmp_path / "b.conllu", "lemma")
+    check_refusal(tmp_path / name, content, words, lambda path: load(tmp_path if name == "a.docx" else path))
+
+
+def test_a_column_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    """With those that there are."""
+    words = "CoNLL-U has upos, xpos, deprel, not 'lemma'"
+    check_refusal(tmp_path / "b.conllu", CONLLU, words, lambda path: load(path, "lemma"))
 
 
 def test_tags_that_train_lacks_are_a_finding(tmp_path: Path) -> None:
