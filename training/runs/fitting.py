@@ -7,7 +7,9 @@ several devices, with one progress bar, and resumes an interrupted run.
 
 import copy
 import logging
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -321,9 +323,10 @@ def _make_trainer(run: Run, **options: Any) -> lightning.Trainer:
 def fit_until_stopped(trainer: lightning.Trainer, *arguments: Any, **options: Any) -> None:
     """`trainer.fit`, which a signal ends like any other work.
 
-    Lightning's own handler of SIGTERM waits for the other processes, which may have ended, and it turns
-    Ctrl-C into an exit of the program.
+    Lightning's own handler of SIGTERM waits for the other processes, which may have ended; it turns Ctrl-C
+    into an exit of the program, and ignores any other from then on.
     """
+    is_main, handler = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGINT)
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None
     try:
@@ -332,3 +335,6 @@ def fit_until_stopped(trainer: lightning.Trainer, *arguments: Any, **options: An
         if isinstance(ended.__context__, KeyboardInterrupt):
             raise ended.__context__ from None
         raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)

@@ -52,6 +52,7 @@ CASES: dict[str, tuple[list[str], int]] = {
     "bench tensors": ([], 0),
     "bench texts": ([], 0),
     "bench generation": ([], 0),
+    "bench sounds": ([], 0),
     "bench scale": ([], 0),
     "bench data": ([], 0),
     "bench images": ([], 0),
