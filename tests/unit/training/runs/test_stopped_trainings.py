@@ -77,7 +77,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "sequence_to_sequence": ("generator", {"epochs": 10_000}, CHECKPOINT),
     "language_model": ("generator", {"epochs": 10_000, "max_tokens": 8, "max_new_tokens": 8}, CHECKPOINT),
     "imported_generator": ("generator", {}, RUNNING),
-    "imported_embedder": ("embedder", {}, RUNNING),
+    "imported_embedder": ("embedder", {"max_tokens": 16}, RUNNING),
     "imported_regressor": ("regressor", {"trust_pickle": True}, RUNNING),
     "imported_tabular_classifier": ("tabular_classifier", {"trust_pickle": True}, RUNNING),
     "imported_tensor": ("tensor", {"inputs": {"x": {"shape": [3, 8, 8]}}}, RUNNING),
