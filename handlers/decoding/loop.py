@@ -4,7 +4,7 @@
     decoder.step()                      one token more for each
 
 A model has two programs. The prompt's takes tokens int64 [B, S], filled up behind, and their numbers int64
-[B], and gives the first state by the names of its parts; of a model that goes on with its prompt (a language
+[B], and gives the first state by the names of its parts; of a model that continues its prompt (a language
 model) also "logits" [B, V] of the first token. The step's takes the last token of each row int64 [B], how
 many came before it int64 [B], and the state, and gives "logits" [B, V], the new state, and "attention" [B, S]
 where the model has it. Rows know nothing of each other, so that one may join or leave between any two steps
@@ -31,7 +31,7 @@ Program = Callable[..., Mapping[str, np.ndarray]]
 @dataclass(frozen=True)
 class Layout:
     """How a model's programs are called: the parts of its state, the token that an answer begins with (None:
-    it goes on with the prompt), the one that ends it, and the length that every prompt is filled up to (0: to
+    it continues the prompt), the one that ends it, and the length that every prompt is filled up to (0: to
     the longest).
     """
 

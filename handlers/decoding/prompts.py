@@ -1,4 +1,4 @@
-"""Texts -> tokens for models that go on with their prompt, so that tokens can become the same text again.
+"""Texts -> tokens for models that continue their prompt, so that tokens can become the same text again.
 
 bytes         the bytes of UTF-8, behind the special tokens of `vocabulary`; no file says more
 pretrained    the JSON of Hugging Face's library `tokenizers`, as the model was trained with it

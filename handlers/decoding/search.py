@@ -24,7 +24,7 @@ class Continuation(NamedTuple):
 class Search(Protocol):
     """The search of one answer."""
 
-    finish_reason: str  # empty while it goes on
+    finish_reason: str  # empty while it grows
 
     @property
     def tokens(self) -> list[int]:
@@ -85,7 +85,7 @@ class Hypothesis(NamedTuple):
 
 class BeamSearch:
     """The best answers side by side (Sutskever et al. 2014, section 3.2); ended ones are ranked by their
-    score over their length to the power of the length penalty, and the search ends when none that goes on
+    score over their length to the power of the length penalty, and the search ends when none that grows
     can be better.
     """
 
@@ -144,7 +144,7 @@ class BeamSearch:
         return Continuation([], []) if self.finish_reason else Continuation(parents, tokens)
 
     def _is_settled(self) -> bool:
-        """Whether no beam that goes on can become better than the worst of enough that have ended."""
+        """Whether no beam that grows can become better than the worst of enough that have ended."""
         if len(self.ended) < self.options.num_beams:
             return False
         length = self.options.max_new_tokens if self.options.length_penalty > 0 else len(self.beams[0].tokens)

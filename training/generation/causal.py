@@ -1,4 +1,4 @@
-"""A Transformer that goes on with its prompt: a language model of GPT-2's form (Radford et al. 2019)."""
+"""A Transformer that continues its prompt: a language model of GPT-2's form (Radford et al. 2019)."""
 
 import torch
 from torch import nn

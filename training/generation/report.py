@@ -94,13 +94,13 @@ def draw_attention(found: Sequence[Generation], sources: Sequence[list[str]], pa
 
 
 def write_continuations(text: str, prompts: Sequence[str], found: Sequence[Generation], report: Path) -> None:
-    """What a language model goes on with, beside what the text goes on with."""
+    """How a language model continues, beside how the text does."""
     (report / "tables").mkdir(exist_ok=True)
     rows = []
     for prompt, one in zip(prompts, found, strict=True):
         place = text.find(prompt) + len(prompt)
         rows.append({"prompt": prompt, "text": text[place : place + len(one.text)], "drawn": one.text})
-    words = "Beginnings of the test part, how it goes on, and what the model draws at a temperature of 0.8."
+    words = "Beginnings of the test part, how it continues, and what the model draws at a temperature of 0.8."
     _write(report / "tables" / "samples.json", "Samples", words, rows)
 
 

@@ -99,7 +99,7 @@ def train(settings: Settings, _run: Run) -> Trained:
 
 
 def _samples(network: CausalNetwork, tokenizer: Any, prompts: list[np.ndarray], new: int) -> list[Sample]:
-    """A few words that the model goes on with."""
+    """A few words that the model continues."""
     found = answers_of(network, prompts, tokenizer, GenerationOptions(max_new_tokens=new))
     return [
         Sample(

@@ -1,6 +1,6 @@
 """Learns what comes next in a text, byte by byte or piece by piece: a Transformer of GPT-2's form.
 
-What is served goes on with a prompt. Metrics are those of the end of the text, which nothing learned from.
+What is served continues a prompt. Metrics are those of the end of the text, which nothing learned from.
 Not covered: recurrent networks, and several documents with an end of their own.
 """
 
@@ -99,7 +99,7 @@ def _prompts(data: TextSplits, size: int) -> list[str]:
 def _samples(
     model: Any, tokenizer: Any, texts: list[str], prompts: list[np.ndarray], new: int
 ) -> list[Sample]:
-    """Beginnings with what the model goes on with."""
+    """Beginnings, with how the model continues them."""
     found = answers_of(model, prompts, tokenizer, GenerationOptions(max_new_tokens=new))
     samples = []
     for number, (text, one) in enumerate(zip(texts, found, strict=True), 1):
