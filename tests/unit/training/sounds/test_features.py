@@ -8,8 +8,10 @@ import torch
 
 from handlers.inputs.sounds import SoundInput
 from handlers.kinds.audio_classifier import filled
+from handlers.runtime.runtimes import openvino_core
 from tests.support.sound_models import RATE, tone
 from training.data.sounds import Sound
+from training.export.runtimes import openvino_form
 from training.sounds.augmentation import hidden, stretched, varied
 from training.sounds.features import FrontEnd, mel_bands
 from training.sounds.learner import SoundSplit
@@ -82,7 +84,6 @@ def test_what_a_sound_is_filled_up_with_changes_nothing(features: tuple[str, ...
 @pytest.mark.slow
 def test_openvino_computes_every_feature(tmp_path: Path) -> None:
     """At any length, from the exported graph."""
-    openvino = pytest.importorskip("openvino")
     torch.manual_seed(0)
     settings = Settings(data="x", hidden=4, layers=3, features=EVERY)  # type: ignore[arg-type]
     network = SoundNetwork(settings, RATE, 3).eval()
@@ -90,7 +91,8 @@ def test_openvino_computes_every_feature(tmp_path: Path) -> None:
     batch_size = torch.export.Dim("batch", min=1, max=8)
     shapes = ({0: batch_size, 1: torch.export.Dim("samples", min=400, max=9_000)}, {0: batch_size})
     program = torch.export.export(network, (waveforms, samples), dynamic_shapes=shapes, strict=False)
-    compiled = openvino.compile_model(openvino.convert_model(program), "CPU")
+    openvino_form.converted(program, tmp_path / openvino_form.FILE)
+    compiled = openvino_core().compile_model(tmp_path / openvino_form.FILE, "CPU")
     for seconds in (0.06, 0.4, 1.1):
         batch = filled([tone("high", seconds)])
         found = compiled(list(batch))[0]
