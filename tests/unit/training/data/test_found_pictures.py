@@ -201,8 +201,8 @@ def test_leftovers_of_systems_are_skipped_without_a_word(tmp_path: Path, reader:
     if reader == "split folders":
         for split in ("train", "test"):
             classes_folder(folder / split, ["cat", "dog"], 6 if split == "train" else 2)
-            for path in (folder / "test").rglob("*.png"):
-                picture(path, 500 + hash(str(path)) % 400)
+            for number, path in enumerate(sorted((folder / "test").rglob("*.png")), start=500):
+                picture(path, number)
         littered(folder, sample)
         assert image_folder.load(folder, 0, findings).classes == ("cat", "dog")
     elif reader in ("folders", "unlabelled"):
