@@ -115,7 +115,7 @@ class Decoder:
                 part = group[first : first + self.most]
                 try:
                     self._read(part)
-                except Exception:
+                except Exception:  # whatever the graph raised: one prompt may be to blame, others get answers
                     logger.exception("%d prompts failed", len(part))
                     self._read_one_by_one(part)
 
@@ -123,7 +123,7 @@ class Decoder:
         for one in generations:
             try:
                 self._read([one])
-            except Exception:
+            except Exception:  # whatever the graph raised: its caller is told, without a traceback
                 logger.exception("a prompt failed alone")
                 one.failure = ModelError(FAILED)
 
@@ -198,7 +198,7 @@ class Decoder:
             self.set_active([one])
             try:
                 self._step()
-            except Exception:
+            except Exception:  # as of a prompt
                 logger.exception("an answer failed alone")
                 one.failure = ModelError(FAILED)
                 self._drop()

@@ -32,8 +32,8 @@ def _messages(predictor: Predictor, rows: list[Row], ids: list[str]) -> Iterator
     replies += predictor.reply([row for _, row in others], [one for one, _ in others]) if others else []
     whole = Message([*refused, *(one for one, _ in others)], replies, [None] * len(replies))
     going = {one: stream for one, stream in streams.items() if not stream.refusal}
-    begun = [Reply(KEEP_ALIVE, CONTENT_TYPE) for _ in going]  # a stream has a first piece and a last one
-    yield Message([*whole.ids, *going], [*whole.replies, *begun], [*whole.more, *[True] * len(going)])
+    first = [Reply(KEEP_ALIVE, CONTENT_TYPE) for _ in going]  # a stream has a first piece and a last one
+    yield Message([*whole.ids, *going], [*whole.replies, *first], [*whole.more, *[True] * len(going)])
     counts = {one: [0, 0] for one in going}
     while going:
         pieces = _pieces(predictor, going, counts)
