@@ -1,6 +1,5 @@
 """What a generator's training leaves for its report: curves, where it looked, samples and mistakes."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from handlers.decoding.generation import Generation
 from training.data.text_pairs import TextPair
 from training.generation.assessment import frequent_substitutions, nearest
+from training.runs.report_files import write_table
 
 LISTED, DRAWN, LONGEST = 24, 6, 40  # rows of a table; attentions; tokens on a side of one
 SHOWN = 300  # characters of a text
@@ -31,16 +31,15 @@ def write_pair_report(
     targets = [one.targets for one in pairs]
     _draw_lengths(answers, targets, form, report / "lengths.png")
     tables = report / "tables"
-    tables.mkdir(exist_ok=True)
     step = max(1, len(pairs) // LISTED)
     rows = [_row(one, answer, form) for one, answer in zip(pairs[::step], answers[::step], strict=True)]
     text = "Pairs of the test split, drawn evenly, with the edit distance to the nearest right answer."
-    _write(tables / "samples.json", "Samples", text, rows[:LISTED])
+    write_table(tables / "samples.json", "Samples", text, rows[:LISTED])
     wrong = [_row(one, answer, form) for one, answer in zip(pairs, answers, strict=True)]
     wrong = sorted((row for row in wrong if row["errors"]), key=lambda row: -row["errors"])[:LISTED]
-    _write(tables / "mistakes.json", "Worst mistakes", "The answers with the most errors.", wrong)
+    write_table(tables / "mistakes.json", "Worst mistakes", "The answers with the most errors.", wrong)
     counts = frequent_substitutions(answers, targets, form).most_common(LISTED)
-    _write(
+    write_table(
         tables / "substitutions.json",
         "Most frequent mistakes",
         "Tokens in the place of others in one best alignment; ∅ is none.",
@@ -95,13 +94,12 @@ def draw_attention(found: Sequence[Generation], sources: Sequence[list[str]], pa
 
 def write_continuations(text: str, prompts: Sequence[str], found: Sequence[Generation], report: Path) -> None:
     """How a language model continues, beside how the text does."""
-    (report / "tables").mkdir(exist_ok=True)
     rows = []
     for prompt, one in zip(prompts, found, strict=True):
         place = text.find(prompt) + len(prompt)
         rows.append({"prompt": prompt, "text": text[place : place + len(one.text)], "drawn": one.text})
     words = "Beginnings of the test part, how it continues, and what the model draws at a temperature of 0.8."
-    _write(report / "tables" / "samples.json", "Samples", words, rows)
+    write_table(report / "tables" / "samples.json", "Samples", words, rows)
 
 
 def _draw_lengths(answers: Sequence[str], targets: Sequence[Sequence[str]], form: str, path: Path) -> None:
@@ -138,8 +136,3 @@ def _row(pair: TextPair, answer: str, form: str) -> dict[str, Any]:
 
 def _short(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-
-
-def _write(path: Path, title: str, text: str, rows: Any) -> None:
-    content = {"title": title, "text": text, "rows": rows}
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

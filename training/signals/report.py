@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from handlers.inputs.signals import Channel
 from training.data.signals import Signal, SignalData
 from training.runs.class_learning import ClassModule
+from training.runs.report_files import write_table
 from training.signals.baseline import PREFIX
 from training.tables.drawing import COLORS
 from training.text.assessment import Assessment
-from training.text.class_report import write_class_report, write_table
+from training.text.class_report import write_class_report
 
 MISTAKES = 24  # that are listed
 SHOWN, COLUMNS = 6, 3  # that are drawn, and how many side by side

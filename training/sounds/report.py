@@ -12,9 +12,10 @@ import torch
 from handlers.kinds.sound_pictures import spectrogram
 from training.data.sounds import Sound, SoundData
 from training.runs.class_learning import ClassModule
+from training.runs.report_files import write_json, write_table
 from training.sounds.baseline import PREFIX
 from training.text.assessment import Assessment
-from training.text.class_report import write_class_report, write_json, write_table
+from training.text.class_report import write_class_report
 
 MISTAKES = 24  # that are listed
 HEARD = 12  # that can be played

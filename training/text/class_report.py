@@ -1,12 +1,11 @@
 """Figures of a classifier that gives one answer, for its report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from handlers.kinds.decision import Decision
 from training.runs.class_learning import ClassModule
+from training.runs.report_files import write_json
 from training.tables.drawing import draw_comparison
 from training.text.assessment import Assessment, by_class
 from training.vision.classification import drawing
@@ -42,14 +41,3 @@ def draw_answers(assessment: Assessment, classes: Sequence[str], report: Path) -
     if len(classes) == 2:
         shown = assessment.decision or Decision(1, 0.5)
         drawing.draw_trade_off(probabilities, labels, shown, classes, report / "trade_off.png")
-
-
-def write_table(path: Path, title: str, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table of the report."""
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, {"title": title, "text": text, "rows": rows})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """A file of the report."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

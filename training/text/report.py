@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from training.data.texts import TextData
+from training.runs.report_files import write_json, write_table
 from training.text.assessment import Assessment, by_class
 from training.text.baseline import Baseline
-from training.text.class_report import draw_answers, write_json, write_table
+from training.text.class_report import draw_answers
 from training.text.learner import Learner
 from training.vision.classification import drawing
 

@@ -1,6 +1,5 @@
 """What a tagger reaches, beside a conditional random field on the same split, and its report."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import torch
 from handlers.inputs.word_features import parts_of
 from handlers.kinds.tag_spans import is_bio, spans_of
 from training.data.tagged_texts import Sentence, TaggedData
+from training.runs.report_files import write_json, write_table
 from training.tables.drawing import draw_comparison
 from training.vision.classification import drawing
 
@@ -107,11 +107,10 @@ def write_tag_report(
     if PREFIX + name in metrics:
         beside = {"this network": metrics[name], "CRF": metrics[PREFIX + name]}
         draw_comparison(beside, f"{name}, test sentences", report / "comparison.png")
-    _write(report / "classes.json", by_tag(found, truth))
-    (report / "tables").mkdir(exist_ok=True)
+    write_json(report / "classes.json", by_tag(found, truth))
     text = "The wrong tags of the test split with the highest confidence, each with the words around it."
     rows = mistakes(data.test, found, certainty)[:MISTAKES]
-    _write(report / "tables" / "mistakes.json", {"title": "Worst mistakes", "text": text, "rows": rows})
+    write_table(report / "tables" / "mistakes.json", "Worst mistakes", text, rows)
 
 
 def mistakes(
@@ -157,7 +156,3 @@ def by_tag(found: Tags, truth: Tags) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

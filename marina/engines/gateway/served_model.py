@@ -93,6 +93,7 @@ class ServedModel:
         self._thread = ThreadPoolExecutor(1, f"{self.name}-{self.version}")
         self.lane = StreamLane(predictor, self.name, self.queue_size, self._wake)
         self._is_streams_turn = False
+        self._in_steps = getattr(predictor, "answers_in_pieces", False)  # archives of before say nothing
 
     @classmethod
     def load(cls, archive: Path, folder: Path, settings: Mapping[str, Any]) -> "ServedModel":
@@ -131,7 +132,7 @@ class ServedModel:
         Raises ServiceUnavailable when the queue is full, WaitedTooLong after clientTimeoutInMills in it.
         """
         loop = asyncio.get_running_loop()
-        if (whole := await answer_in_steps(self.lane, row, request_id)) is not None:
+        if self._in_steps and (whole := await answer_in_steps(self.lane, row, request_id)):
             return whole
         if len(self._queue) >= self.queue_size:
             self._make_room()

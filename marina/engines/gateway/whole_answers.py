@@ -12,12 +12,11 @@ IN_STEPS = ("own", "v1")  # protocols; tensors and rows are answered as a batch
 
 
 async def answer_in_steps(lane: StreamLane, row: Row, request_id: str) -> Reply | None:
-    """The whole answer to a request; None for one that a batch must answer or refuse.
+    """The whole answer to a request of a model that makes it in pieces; None for one that a batch must answer
+    or refuse.
 
     Raises ServiceUnavailable as `StreamLane.open` does.
     """
-    if not getattr(lane.predictor, "answers_in_pieces", False):
-        return None
     stream = await lane.open(row, request_id, is_background=False, max_instances=MAX_INSTANCES, is_whole=True)
     opened, items = stream.stream, list[Item]()
     try:
